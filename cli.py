@@ -1,0 +1,232 @@
+"""The command line: parse, call one function, print.
+
+Every import of numbers, symbols or pictures is inside a command, so that help and mistakes answer at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from enum import StrEnum
+from itertools import product
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from varprop.simulator.errors import UserError, did_you_mean
+
+app = typer.Typer(
+    name="varprop",
+    help="What happens to signal and gradient, layer by layer, before training: theory beside Monte Carlo.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+DISAGREEMENT = 3
+INTERRUPTED = 130
+
+
+class Format(StrEnum):
+    """How data is printed."""
+
+    table = "table"
+    json = "json"
+    csv = "csv"
+
+
+Values = Annotated[list[str] | None, typer.Option(help="one value, several with commas, or the option repeated")]
+FormatOption = Annotated[Format, typer.Option("--format", help="how the data is printed")]
+Out = Annotated[Path | None, typer.Option(help="write the data to this file, not to stdout", metavar="FILE")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="no progress and no warnings on stderr")]
+Debug = Annotated[bool, typer.Option("--debug", help="show the traceback of an error")]
+
+
+@app.command("list")
+def list_(
+    kind: Annotated[
+        str | None, typer.Argument(help="networks, initializers, activations or topics; default all")
+    ] = None,
+    format: FormatOption = Format.table,
+    out: Out = None,
+    debug: Debug = False,
+) -> None:
+    """List the networks, initializers, activations and topics there are."""
+    _check_out(out)
+    from varprop.derivations import TOPICS
+    from varprop.simulator.activations import NAMES as ACTIVATIONS
+    from varprop.simulator.architectures import NAMES as NETWORKS
+    from varprop.simulator.export import table_csv
+    from varprop.simulator.initializers import NAMES as INITIALIZERS
+    from varprop.simulator.table import names_table
+
+    kinds = {"networks": NETWORKS, "initializers": INITIALIZERS, "activations": ACTIVATIONS, "topics": TOPICS}
+    if kind is not None and kind not in kinds:
+        raise did_you_mean("list", kind, list(kinds))
+    chosen = kinds if kind is None else {kind: kinds[kind]}
+    if format is Format.table:
+        text = "\n".join(names_table(name, names) for name, names in chosen.items())
+    elif format is Format.csv:
+        text = table_csv(
+            [{"kind": k, "name": n, "description": d} for k, names in chosen.items() for n, d in names.items()]
+        )
+    else:
+        text = _json({k: [{"name": n, "description": d} for n, d in names.items()] for k, names in chosen.items()})
+    _deliver(text, out)
+
+
+@app.command()
+def propagate(
+    context: typer.Context,
+    network: Annotated[str, typer.Argument(help="a name from `varprop list networks`, or a .toml file")],
+    depth: Values = None,
+    width: Values = None,
+    activation: Values = None,
+    init: Values = None,
+    framework: Values = None,
+    norm: Values = None,
+    input: Values = None,
+    data_dir: Annotated[Path | None, typer.Option(help="folder of the CIFAR-10 binary files", metavar="DIR")] = None,
+    size: Values = None,
+    batch: Values = None,
+    trials: Annotated[int, typer.Option(help="weight draws of the Monte Carlo")] = 100,
+    engine: Annotated[list[str] | None, typer.Option(help="theory, monte-carlo; default both")] = None,
+    check: Annotated[bool, typer.Option("--check", help="exit with 3 where theory and Monte Carlo disagree")] = False,
+    plot: Annotated[
+        Path | None, typer.Option(help="draw a .png, .pdf or .svg, its data beside it", metavar="FILE")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(help="of the Monte Carlo; the result is the same", min=1)] = None,
+    seed: Annotated[int, typer.Option(help="of the batch and of the weight draws")] = 0,
+    format: FormatOption = Format.table,
+    out: Out = None,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Predict and simulate second moments of every layer, forward and backward."""
+    _check_out(out)
+    if plot is not None:
+        from varprop.figures.save import companions
+
+        if out is not None and out.resolve() in {file.resolve() for file in companions(plot)}:
+            raise UserError("--out", out, "another file than those of --plot")
+    from varprop.simulator.progress import announce_compilation, trials_bar
+    from varprop.simulator import propagate as main_job
+    from varprop.simulator.export import to_csv, to_json
+    from varprop.simulator.table import to_table
+
+    axes: dict[str, Sequence[Any]] = {
+        "framework": _words("--framework", framework),
+        "init": _words("--init", init),
+        "activation": _words("--activation", activation),
+        "norm": _words("--norm", norm),
+        "input": _words("--input", input),
+        "depth": _numbers("--depth", depth),
+        "width": _numbers("--width", width),
+        "size": _numbers("--size", size),
+        "batch": _numbers("--batch", batch),
+    }
+    given = {name: values for name, values in axes.items() if values}
+    engines = tuple(dict.fromkeys(_words("--engine", engine))) or tuple(main_job.ENGINES)
+    if check and set(engines) != set(main_job.ENGINES):
+        raise UserError("--check", f"--engine {','.join(engines)}", "theory and monte-carlo, to compare")
+    problems = [
+        main_job.prepare(
+            main_job.Settings(
+                network, trials=trials, seed=seed, engines=engines, **dict(zip(given, point, strict=True))
+            ),
+            data_dir,
+        )
+        for point in product(*given.values())
+    ]
+    runs = []
+    for problem in problems:
+        with announce_compilation(quiet), trials_bar(quiet, problem.network.name) as progress:
+            runs.append(main_job.propagate(problem, threads, progress))
+    if format is Format.table:
+        text = to_table(runs, terminal=out is None and sys.stdout.isatty())
+    else:
+        text = to_json(runs) if format is Format.json else to_csv(runs)
+    if plot is not None:
+        from varprop.figures.propagation import save_propagation
+
+        save_propagation(plot, runs, ["varprop", *context.obj])
+    _deliver(text, out)
+    if check and not all(run.comparison.agrees for run in runs if run.comparison):
+        raise typer.Exit(DISAGREEMENT)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line and return its exit code; a user's mistake is one line on stderr."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return app(words, prog_name="varprop", standalone_mode=False, obj=words) or 0
+    except UserError as error:
+        return _fail(words, error, str(error), 2)
+    except typer.exceptions.TyperException as error:
+        return _fail(words, error, error.format_message(), error.exit_code)
+    except MemoryError as error:
+        return _fail(words, error, "out of memory: lower --size, --batch or --width", 2)
+    except (KeyboardInterrupt, typer.Abort):
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except Exception as error:
+        advice = "this is a bug of varprop; --debug shows where"
+        return _fail(words, error, f"{type(error).__name__}: {error}; {advice}", 1)
+
+
+def _fail(words: Sequence[str], error: Exception, message: str, code: int) -> int:
+    if "--debug" in words:
+        import traceback
+
+        traceback.print_exception(error)
+    print(f"varprop: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+def _words(option: str, texts: Sequence[str] | None) -> list[str]:
+    """Split values at commas outside parentheses, and drop repetitions."""
+    found: list[str] = []
+    for text in texts or ():
+        start, inside = 0, 0
+        for position, letter in enumerate(text + ","):
+            inside += (letter == "(") - (letter == ")")
+            if letter == "," and (inside <= 0 or position == len(text)):
+                found.append(text[start:position].strip())
+                start = position + 1
+    if "" in found:
+        raise UserError(option, repr(",".join(texts or ())), "a value on both sides of each comma")
+    return list(dict.fromkeys(found))
+
+
+def _numbers(option: str, texts: Sequence[str] | None) -> list[int]:
+    found = []
+    for text in _words(option, texts):
+        if not (text.isascii() and text.removeprefix("-").isdigit() and len(text) < 16):
+            raise UserError(option, repr(text), "a whole number, or several with commas")
+        found.append(int(text))
+    return found
+
+
+def _check_out(out: Path | None) -> None:
+    if out is not None:
+        from varprop.simulator.files import require_writable
+
+        require_writable(out)
+
+
+def _deliver(text: str, out: Path | None) -> None:
+    if out is None:
+        print(text, end="")
+    else:
+        from varprop.simulator.files import write_whole
+
+        write_whole(out, text)
+
+
+def _json(data: object) -> str:
+    import json
+
+    return json.dumps(data, indent=1, allow_nan=False) + "\n"

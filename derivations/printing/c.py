@@ -1,0 +1,68 @@
+"""A stand-alone C99 file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from varprop.derivations.derivation import Derivation
+from varprop.derivations.printing.code import c_body, function_name, needs_quadrature, numeric, used_arguments
+
+_HEAD = """/* Variance propagation formulas. */
+#define _GNU_SOURCE
+#include <math.h>
+"""
+
+_ERFCX = """
+/* exp(x^2) erfc(x); beyond 25 its asymptotic series. */
+static double erfcx(double x) {
+    if (x < 25.0) return exp(x * x) * erfc(x);
+    const double y = 1.0 / (2.0 * x * x);
+    return (1.0 - y * (1.0 - 3.0 * y * (1.0 - 5.0 * y * (1.0 - 7.0 * y)))) / (x * sqrt(M_PI));
+}
+"""
+
+_TAIL = """
+/* erfcx(x) - 1 + 2 x / sqrt(pi), by its Taylor series below 1 where these terms cancel. */
+static double erfcx_tail(double x) {
+    if (x >= 1.0) return erfcx(x) - 1.0 + 2.0 * x / sqrt(M_PI);
+    double sum = 0.0, power = x * x;
+    for (int k = 2; k < 50; k++, power *= -x) sum += power / tgamma(0.5 * k + 1.0);
+    return sum;
+}
+"""
+
+_QUADRATURE = """
+/* E[f(z)^2] for z ~ N(0, q) and an analytic f of length 1: the trapezium rule converges exponentially. */
+static double gaussian_mean_square(double (*f)(double), double q) {
+    const double step = fmin(sqrt(q), 1.0) / 8.0;
+    const long n = (long)ceil(12.0 * sqrt(q) / step);
+    double sum = 0.0;
+    for (long i = -n; i <= n; i++) {
+        const double z = step * (double)i, value = f(z);
+        sum += value * value * exp(-z * z / (2.0 * q));
+    }
+    return sum * step / sqrt(2.0 * M_PI * q);
+}
+"""
+
+
+def render(derivations: Sequence[Derivation]) -> str:
+    """Return a file with a function for each result."""
+    text = "".join(f"\n{block}\n" for one in derivations for block in _blocks(one, alone=len(derivations) == 1))
+    tail = _TAIL if "erfcx_tail(" in text else ""
+    erfcx = _ERFCX if "erfcx(" in text + tail else ""
+    quadrature = _QUADRATURE if "gaussian_mean_square(" in text else ""
+    return _HEAD + erfcx + tail + quadrature + text
+
+
+def _blocks(derivation: Derivation, *, alone: bool) -> Iterator[str]:
+    for name, result in derivation.results.items():
+        arguments = ", ".join(f"double {symbol}" for symbol in used_arguments(result))
+        body = "\n".join("    " * (depth + 1) + line for depth, line in c_body(numeric(result, derivation)))
+        head = f"double {function_name(derivation, name, alone=alone)}({arguments})"
+        yield f"/* {result.meaning} */\n{head} {{\n{body}\n}}"
+    if needs_quadrature(derivation):
+        for name, function in (("second_moment", "value"), ("derivative_second_moment", "derivative")):
+            inside = function_name(derivation, function, alone=alone)
+            head = f"double {function_name(derivation, name, alone=alone)}(double q)"
+            yield f"/* by quadrature: there is no closed form */\n{head} {{\n    return gaussian_mean_square({inside}, q);\n}}"

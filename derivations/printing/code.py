@@ -1,0 +1,137 @@
+"""SymPy expressions as code: scalar Python, NumPy and C, with common subexpressions computed once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import sympy as sp
+from sympy.printing.c import C99CodePrinter
+from sympy.printing.numpy import SciPyPrinter
+from sympy.printing.pycode import PythonCodePrinter
+
+from varprop.derivations.derivation import Derivation, Result
+from varprop.derivations.special_functions import elementary
+
+Line = tuple[int, str]
+"""Depth of indentation, and text."""
+
+_SQUARED = 2
+
+
+class _Common:
+    """Squares as products: 1e200**2 raises in Python, 1e200*1e200 is infinite."""
+
+    def _print_Pow(self, expr: sp.Pow, **settings: object) -> str:
+        if expr.exp == _SQUARED and expr.base.is_Symbol:
+            name = self._print(expr.base)  # type: ignore[attr-defined]
+            return f"({name}*{name})"
+        if expr.exp == -1:
+            return f"(1/({self._print(expr.base)}))"  # type: ignore[attr-defined]
+        return str(super()._print_Pow(expr, **settings))  # type: ignore[misc]
+
+    def _print_Relational(self, expr: sp.core.relational.Relational) -> str:
+        left, right = (self._print(side) for side in (expr.lhs, expr.rhs))  # type: ignore[attr-defined]
+        return f"{left} {expr.rel_op} {right}"
+
+
+def _float(printer: PythonCodePrinter, expression: sp.Expr) -> str:
+    """Print an integer as a float: an array of integers would not hold a moment."""
+    return f"{int(expression)}.0" if expression.is_Integer else str(printer._print(expression))
+
+
+class ScalarPrinter(_Common, PythonCodePrinter):  # type: ignore[misc]
+    """Python on floats with the math module alone, which numba compiles as it is."""
+
+
+class ArrayPrinter(_Common, SciPyPrinter):  # type: ignore[misc]
+    """Python on arrays, with np and scipy.special in scope."""
+
+    def doprint(self, expr: sp.Expr) -> str:
+        return str(super().doprint(expr)).replace("numpy.", "np.").replace("scipy.special.", "special.")
+
+    def _print_Pi(self, expr: sp.Expr) -> str:
+        return "np.pi"
+
+    def _print_Piecewise(self, expr: sp.Piecewise) -> str:
+        *pieces, (last, _) = expr.args
+        text = _float(self, last)
+        for value, condition in reversed(pieces):
+            text = f"np.where({self._print(condition)}, {_float(self, value)}, {text})"
+        return text
+
+    def _print_erfcx(self, expr: sp.Function) -> str:
+        return f"special.erfcx({self._print(expr.args[0])})"
+
+    def _print_erfcx_tail(self, expr: sp.Function) -> str:
+        return f"erfcx_tail({self._print(expr.args[0])})"
+
+    def _print_gammainc(self, expr: sp.Function) -> str:
+        return f"special.gammainc({self._print(expr.args[0])}, {self._print(expr.args[1])})"
+
+
+class CPrinter(_Common, C99CodePrinter):  # type: ignore[misc]
+    """C99; the calling file supplies erfcx and erfcx_tail."""
+
+    def _print_erfcx(self, expr: sp.Function) -> str:
+        return f"erfcx({self._print(expr.args[0])})"
+
+    def _print_erfcx_tail(self, expr: sp.Function) -> str:
+        return f"erfcx_tail({self._print(expr.args[0])})"
+
+    def _print_gammainc(self, expr: sp.Function) -> str:
+        return str(self._print(elementary(expr)))
+
+
+def numeric(result: Result, derivation: Derivation) -> sp.Expr:
+    """Return the result's expression with the derivation's constants as numbers."""
+    constants = {symbol: value.evalf(30) for symbol, value in derivation.constants.items()}
+    return sp.sympify(result.expression).subs(constants)
+
+
+def array_body(expression: sp.Expr) -> Iterator[Line]:
+    """Yield the lines of a function on arrays."""
+    return _straight(expression, ArrayPrinter().doprint, "", "")
+
+
+def scalar_body(expression: sp.Expr) -> Iterator[Line]:
+    """Yield the lines of a function on floats; a piecewise expression becomes tests."""
+    printer = ScalarPrinter()
+    if not isinstance(expression, sp.Piecewise):
+        yield from _straight(expression, printer.doprint, "", "")
+        return
+    for value, condition in expression.args:
+        if condition != sp.true:
+            yield 0, f"if {printer.doprint(condition)}:"
+        for depth, line in _straight(value, printer.doprint, "", ""):
+            yield depth + (condition != sp.true), line
+
+
+def c_body(expression: sp.Expr) -> Iterator[Line]:
+    """Yield the lines of a C function."""
+    return _straight(expression, CPrinter().doprint, "const double ", ";")
+
+
+def _straight(expression: sp.Expr, text: Callable[[sp.Expr], str], declare: str, end: str) -> Iterator[Line]:
+    if expression.is_Integer:
+        yield 0, f"return {int(expression)}.0{end}"
+        return
+    shared, (value,) = sp.cse(expression, symbols=sp.numbered_symbols("t"))
+    for name, part in shared:
+        yield 0, f"{declare}{name} = {text(part)}{end}"
+    yield 0, f"return {text(value)}{end}"
+
+
+def function_name(derivation: Derivation, result: str, *, alone: bool) -> str:
+    """Return the name that an exported function has."""
+    return result if alone else f"{derivation.topic}_{result}"
+
+
+def used_arguments(result: Result) -> tuple[sp.Symbol, ...]:
+    """Return the arguments without a parameter that the formula does not contain."""
+    free = sp.sympify(result.expression).free_symbols
+    return tuple(symbol for symbol in result.arguments if symbol in free or symbol.name != "a")
+
+
+def needs_quadrature(derivation: Derivation) -> bool:
+    """Tell whether an activation's second moments are left as integrals."""
+    return "value" in derivation.results and "second_moment" not in derivation.results

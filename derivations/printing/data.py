@@ -1,0 +1,46 @@
+"""Derivations as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import sympy as sp
+
+from varprop.derivations.derivation import Derivation
+from varprop.derivations.printing.text import equation
+
+
+def render(derivations: Sequence[Derivation]) -> str:
+    """Return ``{"schema": "varprop.derive/1", "derivations": [...]}``."""
+    document = {"schema": "varprop.derive/1", "derivations": [_derivation(one) for one in derivations]}
+    return json.dumps(document, indent=2) + "\n"
+
+
+def _derivation(derivation: Derivation) -> dict[str, object]:
+    return {
+        "topic": derivation.topic,
+        "title": derivation.title,
+        "assumptions": list(derivation.assumptions),
+        "steps": [
+            {
+                "name": step.name,
+                "statement": step.statement,
+                "reason": step.reason,
+                "equation": f"{step.equation.lhs} = {step.equation.rhs}",
+                "latex": equation(step.equation),
+            }
+            for step in derivation.steps
+        ],
+        "results": {
+            name: {
+                "arguments": [str(symbol) for symbol in result.arguments],
+                "expression": str(result.expression),
+                "latex": equation(sp.sympify(result.expression)),
+                "meaning": result.meaning,
+            }
+            for name, result in derivation.results.items()
+        },
+        "constants": {str(symbol): str(sp.N(value, 17)) for symbol, value in derivation.constants.items()},
+        "references": [str(citation) for citation in derivation.references],
+    }

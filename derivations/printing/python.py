@@ -1,0 +1,65 @@
+"""A stand-alone Python module."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from varprop.derivations.derivation import Derivation
+from varprop.derivations.printing.code import array_body, function_name, needs_quadrature, numeric, used_arguments
+
+_HEAD = '''"""Variance propagation formulas. Arguments are numbers or NumPy arrays."""
+
+import numpy as np
+from scipy import special
+'''
+
+_TAIL = '''
+
+def erfcx_tail(x):
+    """erfcx(x) - 1 + 2 x / sqrt(pi), by its Taylor series below 1 where these terms cancel."""
+    x = np.asarray(x, dtype=float)
+    k = np.arange(2, 50)
+    small = np.minimum(x, 1.0)[..., None]
+    series = np.sum((-small) ** k / special.gamma(k / 2 + 1), axis=-1)
+    return np.where(x < 1, series, special.erfcx(x) - 1 + 2 * x / np.sqrt(np.pi))
+'''
+
+_QUADRATURE = '''
+
+def gaussian_mean(function, q):
+    """E[function(z)] for z ~ N(0, q) and an analytic function of length 1: the trapezium rule converges exponentially."""
+    deviation = float(np.sqrt(q))
+    step = min(deviation, 1.0) / 8
+    z = step * np.arange(-np.ceil(12 * deviation / step), np.ceil(12 * deviation / step) + 1)
+    return float(np.sum(function(z) * np.exp(-z * z / (2 * q))) * step / np.sqrt(2 * np.pi * q))
+'''
+
+
+def render(derivations: Sequence[Derivation]) -> str:
+    """Return a module with a function for each result."""
+    text = "".join(_functions(one, alone=len(derivations) == 1) for one in derivations)
+    helpers = (_TAIL if "erfcx_tail(" in text else "") + (_QUADRATURE if "gaussian_mean(" in text else "")
+    return _HEAD + helpers + text
+
+
+def _functions(derivation: Derivation, *, alone: bool) -> str:
+    return "".join(f"\n\n{line}\n" for line in _blocks(derivation, alone=alone))
+
+
+def _blocks(derivation: Derivation, *, alone: bool) -> Iterator[str]:
+    for name, result in derivation.results.items():
+        arguments = ", ".join(
+            f"{symbol}={derivation.defaults[symbol]}" if symbol in derivation.defaults else str(symbol)
+            for symbol in used_arguments(result)
+        )
+        body = "\n".join("    " * (depth + 1) + line for depth, line in array_body(numeric(result, derivation)))
+        title = f'    """{result.meaning}."""'
+        yield f"def {function_name(derivation, name, alone=alone)}({arguments}):\n{title}\n{body}"
+    if needs_quadrature(derivation):
+        for name, function in (("second_moment", "value"), ("derivative_second_moment", "derivative")):
+            inside = function_name(derivation, function, alone=alone)
+            yield (
+                f"def {function_name(derivation, name, alone=alone)}(q):\n"
+                f'    """By quadrature: there is no closed form."""\n'
+                f"    return gaussian_mean(lambda z: {inside}(z) ** 2, q)"
+            )

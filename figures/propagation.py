@@ -1,0 +1,124 @@
+"""Second moments layer by layer: theory as a line, Monte Carlo with error bars, forward above backward."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from varprop.figures.save import save
+from varprop.figures.style import COLOURS, WIDTHS
+from varprop.simulator.export import settings_data, to_csv
+from varprop.simulator.network import Network
+from varprop.simulator.propagate import Run
+from varprop.simulator.report import Moments, Report
+
+MOST_LABELS = 45
+"""Layer names that fit side by side over the width of a page, upright."""
+
+_FLOAT_RANGE = 650.0  # natural logs of what a float64 axis can show, with room for its margins
+
+
+def propagation(reports: Sequence[Report], labels: Sequence[str] | None = None) -> Figure:
+    """Draw forward and backward second moments over layers.
+
+    Parameters
+    ----------
+    reports
+        Any number of engines and networks; engine ``theory`` is drawn as a line, others as points with bars of
+        one standard error. Exact zeros have no place on a log scale and are left out.
+    labels
+        One a report: those of equal label share a colour. Default: the engine alone is named.
+
+    Returns
+    -------
+    Figure
+    """
+    names = list(labels or [""] * len(reports))
+    colours = {label: COLOURS[number % len(COLOURS)] for number, label in enumerate(dict.fromkeys(names))}
+    figure = Figure(figsize=(WIDTHS["page"], 4.6))
+    upper, lower = figure.subplots(2, 1, sharex=True)
+    for axes, direction, symbol in ((upper, "forward", "output, $q$"), (lower, "backward", "gradient, $g$")):
+        rows = [[getattr(layer, direction) for layer in report.layers] for report in reports]
+        logs = np.array([moments.log_second_moment for row in rows for moments in row])
+        in_range = bool(np.all(np.abs(logs[np.isfinite(logs)]) < _FLOAT_RANGE))
+        for report, label, row in zip(reports, names, rows, strict=True):
+            _draw(axes, report, f"{label} {_engine(report)}".strip(), colours[label], row, in_range)
+        axes.set_ylabel(f"second moment of\n{symbol}" if in_range else f"$\\log_{{10}}$ second moment\nof {symbol}")
+        if in_range:
+            _log_scale(axes)
+    _name_layers(lower, max((report.network for report in reports), key=len))
+    columns = min(len(reports), 2 if any(names) else 4)
+    figure.legend(*upper.get_legend_handles_labels(), loc="outside upper right", ncols=columns)
+    return figure
+
+
+def save_propagation(path: Path, runs: Sequence[Run], command: Sequence[str]) -> None:
+    """Write the figure of one or several runs, with its table and provenance beside it."""
+    settings = [{key: str(value) for key, value in asdict(run.settings).items()} for run in runs]
+    varied = [key for key in settings[0] if len({row[key] for row in settings}) > 1]
+    labels = [", ".join(row[key] for key in varied) for row in settings]
+    pairs = [(report, label) for run, label in zip(runs, labels, strict=True) for report in run.reports]
+    draw = partial(propagation, [report for report, _ in pairs], [label for _, label in pairs])
+    save(path, draw, to_csv(runs), command, [settings_data(run) for run in runs])
+
+
+def _draw(axes: Axes, report: Report, label: str, colour: str, row: Sequence[Moments], in_range: bool) -> None:
+    layers = np.arange(len(row))
+    logs = np.array([moments.log_second_moment for moments in row])
+    logs[~np.isfinite(logs)] = np.nan
+    values = np.exp(logs) if in_range else logs / math.log(10)
+    if report.engine == "theory":
+        axes.plot(layers, values, color=colour, label=label, zorder=3)
+        return
+    axes.errorbar(
+        layers,
+        values,
+        yerr=_bars(row) if in_range else None,
+        fmt="o",
+        markersize=2.5 if len(row) <= 80 else 1.6,
+        markerfacecolor="white",
+        markeredgewidth=0.7,
+        elinewidth=0.7,
+        color=colour,
+        label=label,
+        zorder=2,
+    )
+
+
+def _bars(row: Sequence[Moments]) -> NDArray[np.float64]:
+    """Return lengths below and above; below, a bar stays above zero, or a log axis would lose it."""
+    errors = np.array([moments.standard_error or 0.0 for moments in row])
+    values = np.array([moments.second_moment for moments in row])
+    return np.stack([np.minimum(errors, 0.999 * values), errors])
+
+
+def _log_scale(axes: Axes) -> None:
+    """Use a log axis of at least one decade, so that a flat line looks flat and its labels are powers of ten."""
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    if high / low < 10:
+        middle = math.sqrt(high * low)
+        axes.set_ylim(middle / math.sqrt(10) * 0.9, middle * math.sqrt(10) * 1.1)
+
+
+def _name_layers(axes: Axes, network: Network) -> None:
+    """Name every layer if they fit, else the weighted ones, else as many of those as fit, evenly."""
+    chosen = list(range(len(network)))
+    if len(chosen) > MOST_LABELS:
+        chosen = [index for index in chosen if network.nodes[index].fan_in is not None] or chosen
+    chosen = chosen[:: -(-len(chosen) // MOST_LABELS)]
+    axes.set_xticks(chosen, [network.nodes[index].name for index in chosen], rotation=90)
+    axes.set_xlim(-0.5, len(network) - 0.5)
+    axes.set_xlabel("layer")
+
+
+def _engine(report: Report) -> str:
+    return "theory" if report.engine == "theory" else f"{report.engine.replace('_', ' ').replace('-', ' ')} ± 1 s.e."

@@ -1,0 +1,1 @@
+"""Numbers: networks, initializers, and the engines that predict and measure propagation."""

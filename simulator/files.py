@@ -1,0 +1,41 @@
+"""Files that are whole or not there, and refused before any work where they cannot be written."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from varprop.simulator.errors import UserError
+
+
+def require_writable(path: Path, what: str = "--out") -> None:
+    """Refuse a file that cannot be written, before any work is done.
+
+    Raises
+    ------
+    UserError
+        The parent folder is missing or read-only, or the path is a folder.
+    """
+    if not path.parent.is_dir():
+        raise UserError(what, path, "a file in a folder that exists", f"make the folder {path.parent} first")
+    if path.is_dir():
+        raise UserError(what, path, "a file, not a folder")
+    if not os.access(path.parent, os.W_OK):
+        raise UserError(what, path, "a folder that can be written to")
+
+
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write a file so that a crash leaves the old one, or none, but never half of the new one."""
+    data = content.encode() if isinstance(content, str) else content
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        umask = os.umask(0)
+        os.umask(umask)
+        Path(name).chmod(0o666 & ~umask)  # mkstemp's files are private, a result is not
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise

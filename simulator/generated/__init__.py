@@ -1,0 +1,1 @@
+"""Code written by `python -m varprop.derivations.generate`; do not edit."""

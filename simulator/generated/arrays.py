@@ -1,0 +1,176 @@
+"""Activations and their derivatives on arrays.
+
+Written by `python -m varprop.derivations.generate`; do not edit.
+"""
+
+# fmt: off
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import special
+
+Array = NDArray[np.float64]
+
+
+def linear_value(z: Array, a: float) -> Any:
+    """Return phi(z)."""
+    return z
+
+
+def linear_derivative(z: Array, a: float) -> Any:
+    """Return phi'(z)."""
+    return 1.0
+
+
+def relu_value(z: Array, a: float) -> Any:
+    """Return phi(z)."""
+    return np.where(z > 0, z, 0.0)
+
+
+def relu_derivative(z: Array, a: float) -> Any:
+    """Return phi'(z)."""
+    return np.where(z > 0, 1.0, 0.0)
+
+
+def leaky_relu_value(z: Array, a: float) -> Any:
+    """Return phi(z)."""
+    return np.where(z > 0, z, a*z)
+
+
+def leaky_relu_derivative(z: Array, a: float) -> Any:
+    """Return phi'(z)."""
+    return np.where(z > 0, 1.0, a)
+
+
+def relu6_value(z: Array, a: float) -> Any:
+    """Return phi(z)."""
+    return np.where(z <= 0, 0.0, np.where(z < 6, z, 6.0))
+
+
+def relu6_derivative(z: Array, a: float) -> Any:
+    """Return phi'(z)."""
+    return np.where(z <= 0, 0.0, np.where(z < 6, 1.0, 0.0))
+
+
+def elu_value(z: Array, a: float) -> Any:
+    """Return phi(z)."""
+    return np.where(z > 0, z, a*np.expm1(z))
+
+
+def elu_derivative(z: Array, a: float) -> Any:
+    """Return phi'(z)."""
+    return np.where(z > 0, 1.0, a*np.exp(z))
+
+
+def selu_value(z: Array, a: float) -> Any:
+    """Return phi(z)."""
+    return np.where(z > 0, 1.05070098735548049341933498529*z, 1.75809934084737685994021752081*np.expm1(z))
+
+
+def selu_derivative(z: Array, a: float) -> Any:
+    """Return phi'(z)."""
+    return np.where(z > 0, 1.05070098735548049341933498529, 1.75809934084737685994021752081*np.exp(z))
+
+
+def sigmoid_value(z: Array, a: float) -> Any:
+    """Return phi(z)."""
+    t0 = np.exp(-abs(z))
+    t1 = (1/(t0 + 1))
+    return np.where(z >= 0, t1, t0*t1)
+
+
+def sigmoid_derivative(z: Array, a: float) -> Any:
+    """Return phi'(z)."""
+    t0 = np.exp(-abs(z))
+    return t0/(t0 + 1)**2
+
+
+def tanh_value(z: Array, a: float) -> Any:
+    """Return phi(z)."""
+    return np.tanh(z)
+
+
+def tanh_derivative(z: Array, a: float) -> Any:
+    """Return phi'(z)."""
+    t0 = np.exp(-2*abs(z))
+    return 4*t0/(t0 + 1)**2
+
+
+def erf_value(z: Array, a: float) -> Any:
+    """Return phi(z)."""
+    return special.erf(z)
+
+
+def erf_derivative(z: Array, a: float) -> Any:
+    """Return phi'(z)."""
+    return 2*np.exp(-(z*z))/np.sqrt(np.pi)
+
+
+def gelu_value(z: Array, a: float) -> Any:
+    """Return phi(z)."""
+    return z*(1 - 1/2*special.erfc((1/2)*np.sqrt(2)*z))
+
+
+def gelu_derivative(z: Array, a: float) -> Any:
+    """Return phi'(z)."""
+    t0 = (1/2)*np.sqrt(2)*z
+    return t0*np.exp(-1/2*(z*z))/np.sqrt(np.pi) - 1/2*special.erfc(t0) + 1
+
+
+def silu_value(z: Array, a: float) -> Any:
+    """Return phi(z)."""
+    t0 = np.exp(-abs(z))
+    t1 = z/(t0 + 1)
+    return np.where(z >= 0, t1, t0*t1)
+
+
+def silu_derivative(z: Array, a: float) -> Any:
+    """Return phi'(z)."""
+    t0 = np.exp(-abs(z))
+    t1 = t0 + 1
+    t2 = t1**(-2.0)
+    return np.where(z >= 0, t2*(t0*z + t1), t0*t2*(t1 + z))
+
+
+def hard_swish_value(z: Array, a: float) -> Any:
+    """Return phi(z)."""
+    return np.where(z <= -3, 0.0, np.where(z <= 3, (1/6)*z*(z + 3), z))
+
+
+def hard_swish_derivative(z: Array, a: float) -> Any:
+    """Return phi'(z)."""
+    return np.where(z <= -3, 0.0, np.where(z <= 3, (1/3)*z + 1/2, 1.0))
+
+
+TABLE: dict[str, dict[str, Callable[..., Any]]] = {
+    "value": {
+        "linear": linear_value,
+        "relu": relu_value,
+        "leaky_relu": leaky_relu_value,
+        "relu6": relu6_value,
+        "elu": elu_value,
+        "selu": selu_value,
+        "sigmoid": sigmoid_value,
+        "tanh": tanh_value,
+        "erf": erf_value,
+        "gelu": gelu_value,
+        "silu": silu_value,
+        "hard_swish": hard_swish_value,
+    },
+    "derivative": {
+        "linear": linear_derivative,
+        "relu": relu_derivative,
+        "leaky_relu": leaky_relu_derivative,
+        "relu6": relu6_derivative,
+        "elu": elu_derivative,
+        "selu": selu_derivative,
+        "sigmoid": sigmoid_derivative,
+        "tanh": tanh_derivative,
+        "erf": erf_derivative,
+        "gelu": gelu_derivative,
+        "silu": silu_derivative,
+        "hard_swish": hard_swish_derivative,
+    },
+}

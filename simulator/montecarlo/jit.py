@@ -1,0 +1,54 @@
+"""The one place that says how functions are compiled.
+
+Kernels run without the interpreter's lock, are cached on disk and keep IEEE arithmetic. The single exception is a
+`reduction`, whose sums may be regrouped: that is safe because the regrouping is fixed in the compiled code, so the
+result does not depend on threads, and because nothing else about infinities, NaN or signed zeros is relaxed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import ParamSpec, TypeVar, cast
+
+import numba
+import numpy as np
+from numba.core import event
+from numpy.typing import NDArray
+
+P = ParamSpec("P")
+R = TypeVar("R")
+Array = NDArray[np.floating]
+
+
+def kernel(function: Callable[P, R]) -> Callable[P, R]:
+    """Compile a function of arrays and scalars on its first call."""
+    return cast(Callable[P, R], numba.njit(nogil=True, cache=True, error_model="numpy")(function))
+
+
+def reduction(function: Callable[P, R]) -> Callable[P, R]:
+    """Compile a function that sums long rows, with leave to regroup the sums into vector lanes."""
+    policy = numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc"})
+    return cast(Callable[P, R], policy(function))
+
+
+@cache
+def elementwise(function: Callable[[float, float], float], dtype: str) -> Callable[..., Array]:
+    """Compile a scalar function of (z, parameter) into a NumPy ufunc for one floating type."""
+    return cast(Callable[..., Array], numba.vectorize([f"{dtype}({dtype}, {dtype})"], cache=True)(function))
+
+
+class CompilationWatch(event.Listener):  # type: ignore[misc]
+    """Calls `announce` once, when the first kernel is compiled that the cache does not hold."""
+
+    def __init__(self, announce: Callable[[], None]) -> None:
+        self._announce = announce
+        self._silent = False
+
+    def on_start(self, event: object) -> None:
+        if not self._silent:
+            self._silent = True
+            self._announce()
+
+    def on_end(self, event: object) -> None:
+        """Nothing to do; the base class asks for it."""

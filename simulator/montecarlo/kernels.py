@@ -1,0 +1,231 @@
+"""Compiled loops over maps whose last axis is the sample, so that neighbours in memory share channel and position.
+
+A map of shape (channels, height, width, batch) comes here as (channels, height, width * batch): with stride 1 a whole
+row of a window is one contiguous run, and with any other stride it is one run of `batch` values a column.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from varprop.simulator.montecarlo.jit import kernel, reduction
+
+Array = NDArray[np.floating]
+Statistics = NDArray[np.float64]
+
+
+@reduction
+def row_moments(x: Array, mean: Statistics, variance: Statistics) -> None:
+    """Write mean and variance of every row of x, summed in float64 about the row's first value.
+
+    The shift keeps a constant row's variance at exactly 0, and one pass accurate where the mean is far from 0
+    (Chan, Golub and LeVeque, The American Statistician 37 (1983), 242-247, eq. 1.7).
+    """
+    rows, n = x.shape
+    for i in range(rows):
+        pivot = np.float64(x[i, 0])
+        total = 0.0
+        squares = 0.0
+        for k in range(n):
+            deviation = x[i, k] - pivot
+            total += deviation
+            squares += deviation * deviation
+        shift = total / n
+        spread = squares / n - shift * shift
+        mean[i] = pivot + shift
+        variance[i] = 0.0 if spread < 0.0 else spread
+
+
+@reduction
+def row_products(x: Array, y: Array, mean: Statistics) -> None:
+    """Write the mean of x * y over every row, summed in float64."""
+    rows, n = x.shape
+    for i in range(rows):
+        total = 0.0
+        for k in range(n):
+            total += np.float64(x[i, k]) * np.float64(y[i, k])
+        mean[i] = total / n
+
+
+@kernel
+def standardize(x: Array, mean: Statistics, scale: Statistics, out: Array) -> None:
+    """Write (x - mean) * scale, with one mean and scale a row."""
+    rows, n = x.shape
+    for i in range(rows):
+        for k in range(n):
+            out[i, k] = (x[i, k] - mean[i]) * scale[i]
+
+
+@kernel
+def standardize_backward(
+    gradient: Array, y: Array, mean: Statistics, slope: Statistics, scale: Statistics, out: Array
+) -> None:
+    """Write (gradient - mean - slope * y) * scale, with one mean, slope and scale a row."""
+    rows, n = gradient.shape
+    for i in range(rows):
+        for k in range(n):
+            out[i, k] = (gradient[i, k] - mean[i] - slope[i] * y[i, k]) * scale[i]
+
+
+@kernel
+def columns_inside(size: int, columns: int, stride: int, offset: int) -> tuple[int, int]:
+    """Return the output columns [first, last) whose input column, column * stride + offset, lies in [0, size)."""
+    return max(0, -(offset // stride)), min(columns, (size - 1 - offset) // stride + 1)
+
+
+@kernel
+def depthwise(
+    x: Array, taps: Array, stride: tuple[int, int], corner: tuple[int, int], batch: int, out: Array
+) -> None:
+    """Cross-correlate every channel with taps of its own; `corner` is the (top, left) zero padding.
+
+    x is (channels, height, width * batch), taps (outputs, kh, kw), out (outputs, rows, columns * batch); output o
+    reads channel o // (outputs / channels).
+    """
+    outputs, kh, kw = taps.shape
+    height, width = x.shape[1], x.shape[2] // batch
+    rows, columns = out.shape[1], out.shape[2] // batch
+    for o in range(outputs):
+        channel = x[o // (outputs // x.shape[0])]
+        for row in range(rows):
+            target = out[o, row]
+            target[:] = 0.0
+            for i in range(kh):
+                y = row * stride[0] + i - corner[0]
+                if y < 0 or y >= height:
+                    continue
+                source = channel[y]
+                for j in range(kw):
+                    tap = taps[o, i, j]
+                    offset = j - corner[1]
+                    first, last = columns_inside(width, columns, stride[1], offset)
+                    if stride[1] == 1:
+                        for k in range(first * batch, last * batch):
+                            target[k] += tap * source[k + offset * batch]
+                    else:
+                        for column in range(first, last):
+                            start = (column * stride[1] + offset) * batch
+                            for b in range(batch):
+                                target[column * batch + b] += tap * source[start + b]
+
+
+@kernel
+def depthwise_backward(
+    gradient: Array, taps: Array, stride: tuple[int, int], corner: tuple[int, int], batch: int, out: Array
+) -> None:
+    """Send the gradient of `depthwise` back to its input: the transposed map, shapes as there."""
+    outputs, kh, kw = taps.shape
+    height, width = out.shape[1], out.shape[2] // batch
+    rows, columns = gradient.shape[1], gradient.shape[2] // batch
+    out[:] = 0.0
+    for o in range(outputs):
+        channel = out[o // (outputs // out.shape[0])]
+        for row in range(rows):
+            source = gradient[o, row]
+            for i in range(kh):
+                y = row * stride[0] + i - corner[0]
+                if y < 0 or y >= height:
+                    continue
+                target = channel[y]
+                for j in range(kw):
+                    tap = taps[o, i, j]
+                    offset = j - corner[1]
+                    first, last = columns_inside(width, columns, stride[1], offset)
+                    if stride[1] == 1:
+                        for k in range(first * batch, last * batch):
+                            target[k + offset * batch] += tap * source[k]
+                    else:
+                        for column in range(first, last):
+                            start = (column * stride[1] + offset) * batch
+                            for b in range(batch):
+                                target[start + b] += tap * source[column * batch + b]
+
+
+@kernel
+def gather_windows(
+    x: Array, kernel_size: tuple[int, int], stride: tuple[int, int], corner: tuple[int, int], row: int, out: Array
+) -> None:
+    """Copy the windows of output rows row, row + 1, ... into columns, zeros where they leave the map.
+
+    x is (channels, height, width, batch), out (channels * kh * kw, rows, columns, batch): the matrix whose product
+    with (outputs, channels * kh * kw) weights is the convolution.
+    """
+    channels, height, width, batch = x.shape
+    kh, kw = kernel_size
+    rows, columns = out.shape[1], out.shape[2]
+    for line in range(channels * kh * kw):
+        channel, i, j = line // (kh * kw), line // kw % kh, line % kw
+        offset = j - corner[1]
+        first, last = columns_inside(width, columns, stride[1], offset)
+        for r in range(rows):
+            y = (row + r) * stride[0] + i - corner[0]
+            target = out[line, r]
+            if y < 0 or y >= height or first >= last:
+                target[:] = 0.0
+                continue
+            source = x[channel, y]
+            target[:first] = 0.0
+            for column in range(first, last):
+                for b in range(batch):
+                    target[column, b] = source[column * stride[1] + offset, b]
+            target[last:] = 0.0
+
+
+@kernel
+def scatter_windows(
+    gradient: Array, kernel_size: tuple[int, int], stride: tuple[int, int], corner: tuple[int, int], row: int, out: Array
+) -> None:
+    """Add columns back to the map that `gather_windows` took them from; shapes as there."""
+    channels, height, width, batch = out.shape
+    kh, kw = kernel_size
+    rows, columns = gradient.shape[1], gradient.shape[2]
+    for line in range(channels * kh * kw):
+        channel, i, j = line // (kh * kw), line // kw % kh, line % kw
+        offset = j - corner[1]
+        first, last = columns_inside(width, columns, stride[1], offset)
+        for r in range(rows):
+            y = (row + r) * stride[0] + i - corner[0]
+            if y < 0 or y >= height:
+                continue
+            source = gradient[line, r]
+            target = out[channel, y]
+            for column in range(first, last):
+                for b in range(batch):
+                    target[column * stride[1] + offset, b] += source[column, b]
+
+
+@kernel
+def max_pool(x: Array, kernel_size: tuple[int, int], stride: tuple[int, int], out: Array) -> None:
+    """Write the maximum of every window; x is (channels, height, width, batch), out (channels, rows, columns, batch)."""
+    channels, rows, columns, batch = out.shape
+    for c in range(channels):
+        for row in range(rows):
+            for column in range(columns):
+                top, left = row * stride[0], column * stride[1]
+                for b in range(batch):
+                    out[c, row, column, b] = x[c, top, left, b]
+                for i in range(kernel_size[0]):
+                    for j in range(kernel_size[1]):
+                        for b in range(batch):
+                            out[c, row, column, b] = max(out[c, row, column, b], x[c, top + i, left + j, b])
+
+
+@kernel
+def max_pool_backward(
+    gradient: Array, x: Array, kernel_size: tuple[int, int], stride: tuple[int, int], out: Array
+) -> None:
+    """Add every window's gradient to the place of its maximum, the first in row-major order; shapes as in `max_pool`."""
+    channels, rows, columns, batch = gradient.shape
+    out[:] = 0.0
+    for c in range(channels):
+        for row in range(rows):
+            for column in range(columns):
+                top, left = row * stride[0], column * stride[1]
+                for b in range(batch):
+                    y, z = top, left
+                    for i in range(kernel_size[0]):
+                        for j in range(kernel_size[1]):
+                            if x[c, top + i, left + j, b] > x[c, y, z, b]:
+                                y, z = top + i, left + j
+                    out[c, y, z, b] += gradient[c, row, column, b]

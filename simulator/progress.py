@@ -1,0 +1,40 @@
+"""What a person sees while waiting, on stderr."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+@contextmanager
+def announce_compilation(quiet: bool) -> Iterator[None]:
+    """Say once that kernels are compiled, if any is that the cache does not hold."""
+    if quiet:
+        yield
+        return
+    from numba.core import event
+
+    from varprop.simulator.montecarlo.jit import CompilationWatch
+
+    def announce() -> None:
+        print("compiling kernels (once, up to half a minute)", file=sys.stderr, flush=True)
+
+    with event.install_listener("numba:compile", CompilationWatch(announce)):
+        yield
+
+
+@contextmanager
+def trials_bar(quiet: bool, label: str) -> Iterator[Callable[[int, int], None] | None]:
+    """Show trials done and time left on a terminal; yield what an engine calls with (done, total)."""
+    console = Console(stderr=True)
+    if quiet or not console.is_terminal:
+        yield None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("trials,"))
+    with Progress(*columns, TimeRemainingColumn(), TextColumn("left"), console=console, transient=True) as bars:
+        task = bars.add_task(label, total=None)
+        yield lambda done, total: bars.update(task, completed=done, total=total)

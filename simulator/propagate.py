@@ -1,0 +1,173 @@
+"""The main job: a network, a batch, and the engines that answer for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import get_args
+
+from varprop.simulator.architectures import NAMES as NETWORKS
+from varprop.simulator.architectures import build
+from varprop.simulator.compare import Comparison, compare
+from varprop.simulator.errors import UserError, did_you_mean
+from varprop.simulator.initializers import parse_initializer
+from varprop.simulator.inputs import load_batch
+from varprop.simulator.network import FrameworkName, Network
+from varprop.simulator.report import Batch, Report
+
+ENGINES = {"theory": "closed-form recurrences", "monte-carlo": "weights drawn many times"}
+"""Engines by the name that the command line knows, and one line on each."""
+
+LARGEST_BATCH = 65_536
+MOST_TRIALS = 10_000_000
+LARGEST_RUN = 2**33
+"""Numbers that the outputs of one pass over the batch may hold, all layers together."""
+
+Progress = Callable[[int, int], None]
+"""Called with the number of trials done and the number of trials."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """One point of a comparison: what to build, what to feed, how to look. None means the network's own default."""
+
+    network: str
+    framework: str = "torch"
+    depth: int | None = None
+    width: int | None = None
+    activation: str | None = None
+    init: str | None = None
+    norm: str | None = None
+    input: str = "gaussian"
+    size: int | None = None
+    batch: int = 64
+    trials: int = 100
+    seed: int = 0
+    engines: tuple[str, ...] = tuple(ENGINES)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Settings turned into a network and its batch: all that can be wrong with the user's input has been refused."""
+
+    settings: Settings
+    network: Network
+    batch: Batch
+
+
+@dataclass(frozen=True)
+class Run:
+    """What the engines answered at one point."""
+
+    settings: Settings
+    network: Network
+    theory: Report | None
+    monte_carlo: Report | None
+
+    @cached_property
+    def reports(self) -> tuple[Report, ...]:
+        """The engines' reports, theory first."""
+        return tuple(report for report in (self.theory, self.monte_carlo) if report is not None)
+
+    @cached_property
+    def comparison(self) -> Comparison | None:
+        """Theory held against Monte Carlo; None unless both ran."""
+        return compare(self.theory, self.monte_carlo) if self.theory and self.monte_carlo else None
+
+
+def prepare(settings: Settings, data_dir: Path | None = None) -> Problem:
+    """Build the network and draw its batch.
+
+    Parameters
+    ----------
+    settings
+        `network` is a family's name or the path of a ``.toml`` file.
+    data_dir
+        Folder of the data set, for ``cifar10``.
+
+    Raises
+    ------
+    UserError
+        Any setting that cannot be used.
+    """
+    for engine in settings.engines:
+        if engine not in ENGINES:
+            raise did_you_mean("--engine", engine, list(ENGINES))
+    _between("--batch", settings.batch, 1, LARGEST_BATCH)
+    _between("--trials", settings.trials, 2, MOST_TRIALS)
+    _between("--seed", settings.seed, 0, 2**63 - 1)
+    network = _network(settings)
+    elements = settings.batch * sum(_elements(node.shape) for node in network.nodes)
+    if elements > LARGEST_RUN:
+        raise UserError(
+            "network size times --batch", f"{elements:,} outputs", f"at most {LARGEST_RUN:,}", "lower --batch or --size"
+        )
+    batch = load_batch(settings.input, network.nodes[0].shape, settings.batch, settings.seed, data_dir)
+    return Problem(settings, network, batch)
+
+
+def propagate(problem: Problem, threads: int | None = None, progress: Progress | None = None) -> Run:
+    """Run the engines that the settings ask for.
+
+    Parameters
+    ----------
+    problem
+        From `prepare`.
+    threads
+        Of the Monte Carlo engine; the result does not depend on them. Default: all cores.
+    progress
+        Called after every Monte Carlo trial.
+    """
+    settings, network, batch = problem.settings, problem.network, problem.batch
+    theory = monte_carlo = None
+    if "theory" in settings.engines:
+        from varprop.simulator.theory import predict
+
+        theory = predict(network, batch)
+    if "monte-carlo" in settings.engines:
+        from varprop.simulator.montecarlo import simulate
+
+        monte_carlo = simulate(
+            network, batch, trials=settings.trials, seed=settings.seed, threads=threads, progress=progress
+        )
+    return Run(settings, network, theory, monte_carlo)
+
+
+def _network(settings: Settings) -> Network:
+    if settings.framework not in get_args(FrameworkName):
+        raise did_you_mean("--framework", settings.framework, list(get_args(FrameworkName)))
+    if settings.network.endswith(".toml"):
+        from varprop.simulator.toml_network import load
+
+        for option in ("depth", "width", "activation", "init", "norm", "size"):
+            value = getattr(settings, option)
+            if value is not None:
+                raise UserError(f"--{option}", value, "no such option for a network file", "set it in the file")
+        return load(Path(settings.network), framework=settings.framework)
+    if settings.network not in NETWORKS:
+        near = did_you_mean("network", settings.network, list(NETWORKS))
+        raise UserError(near.what, near.got, f"{near.expected}, or a file that ends in .toml", near.do)
+    return build(
+        settings.network,
+        framework=settings.framework,
+        depth=settings.depth,
+        width=settings.width,
+        activation=settings.activation,
+        norm=settings.norm,
+        init=None if settings.init is None else parse_initializer(settings.init),
+        size=settings.size,
+    )
+
+
+def _between(what: str, value: int, least: int, most: int) -> None:
+    if not least <= value <= most:
+        raise UserError(what, value, f"a whole number from {least} to {most:,}")
+
+
+def _elements(shape: tuple[int, ...]) -> int:
+    total = 1
+    for length in shape:
+        total *= length
+    return total

@@ -1,0 +1,27 @@
+"""Special functions that SciPy lacks."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import special
+
+# Taylor coefficients (-1)^k / Gamma(k/2 + 1) from k = 2; at x = 1 the last is below 1e-22.
+_K = np.arange(2, 48)
+_SERIES = (-1.0) ** _K / special.gamma(_K / 2 + 1)
+
+
+def erfcx_tail(x: ArrayLike) -> NDArray[np.float64]:
+    r"""Return erfcx(x) - 1 + 2 x / sqrt(pi), the remainder of erfcx after its first two Taylor terms.
+
+    Below 1, where those terms cancel, it is summed from its Taylor series, x >= 0.
+
+    Examples
+    --------
+    >>> float(erfcx_tail(1e-8))  # x^2 to leading order
+    9.999999924774722e-17
+    """
+    x = np.asarray(x, dtype=np.float64)
+    small = np.minimum(x, 1.0)
+    series = small * small * np.polynomial.polynomial.polyval(small, _SERIES)
+    return np.where(x < 1, series, special.erfcx(x) - 1 + 2 * x / np.sqrt(np.pi))

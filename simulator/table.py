@@ -1,0 +1,229 @@
+"""Runs as text: a table of layers, then what it comes to."""
+
+from __future__ import annotations
+
+import io
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from rich.console import Console
+from rich.table import Table
+
+from varprop.simulator.compare import (
+    ALLOWED_FAILURES,
+    BEYOND,
+    FORWARD_ACCURACY,
+    STEP_ACCURACY,
+    Comparison,
+    Summary,
+    end_to_end,
+    summarise,
+)
+from varprop.simulator.propagate import Run
+from varprop.simulator.report import Moments
+
+FILE_WIDTH = 180
+"""Columns where no terminal says how wide it is."""
+
+_SHORT_KINDS = {
+    "depthwise_conv2d": "dwconv",
+    "conv2d": "conv",
+    "batch_norm": "bn",
+    "activation": "act",
+    "average_pool": "avgpool",
+    "max_pool": "maxpool",
+    "global_average_pool": "gap",
+    "zero_pad": "pad",
+}
+_HEAVY_TAIL = 1.0
+"""Deviation of log second moments over draws above which the mean is carried by rare draws."""
+
+
+def to_table(runs: Sequence[Run], *, terminal: bool = False) -> str:
+    """Return one run layer by layer, several side by side.
+
+    Parameters
+    ----------
+    runs
+        At least one.
+    terminal
+        Fit the terminal and use its colours; otherwise plain text, wide enough for every column.
+    """
+    text = io.StringIO()
+    if terminal:
+        console = Console(file=text, force_terminal=True, width=Console(file=sys.stdout).width)
+    else:
+        console = Console(file=text, width=FILE_WIDTH, color_system=None, soft_wrap=False)
+    if len(runs) == 1:
+        run = runs[0]
+        console.print(_layers(run, narrow=console.width < 140))
+        for line in _notes(run) + _closing(run):
+            console.print(line, markup=False, highlight=False, soft_wrap=not terminal)
+    else:
+        console.print(_side_by_side(runs))
+        console.print(_summaries(runs))
+        for number, run in enumerate(runs, 1):
+            for line in _notes(run):
+                console.print(f"{number}: {line}", markup=False, highlight=False, soft_wrap=not terminal)
+    return text.getvalue()
+
+
+def names_table(kind: str, names: dict[str, str]) -> str:
+    """Return names and descriptions in two columns."""
+    width = max(map(len, names))
+    return f"{kind}\n" + "".join(f"  {name:<{width}}  {description}\n" for name, description in names.items())
+
+
+def _grid(title: str | None = None) -> Table:
+    return Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0), header_style="bold")
+
+
+def _layers(run: Run, narrow: bool) -> Table:
+    table = _grid()
+    for heading in ("#", "layer", "kind", "shape", "fan_in"):
+        table.add_column(heading, justify="left" if heading in ("layer", "kind") else "right", overflow="fold")
+    for symbol in ("q", "g"):
+        if run.theory:
+            table.add_column(f"{symbol} theory", justify="right", no_wrap=True)
+        if run.monte_carlo:
+            table.add_column(f"{symbol} MC ± se", justify="right", no_wrap=True)
+        if run.comparison:
+            table.add_column("z", justify="right", no_wrap=True)
+    for index, node in enumerate(run.network.nodes):
+        cells = [str(index), node.name, _SHORT_KINDS.get(node.kind, node.kind) if narrow else node.kind]
+        cells += ["x".join(map(str, node.shape)), "" if node.fan_in is None else str(node.fan_in)]
+        for direction in ("forward", "backward"):
+            cells += [_moment(getattr(report.layers[index], direction)) for report in run.reports]
+            if run.comparison:
+                cells.append(_z(getattr(run.comparison, direction)[index].z))
+        table.add_row(*cells)
+    return table
+
+
+def _side_by_side(runs: Sequence[Run]) -> Table:
+    """Layers of all runs by name; where theory and Monte Carlo ran, theory (the z in the summaries judges it)."""
+    table = _grid("second moments: q of each layer's output, g of the gradient there, a pair of columns a run")
+    table.add_column("layer", overflow="fold")
+    for number in range(1, len(runs) + 1):
+        table.add_column(f"q {number}", justify="right", no_wrap=True)
+        table.add_column(f"g {number}", justify="right", no_wrap=True)
+    rows = [
+        {node.name: layer for node, layer in zip(run.network.nodes, run.reports[0].layers, strict=True)} for run in runs
+    ]
+    for name in max((list(row) for row in rows), key=len):
+        pairs = [[_moment(row[name].forward), _moment(row[name].backward)] if name in row else ["", ""] for row in rows]
+        table.add_row(name, *(cell for pair in pairs for cell in pair))
+    return table
+
+
+def _summaries(runs: Sequence[Run]) -> Table:
+    settings = [asdict(run.settings) for run in runs]
+    varied = [key for key in settings[0] if len({str(row[key]) for row in settings}) > 1]
+    table = _grid("runs: factors from end to end, and largest |z| and worst relative difference of each direction")
+    headings = ["", *varied, "q out/in", "g in/out"]
+    if all(run.comparison for run in runs):
+        headings += ["q z", "q worst", "g z", "g worst", "step worst"]
+    for heading in headings:
+        table.add_column(heading, justify="right")
+    for number, (run, row) in enumerate(zip(runs, settings, strict=True), 1):
+        cells = [str(number), *("" if row[key] is None else str(row[key]) for key in varied)]
+        cells += [_number(factor) for factor in end_to_end(run.reports[0])]
+        if run.comparison:
+            for rows in (run.comparison.forward, run.comparison.backward):
+                summary = summarise(rows)
+                cells += [_z(summary.largest_z), _percent(summary.worst)]
+            cells.append(_percent(summarise([step.agreement for step in run.comparison.steps]).worst))
+        table.add_row(*cells)
+    return table
+
+
+def _notes(run: Run) -> list[str]:
+    lines = []
+    for index, node in enumerate(run.network.nodes):
+        notes = dict.fromkeys(note for report in run.reports for note in report.layers[index].notes)
+        lines += [f"note: {node.name}: {note}" for note in notes]
+    report = run.reports[-1]
+    for word, moments in (("output", report.layers[-1].forward), ("gradient at the input", report.layers[0].backward)):
+        spread = moments.log_second_moment_sd
+        if spread is not None and spread > _HEAVY_TAIL:
+            lines.append(
+                f"note: the {word} spreads by a factor e^±{spread:.1f} over weight draws: its mean second moment is carried "
+                "by rare draws, and its standard error is an underestimate; look at the mean of logs"
+            )
+    return lines
+
+
+def _closing(run: Run) -> list[str]:
+    lines = []
+    for name, report in (("theory", run.theory), ("Monte Carlo", run.monte_carlo)):
+        if report:
+            forward, backward = end_to_end(report)
+            lines.append(f"{name}, end to end: q x {_number(forward)} forward, g x {_number(backward)} backward")
+    return lines + (_agreement(run.comparison) if run.comparison else [])
+
+
+def _agreement(comparison: Comparison) -> list[str]:
+    steps = summarise([step.agreement for step in comparison.steps])
+    failed, compared = comparison.failures
+    return [
+        f"forward:  {_sentence(summarise(comparison.forward))}",
+        f"backward: {_sentence(summarise(comparison.backward))}",
+        f"backward, from each weighted layer to the one before it: {_differences(steps)}; "
+        f"accumulated over all of them {_percent(comparison.accumulated)}",
+        f"theory and Monte Carlo {'agree' if comparison.agrees else 'DISAGREE'}: {failed} of {compared} comparisons beyond "
+        f"|z| = {BEYOND:g} and also beyond {FORWARD_ACCURACY:.0%} (forward q) or {STEP_ACCURACY:.0%} (backward step); "
+        f"{ALLOWED_FAILURES:.0%} may be",
+    ]
+
+
+def _sentence(summary: Summary) -> str:
+    return (
+        f"largest |z| {_z(summary.largest_z).lstrip('-') or '-'}, {summary.beyond} of {summary.compared} beyond {BEYOND:g}; "
+        f"{_differences(summary)}"
+    )
+
+
+def _differences(summary: Summary) -> str:
+    return f"relative difference median {_percent(summary.median)}, worst {_percent(summary.worst)}"
+
+
+def _moment(moments: Moments) -> str:
+    text = _number(moments.log_second_moment)
+    if moments.standard_error is None:
+        return text
+    if not 0 < moments.second_moment < math.inf or not math.isfinite(moments.standard_error):
+        return text
+    return f"{text} ±{_share(moments.standard_error / moments.second_moment)}"
+
+
+def _number(log: float) -> str:
+    """Return exp(log) in four digits, also where no float holds it."""
+    if math.isnan(log):
+        return "-"
+    if math.isinf(log):
+        return "0" if log < 0 else "inf"
+    if -7 < log < 9.2:
+        return f"{math.exp(log):.4g}"
+    decades = log / math.log(10)
+    exponent = math.floor(decades)
+    mantissa = 10 ** (decades - exponent)
+    if mantissa >= 9.995:
+        mantissa, exponent = 1.0, exponent + 1
+    return f"{mantissa:.2f}e{exponent:+03d}"
+
+
+def _share(ratio: float) -> str:
+    percent = 100 * ratio
+    return f"{percent:.0f}%" if percent >= 9.5 else f"{percent:.1f}%" if percent >= 0.095 else f"{percent:.0e}%"
+
+
+def _percent(ratio: float | None) -> str:
+    return "-" if ratio is None else f"{100 * ratio:+.2g}%" if abs(ratio) < 0.095 else f"{100 * ratio:+.0f}%"
+
+
+def _z(z: float | None) -> str:
+    if z is None:
+        return ""
+    return f"{z:.1f}" if abs(z) < 1000 else f"{z:.0e}"

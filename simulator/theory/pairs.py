@@ -1,0 +1,254 @@
+"""Kernels over pairs of points, where a point is a sample and a position of its map.
+
+Theory follows, for every node, K(x, x') = E[z(x) z(x')], averaged over channels, and on the way back the same of
+the gradient. All pairs of all points are too many to carry, so a layout names the pairs of samples that are: each is a
+block of shape (positions, positions). Convolutions, pooling and activations act on one block at a time; only batch
+normalisation looks across blocks, through weighted means that stand for all pairs of the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse.linalg import eigsh
+
+Array = NDArray[np.float64]
+Ints = NDArray[np.intp]
+
+_NEGLIGIBLE = 1e-3  # share of the largest below which the moment of two different taps is left out
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which pairs of samples are carried, and what share of all pairs of the batch each stands for.
+
+    Attributes
+    ----------
+    left, right
+        Profile (representative sample) of either side of each block; the first `profiles` blocks are the
+        same-sample ones, in order. A block of two different samples may name one profile twice: samples that
+        are draws of one law share one profile.
+    batch
+        Number of samples in the batch that the layout stands for.
+    """
+
+    left: Ints
+    right: Ints
+    profiles: int
+    batch: int
+
+    @cached_property
+    def weight(self) -> Array:
+        """Share of all sample pairs of the batch that each block stands for; sums to one."""
+        cross = len(self.left) - self.profiles
+        same = np.full(self.profiles, 1 / self.profiles)
+        if not cross:
+            return same
+        share = 1 / self.batch
+        return np.concatenate([share * same, np.full(cross, (1 - share) / cross)])
+
+    @staticmethod
+    def exchangeable(batch: int) -> Layout:
+        """One profile; a same-sample block and, for more than one sample, a block for all other pairs."""
+        blocks = 1 if batch == 1 else 2
+        return Layout(np.zeros(blocks, np.intp), np.zeros(blocks, np.intp), 1, batch)
+
+    @staticmethod
+    def all_pairs(samples: int, batch: int) -> Layout:
+        """Every pair of `samples` samples that stand for a batch of `batch`."""
+        left, right = np.triu_indices(samples, 1)
+        own = np.arange(samples)
+        return Layout(np.concatenate([own, left]), np.concatenate([own, right]), samples, batch)
+
+
+@dataclass(frozen=True)
+class PairKernel:
+    """Kernel values on a layout's blocks, shape (blocks, positions, positions), on a map (height, width).
+
+    True values are ``exp(log_scale) * values``, so that depth neither overflows nor underflows.
+    """
+
+    layout: Layout
+    size: tuple[int, int]
+    values: Array
+    log_scale: float = 0.0
+
+    @cached_property
+    def diagonal(self) -> Array:
+        """Second moment at each point, shape (profiles, positions)."""
+        return np.einsum("bpp->bp", self.values[: self.layout.profiles]).copy()
+
+    @cached_property
+    def second_moment(self) -> float:
+        """Mean of the diagonal."""
+        return float(self.diagonal.mean())
+
+    @cached_property
+    def pair_mean(self) -> float:
+        """Mean over all pairs of points of the batch."""
+        return float(self.layout.weight @ self.values.mean(axis=(1, 2)))
+
+    def row_mean(self) -> Array:
+        """Mean over all partners of each point, shape (profiles, positions)."""
+        layout = self.layout
+        count, batch = layout.profiles, layout.batch
+        own = self.values[:count].mean(axis=2)
+        if len(layout.left) == count:
+            return own
+        partners = np.zeros((count, self.values.shape[1]))
+        seen = np.zeros(count)
+        np.add.at(partners, layout.left[count:], self.values[count:].mean(axis=2))
+        np.add.at(partners, layout.right[count:], self.values[count:].mean(axis=1))
+        np.add.at(seen, layout.left[count:], 1)
+        np.add.at(seen, layout.right[count:], 1)
+        return own / batch + (1 - 1 / batch) * partners / seen[:, None]
+
+    def pair_square_mean(self) -> float:
+        """Mean of the squared kernel over all pairs of points."""
+        flat = self.values.reshape(len(self.values), -1)
+        return float(self.layout.weight @ np.einsum("bi,bi->b", flat, flat)) / flat.shape[1]
+
+    def pair_product_mean(self, other: PairKernel) -> float:
+        """Mean over all pairs of points of the product of two kernels (in units of both scales)."""
+        flat, also = (k.values.reshape(len(k.values), -1) for k in (self, other))
+        return float(self.layout.weight @ np.einsum("bi,bi->b", flat, also)) / flat.shape[1]
+
+    def centred(self) -> PairKernel:
+        """Kernel of the same variable less its mean over the batch and all positions (channel by channel)."""
+        rows = self.row_mean()
+        left, right = rows[self.layout.left], rows[self.layout.right]
+        values = self.values - left[:, :, None] - right[:, None, :] + self.pair_mean
+        return replace(self, values=values)
+
+    def modes(self, count: int) -> tuple[Array, Array]:
+        """Leading eigenvalues and eigenvectors of the kernel as an operator on the batch's points.
+
+        Eigenvalues sum to `second_moment`; vectors, shape (count, profiles, positions), have mean square one. Of an
+        exchangeable batch only the modes that all samples share are told apart.
+        """
+        layout = self.layout
+        profiles, positions = layout.profiles, self.values.shape[1]
+        size = profiles * positions
+        full = np.zeros((profiles, positions, profiles, positions))
+        for a, b, block, weight in zip(layout.left, layout.right, self.values, layout.weight, strict=True):
+            full[a, :, b, :] += weight / 2 * block
+            full[b, :, a, :] += weight / 2 * block.T
+        matrix = full.reshape(size, size) * profiles
+        count = min(count, size)
+        if size <= 200:
+            values, vectors = np.linalg.eigh(matrix)
+        else:
+            start = np.random.default_rng(0).standard_normal(size)
+            values, vectors = eigsh(matrix, k=count, which="LA", v0=start, tol=1e-4)
+        order = np.argsort(values)[::-1][:count]
+        found = np.maximum(values[order], 0.0) / positions
+        return found, (vectors[:, order].T * np.sqrt(size)).reshape(count, profiles, positions)
+
+    def scaled(self, factor: float, log_factor: float = 0.0) -> PairKernel:
+        """Kernel times ``factor * exp(log_factor)``, renormalised where the values drift away from one."""
+        values, log_scale = self.values * factor, self.log_scale + log_factor
+        largest = float(np.abs(values).max(initial=0.0))
+        if largest and not 1e-6 < largest < 1e6:
+            values, log_scale = values / largest, log_scale + float(np.log(largest))
+        return replace(self, values=values, log_scale=log_scale)
+
+    def mapped(self) -> Array:
+        """View of the values as (blocks, height, width, height, width)."""
+        (h, w), n = self.size, len(self.values)
+        return self.values.reshape(n, h, w, h, w)
+
+
+def merged(kernel: PairKernel) -> PairKernel:
+    """The same kernel averaged over samples, as of an exchangeable batch."""
+    layout = kernel.layout
+    count = layout.profiles
+    layout_out = Layout.exchangeable(layout.batch)
+    blocks = [kernel.values[:count].mean(axis=0)]
+    if layout.batch > 1:
+        cross = kernel.values[count:].mean(axis=0)
+        blocks.append((cross + cross.T) / 2)
+    return replace(kernel, layout=layout_out, values=np.stack(blocks))
+
+
+def unmerged(kernel: PairKernel, layout: Layout) -> PairKernel:
+    """Give every pair of samples of `layout` the block that stands for it in an exchangeable kernel."""
+    if kernel.layout is layout or len(kernel.layout.left) == len(layout.left):
+        return kernel
+    own = np.arange(len(layout.left)) < layout.profiles
+    return replace(kernel, layout=layout, values=kernel.values[np.where(own, 0, 1)])
+
+
+def plus(first: PairKernel, second: PairKernel) -> PairKernel:
+    """Kernel of the sum of two uncorrelated variables."""
+    if first.log_scale < second.log_scale:
+        first, second = second, first
+    values = first.values + second.values * np.exp(second.log_scale - first.log_scale)
+    return replace(first, values=values).scaled(1.0)
+
+
+def windows(
+    kernel: PairKernel,
+    taps: Array,
+    window: tuple[int, int],
+    stride: tuple[int, int],
+    padding: tuple[int, int, int, int],
+) -> PairKernel:
+    """Carry a kernel through a convolution: K'(p, p') = sum_kl taps[k, l] K(s p + k, s p' + l).
+
+    `taps` are the moments E[w_k w_l], shape (taps, taps); a multiple of the identity for i.i.d. zero-mean weights.
+    """
+    top, bottom, left, right = padding
+    h, w = kernel.size
+    out_h = (h + top + bottom - window[0]) // stride[0] + 1
+    out_w = (w + left + right - window[1]) // stride[1] + 1
+    padded = kernel.mapped()
+    if any(padding):
+        padded = np.pad(padded, ((0, 0), (top, bottom), (left, right), (top, bottom), (left, right)))
+    values = np.zeros((len(padded), out_h, out_w, out_h, out_w))
+    under = _slices((out_h, out_w), window, stride)
+    for k, l in _notable(taps):
+        values += taps[k, l] * padded[:, *under[k], *under[l]]
+    return replace(kernel, size=(out_h, out_w), values=values.reshape(len(values), out_h * out_w, out_h * out_w))
+
+
+def windows_transposed(
+    kernel: PairKernel,
+    taps: Array,
+    window: tuple[int, int],
+    stride: tuple[int, int],
+    padding: tuple[int, int, int, int],
+    size: tuple[int, int],
+) -> PairKernel:
+    """Carry a gradient's kernel back through a convolution: K'(p, p') = sum_kl taps[k, l] K((p - k) / s, (p' - l) / s).
+
+    `taps` are the moments E[w_k w_l] that the gradient sees; `size` is the convolution's input map.
+    """
+    out_h, out_w = kernel.size
+    top, bottom, left, right = padding
+    h, w = size[0] + top + bottom, size[1] + left + right
+    padded = np.zeros((len(kernel.values), h, w, h, w))
+    values = kernel.mapped()
+    under = _slices(kernel.size, window, stride)
+    for k, l in _notable(taps):
+        padded[:, *under[k], *under[l]] += taps[k, l] * values
+    inner = padded[:, top : h - bottom, left : w - right, top : h - bottom, left : w - right]
+    points = size[0] * size[1]
+    return replace(kernel, size=size, values=inner.reshape(len(values), points, points))
+
+
+def _slices(out: tuple[int, int], window: tuple[int, int], stride: tuple[int, int]) -> list[tuple[slice, slice]]:
+    """Rows and columns of a padded map under each tap."""
+    return [
+        (slice(i, i + stride[0] * (out[0] - 1) + 1, stride[0]), slice(j, j + stride[1] * (out[1] - 1) + 1, stride[1]))
+        for i in range(window[0])
+        for j in range(window[1])
+    ]
+
+
+def _notable(taps: Array) -> Iterator[tuple[int, int]]:
+    """Pairs of taps whose moment counts."""
+    return zip(*np.nonzero(np.abs(taps) > _NEGLIGIBLE * np.abs(taps).max()), strict=True)
