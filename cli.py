@@ -110,11 +110,12 @@ def propagate(
     if plot is not None:
         from varprop.figures.save import companions
 
-        if out is not None and out.resolve() in {file.resolve() for file in companions(plot)}:
+        drawn = {file.resolve() for file in companions(plot)}
+        if out is not None and out.resolve() in drawn:
             raise UserError("--out", out, "another file than those of --plot")
-    from varprop.simulator.progress import announce_compilation, trials_bar
     from varprop.simulator import propagate as main_job
     from varprop.simulator.export import to_csv, to_json
+    from varprop.simulator.progress import announce_compilation, trials_bar
     from varprop.simulator.table import to_table
 
     axes: dict[str, Sequence[Any]] = {
@@ -156,6 +157,75 @@ def propagate(
     _deliver(text, out)
     if check and not all(run.comparison.agrees for run in runs if run.comparison):
         raise typer.Exit(DISAGREEMENT)
+
+
+@app.command()
+def derive(
+    topics: Annotated[list[str] | None, typer.Argument(help="names from `varprop list topics`")] = None,
+    all_: Annotated[bool, typer.Option("--all", help="every topic")] = False,
+    format: Annotated[list[str] | None, typer.Option(help="latex, markdown, python, c, json; default markdown")] = None,
+    check: Annotated[bool, typer.Option("--check", help="prove every step, print the outcome; 3 if one fails")] = False,
+    out: Out = None,
+    debug: Debug = False,
+) -> None:
+    """Derive the recurrences symbolically: statements, reasons, results, references."""
+    _check_out(out)
+    from varprop.derivations import TOPICS, derivation
+    from varprop.derivations.printing import FORMATS
+
+    forms = _words("--format", format) or ["markdown"]
+    names = list(TOPICS) if all_ else list(dict.fromkeys(topics or []))
+    for name in names:
+        if name not in TOPICS:
+            raise did_you_mean("topic", name, list(TOPICS))
+    for form in forms:
+        if form not in FORMATS:
+            raise did_you_mean("--format", form, list(FORMATS))
+    if not names or (all_ and topics):
+        raise UserError("topic", " ".join(topics or []) or "none", "names from varprop list topics, or --all")
+    if check and format:
+        raise UserError("--check", f"--format {','.join(forms)}", "no --format: the outcome is printed a line a step")
+    if check:
+        from varprop.derivations.checking import check as outcomes
+
+        found = [one for name in names for one in outcomes(derivation(name))]
+        words = {True: "holds", False: "FAILS"}
+        lines = (f"{one.topic}: {one.step}: {words[one.holds]} ({one.method}) {one.detail}" for one in found)
+        _deliver("".join(line.rstrip() + "\n" for line in lines), out)
+        if not all(one.holds for one in found):
+            raise typer.Exit(DISAGREEMENT)
+        return
+    from varprop.derivations.printing import render
+
+    chosen = [derivation(name) for name in names]
+    _deliver("\n".join(render(chosen, form) for form in forms), out)
+
+
+@app.command()
+def gain(
+    activation: Annotated[str, typer.Argument(help="a name from `varprop list activations`, e.g. leaky_relu(0.2)")],
+    q: Annotated[float, typer.Option("--q", help="variance of the input")] = 1.0,
+    format: FormatOption = Format.table,
+    out: Out = None,
+    debug: Debug = False,
+) -> None:
+    """Moments of an activation under N(0, q), the gains that keep them, and fixed points."""
+    _check_out(out)
+    from dataclasses import asdict
+
+    from varprop.simulator.activations import activation as function
+    from varprop.simulator.export import flat, table_csv
+    from varprop.simulator.gain import gain as gain_of
+    from varprop.simulator.table import gain_table
+
+    found = gain_of(function(activation), q)
+    if format is Format.table:
+        text = gain_table(found)
+    else:
+        data = asdict(found)
+        points = data.pop("fixed_points")
+        text = table_csv([flat(data)]) if format is Format.csv else _json({**data, "fixed_points": points})
+    _deliver(text, out)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

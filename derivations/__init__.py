@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from varprop.derivations.derivation import Derivation
+    from varprop.derivations.theorem import Derivation
 
 TOPICS: dict[str, str] = {
     "linear": "dense layer: second moment and covariance forward, gradient backward",

@@ -2,9 +2,9 @@
 
 import sympy as sp
 
-from varprop.derivations.derivation import Derivation, Result, step
 from varprop.derivations.expectation import E
 from varprop.derivations.references import cite
+from varprop.derivations.theorem import Derivation, Result, step
 
 _n = sp.Symbol("n", integer=True, positive=True)
 _i, _j = sp.symbols("i j", integer=True)

@@ -2,8 +2,8 @@
 
 import sympy as sp
 
-from varprop.derivations.derivation import Derivation, Result, step
 from varprop.derivations.references import cite
+from varprop.derivations.theorem import Derivation, Result, step
 
 _m = sp.Symbol("m", integer=True, positive=True)
 _i, _j, _k, _l = sp.symbols("i j k l", integer=True)
@@ -20,11 +20,11 @@ def _variance(scale: sp.Expr) -> sp.Expr:
     return _mean((scale * _z[_l] - _mean(scale * _z[_j], _j)) ** 2, _l)
 
 
-def _output(index: sp.Expr, scale: sp.Expr = sp.Integer(1), eps: sp.Expr = _eps) -> sp.Expr:
+def _output(index: sp.Expr, scale: sp.Expr = sp.S.One, eps: sp.Expr = _eps) -> sp.Expr:
     return (scale * _z[index] - _mean(scale * _z[_j], _j)) / sp.sqrt(_variance(scale) + eps)
 
 
-_V = _variance(sp.Integer(1))
+_V = _variance(sp.S.One)
 _MEAN_GY = _mean(_gradient[_i] * _output(_i), _i)
 
 
@@ -107,13 +107,11 @@ DERIVATION = Derivation(
     ),
     {
         "second_moment": Result((_v, _eps), _FORWARD, "second moment of the output"),
-        "gradient": Result(
-            (_g, _mean_g2, _mean_gy2, _v, _eps), _BACKWARD, "second moment of the input's gradient"
-        ),
+        "gradient": Result((_g, _mean_g2, _mean_gy2, _v, _eps), _BACKWARD, "second moment of the input's gradient"),
     },
     (
         cite("ioffe2015", "Algorithm 1 and section 3"),
-        cite("yang2019", "section 3"),
+        cite("yang2019", "forward and backward dynamics"),
         cite("vanlaarhoven2017", "section 2"),
     ),
 )

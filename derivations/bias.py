@@ -2,9 +2,9 @@
 
 import sympy as sp
 
-from varprop.derivations.derivation import Derivation, Result, step
 from varprop.derivations.expectation import E
 from varprop.derivations.references import cite
+from varprop.derivations.theorem import Derivation, Result, step
 
 _q, _sigma_b2 = sp.symbols("q sigma_b2", positive=True)
 _b, _z, _u, _v = sp.symbols("b z u v", real=True)

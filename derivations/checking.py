@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import mpmath
 import sympy as sp
 
-from varprop.derivations.derivation import Derivation, Step
 from varprop.derivations.expectation import evaluate
 from varprop.derivations.special_functions import elementary
+from varprop.derivations.theorem import Derivation, Step
 
 _DIGITS = 25
 _TOLERANCE = mpmath.mpf(10) ** -15  # integrands and kinks leave 20 digits and more of 25
@@ -109,9 +109,7 @@ def _quadrature(integral: sp.Integral, values: Mapping[sp.Symbol, mpmath.mpf]) -
     """Integrate over one variable, cut at kinks; an infinite end is put where Gaussian tails are below 1e-30."""
     ((variable, lower, upper),) = integral.limits
     reach = 14 * mpmath.sqrt(max([mpmath.mpf(1), *values.values()]))
-    ends = [
-        sign * reach if end.is_infinite else _run(end, values) for end, sign in ((lower, -1), (upper, 1))
-    ]
+    ends = [sign * reach if end.is_infinite else _run(end, values) for end, sign in ((lower, -1), (upper, 1))]
     inner = {mpmath.mpf(0)} | {mpmath.mpf(int(k)) for k in _kinks(integral.function, variable)}
     cuts = [ends[0], *sorted(cut for cut in inner if ends[0] < cut < ends[1]), ends[1]]
     symbols = [symbol for symbol in values if symbol in integral.free_symbols]

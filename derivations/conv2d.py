@@ -2,16 +2,17 @@
 
 import sympy as sp
 
-from varprop.derivations.derivation import Derivation, Result, step
 from varprop.derivations.expectation import E
 from varprop.derivations.references import cite
+from varprop.derivations.theorem import Derivation, Result, step
 
 _channels, _channels_out, _taps = sp.symbols("channels channels_out k", integer=True, positive=True)
 _sigma2, _q, _g = sp.symbols("sigma2 q g", positive=True)
 _mean, _mean_g = sp.symbols("mean mean_g", real=True)
 _c, _i, _j, _p, _r, _s, _t = sp.symbols("c i j p r s t", integer=True)
 _w, _x, _h, _delta = (sp.IndexedBase(name) for name in ("w", "x", "h", "delta"))
-_SIZES = tuple({_channels: m, _channels_out: m, _taps: k, _p: 3, _r: 4, _s: 5, _t: 3} for m, k in ((1, 2), (2, 1), (2, 2)))
+_POSITIONS = {_p: 3, _r: 4, _s: 5, _t: 3}
+_SIZES = tuple({_channels: m, _channels_out: m, _taps: k, **_POSITIONS} for m, k in ((1, 2), (2, 1), (2, 2)))
 
 
 def _window(weights: sp.Expr, inputs: sp.Expr, channels: sp.Symbol) -> sp.Sum:

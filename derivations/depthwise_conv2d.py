@@ -2,9 +2,9 @@
 
 import sympy as sp
 
-from varprop.derivations.derivation import Derivation, Result, step
 from varprop.derivations.expectation import E
 from varprop.derivations.references import cite
+from varprop.derivations.theorem import Derivation, Result, step
 
 _taps = sp.Symbol("k", integer=True, positive=True)
 _sigma2, _q, _g = sp.symbols("sigma2 q g", positive=True)

@@ -3,7 +3,6 @@
 import sympy as sp
 from sympy.codegen.cfunctions import expm1
 
-from varprop.derivations.derivation import Derivation, Step, step
 from varprop.derivations.gaussian import (
     ASSUMPTIONS,
     a,
@@ -19,6 +18,7 @@ from varprop.derivations.gaussian import (
 )
 from varprop.derivations.references import cite
 from varprop.derivations.special_functions import erfcx, erfcx_tail
+from varprop.derivations.theorem import Derivation, Step, step
 
 VALUE = sp.Piecewise((z, z > 0), (a * expm1(z), True))
 DERIVATIVE = sp.Piecewise((1, z > 0), (a * sp.exp(z), True))
@@ -58,9 +58,7 @@ DERIVATION = Derivation(
         backward_step(DERIVATIVE, DERIVATIVE_SECOND_MOMENT, "exponential moment at 2"),
     ),
     function_results(VALUE, DERIVATIVE)
-    | moment_results(
-        mean=MEAN, second_moment=SECOND_MOMENT, derivative_second_moment=DERIVATIVE_SECOND_MOMENT
-    ),
-    (cite("clevert2016", "section 3"), cite("tsuchida2021", "section 3")),
+    | moment_results(mean=MEAN, second_moment=SECOND_MOMENT, derivative_second_moment=DERIVATIVE_SECOND_MOMENT),
+    (cite("clevert2016", "section 3"), cite("tsuchida2021", "kernel of the ELU")),
     defaults={a: 1.0},
 )

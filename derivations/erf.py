@@ -2,7 +2,6 @@
 
 import sympy as sp
 
-from varprop.derivations.derivation import Derivation, step
 from varprop.derivations.gaussian import (
     ASSUMPTIONS,
     CORRELATION,
@@ -21,6 +20,7 @@ from varprop.derivations.gaussian import (
     z,
 )
 from varprop.derivations.references import cite
+from varprop.derivations.theorem import Derivation, step
 
 _VALUE = sp.erf(z)
 _DERIVATIVE = 2 * sp.exp(-(z**2)) / sp.sqrt(sp.pi)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import sympy as sp
 
-from varprop.derivations.derivation import Moments
+from varprop.derivations.theorem import Moments
 
 
 class E(sp.Function):  # type: ignore[misc]
@@ -14,8 +14,9 @@ class E(sp.Function):  # type: ignore[misc]
 
     nargs = 1
 
-    def _latex(self, printer: sp.printing.latex.LatexPrinter) -> str:
-        return rf"\mathbb{{E}}\left[{printer._print(self.args[0])}\right]"
+    def _latex(self, printer: sp.printing.latex.LatexPrinter, exp: str | None = None) -> str:
+        mean = rf"\mathbb{{E}}\left[{printer._print(self.args[0])}\right]"
+        return f"{mean}^{{{exp}}}" if exp else mean
 
 
 def evaluate(expression: sp.Expr, laws: Mapping[sp.Basic, Moments]) -> sp.Expr:

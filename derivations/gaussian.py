@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sympy as sp
 
-from varprop.derivations.derivation import Result, Step, step
+from varprop.derivations.theorem import Result, Step, step
 
 z = sp.Symbol("z", real=True)
 a = sp.Symbol("a", real=True)

@@ -2,7 +2,6 @@
 
 import sympy as sp
 
-from varprop.derivations.derivation import Derivation, step
 from varprop.derivations.gaussian import (
     ASSUMPTIONS,
     CORRELATION,
@@ -22,8 +21,10 @@ from varprop.derivations.gaussian import (
     z,
 )
 from varprop.derivations.references import cite
+from varprop.derivations.special_functions import Phi
+from varprop.derivations.theorem import Derivation, step
 
-_cdf = sp.erfc(-z / sp.sqrt(2)) / 2
+_cdf = Phi(z)
 _pdf = density(z, sp.Integer(1))
 _VALUE = z * _cdf
 _DERIVATIVE = _cdf + z * _pdf
@@ -94,6 +95,6 @@ DERIVATION = Derivation(
         cite("hendrycks2016", "section 2"),
         cite("stein1981", "lemma 1"),
         cite("price1958", "theorem"),
-        cite("tsuchida2021", "section 3"),
+        cite("tsuchida2021", "kernel of the GELU"),
     ),
 )

@@ -11,9 +11,9 @@ from pathlib import Path
 import sympy as sp
 
 from varprop.derivations import derivation
-from varprop.derivations.derivation import Derivation, Result
 from varprop.derivations.printing.code import Line, array_body, numeric, scalar_body
 from varprop.derivations.special_functions import elementary
+from varprop.derivations.theorem import Derivation, Result
 
 FOLDER = Path(__file__).parents[1] / "simulator" / "generated"
 
@@ -116,9 +116,7 @@ def _function(
     array: str,
     returned: str,
 ) -> str:
-    arguments = ", ".join(
-        f"{symbol}: {'float' if symbol.name == 'a' else array}" for symbol in result.arguments
-    )
+    arguments = ", ".join(f"{symbol}: {'float' if symbol.name == 'a' else array}" for symbol in result.arguments)
     lines = "\n".join("    " * (depth + 1) + line for depth, line in body(numeric(result, theorem)))
     return f'def {name}({arguments}) -> {returned}:\n    """Return {result.meaning}."""\n{lines}'
 
@@ -137,12 +135,17 @@ def _closed_forms(families: dict[str, Derivation]) -> str:
     rows = []
     for family, theorem in families.items():
         entries = "".join(
-            f'        "{name}": {_wrapped(elementary(sp.sympify(theorem.results[name].expression)))},\n'
+            f'        "{name}": {_wrapped(_readable(theorem.results[name], theorem))},\n'
             for name in _MOMENTS[:3]
             if name in theorem.results
         )
         rows.append(f'    "{family}": {{\n{entries}    }},\n')
     return f"CLOSED_FORMS: dict[str, dict[str, str]] = {{\n{''.join(rows)}}}"
+
+
+def _readable(result: Result, theorem: Derivation) -> sp.Expr:
+    constants = {symbol: value.evalf(17) for symbol, value in theorem.constants.items()}
+    return elementary(sp.sympify(result.expression)).subs(constants)
 
 
 def _wrapped(expression: sp.Expr) -> str:

@@ -2,8 +2,8 @@
 
 import sympy as sp
 
-from varprop.derivations.derivation import Derivation, Result, step
 from varprop.derivations.references import cite
+from varprop.derivations.theorem import Derivation, Result, step
 
 _n, _n_out = sp.symbols("n n_out", integer=True, positive=True)
 _VARIANCE = 2 / (_n + _n_out)

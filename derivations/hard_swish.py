@@ -2,7 +2,6 @@
 
 import sympy as sp
 
-from varprop.derivations.derivation import Derivation, step
 from varprop.derivations.gaussian import (
     ASSUMPTIONS,
     backward_step,
@@ -17,6 +16,7 @@ from varprop.derivations.gaussian import (
 )
 from varprop.derivations.references import cite
 from varprop.derivations.special_functions import gammainc
+from varprop.derivations.theorem import Derivation, step
 
 _VALUE = sp.Piecewise((0, z <= -3), (z * (z + 3) / 6, z <= 3), (z, True))
 _DERIVATIVE = sp.Piecewise((0, z <= -3), ((2 * z + 3) / 6, z <= 3), (1, True))

@@ -2,9 +2,9 @@
 
 import sympy as sp
 
-from varprop.derivations.derivation import Derivation, Result, step
 from varprop.derivations.gaussian import a, density, z
 from varprop.derivations.references import cite
+from varprop.derivations.theorem import Derivation, Result, step
 
 _fan = sp.Symbol("fan", integer=True, positive=True)
 _q = sp.Symbol("q", positive=True)

@@ -2,7 +2,6 @@
 
 import sympy as sp
 
-from varprop.derivations.derivation import Derivation
 from varprop.derivations.gaussian import (
     ASSUMPTIONS,
     backward_step,
@@ -19,6 +18,7 @@ from varprop.derivations.gaussian import (
     z,
 )
 from varprop.derivations.references import cite
+from varprop.derivations.theorem import Derivation
 
 _ONE, _DUAL = sp.Integer(1), sp.sqrt(q1 * q2) * c
 

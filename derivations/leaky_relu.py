@@ -2,7 +2,6 @@
 
 import sympy as sp
 
-from varprop.derivations.derivation import Derivation, step
 from varprop.derivations.gaussian import (
     ASSUMPTIONS,
     a,
@@ -22,6 +21,7 @@ from varprop.derivations.gaussian import (
 from varprop.derivations.references import cite
 from varprop.derivations.relu import ARC_COSINE, ARC_STEPS, BOTH_POSITIVE
 from varprop.derivations.relu import VALUE as RECTIFIED
+from varprop.derivations.theorem import Derivation, step
 
 _VALUE = sp.Piecewise((z, z > 0), (a * z, True))
 _DERIVATIVE = sp.Piecewise((1, z > 0), (a, True))

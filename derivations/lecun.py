@@ -2,9 +2,9 @@
 
 import sympy as sp
 
-from varprop.derivations.derivation import Derivation, Result, step
 from varprop.derivations.expectation import E
 from varprop.derivations.references import cite
+from varprop.derivations.theorem import Derivation, Result, step
 
 _n = sp.Symbol("n", integer=True, positive=True)
 _i = sp.Symbol("i", integer=True)
@@ -25,6 +25,6 @@ DERIVATION = Derivation(
         ),
     ),
     {"variance": Result((_n,), 1 / _n, "weight variance")},
-    (cite("lecun1998", "section 4.6, Eq. (16)"), cite("klambauer2017", "section 2")),
+    (cite("lecun1998", "section 4.6"), cite("klambauer2017", "section 2")),
     laws={_w: (sp.Integer(0), 1 / _n), _x: (sp.Symbol("mean", real=True), sp.Integer(1))},
 )

@@ -2,13 +2,13 @@
 
 import sympy as sp
 
-from varprop.derivations.derivation import Derivation, Result, step
 from varprop.derivations.expectation import E
 from varprop.derivations.references import cite
+from varprop.derivations.theorem import Derivation, Result, step
 
 _n, _n_out = sp.symbols("n n_out", integer=True, positive=True)
 _sigma2, _q, _g = sp.symbols("sigma2 q g", positive=True)
-_mean, _mean_g = sp.symbols("mean mean_g", real=True)
+_mean, _mean_g, _input = sp.symbols("mean mean_g x_i", real=True)
 _i, _o = sp.symbols("i o", integer=True)
 _w, _x, _y, _h, _delta = (sp.IndexedBase(name) for name in ("w", "x", "y", "h", "delta"))
 _SIZES = ({_n: 1, _n_out: 1}, {_n: 2, _n_out: 2}, {_n: 3, _n_out: 3})
@@ -55,7 +55,7 @@ DERIVATION = Derivation(
             "chain_rule",
             "Gradient with respect to one input.",
             "differentiate the outputs' contribution to the loss",
-            sp.Derivative(sp.Sum(_delta[_o] * _w[_o] * _g, (_o, 1, _n_out)), _g),
+            sp.Derivative(sp.Sum(_delta[_o] * _w[_o] * _input, (_o, 1, _n_out)), _input),
             sp.Sum(_delta[_o] * _w[_o], (_o, 1, _n_out)),
             cases=_SIZES,
         ),

@@ -2,13 +2,14 @@
 
 import sympy as sp
 
-from varprop.derivations.derivation import Derivation, Result, step
 from varprop.derivations.gaussian import density, q, z
 from varprop.derivations.references import cite
+from varprop.derivations.special_functions import Phi
+from varprop.derivations.theorem import Derivation, Result, step
 
 _n = sp.Symbol("n", integer=True, positive=True)
 _g = sp.Symbol("g", positive=True)
-_cdf = sp.erfc(-z / sp.sqrt(2)) / 2
+_cdf = Phi(z)
 _pdf = density(z, sp.Integer(1))
 _MEAN = 3 / sp.sqrt(sp.pi) * (sp.Rational(1, 2) + sp.asin(sp.Rational(1, 3)) / sp.pi)
 _SECOND = 1 + sp.sqrt(3) / sp.pi

@@ -2,7 +2,6 @@
 
 import sympy as sp
 
-from varprop.derivations.derivation import Derivation, step
 from varprop.derivations.gaussian import (
     ASSUMPTIONS,
     CORRELATION,
@@ -20,6 +19,7 @@ from varprop.derivations.gaussian import (
     z,
 )
 from varprop.derivations.references import cite
+from varprop.derivations.theorem import Derivation, step
 
 VALUE = sp.Piecewise((z, z > 0), (0, True))
 DERIVATIVE = sp.Piecewise((1, z > 0), (0, True))

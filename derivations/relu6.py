@@ -3,7 +3,6 @@
 import sympy as sp
 from sympy.codegen.cfunctions import expm1
 
-from varprop.derivations.derivation import Derivation, step
 from varprop.derivations.gaussian import (
     ASSUMPTIONS,
     backward_step,
@@ -18,6 +17,7 @@ from varprop.derivations.gaussian import (
 )
 from varprop.derivations.references import cite
 from varprop.derivations.special_functions import gammainc
+from varprop.derivations.theorem import Derivation, step
 
 _VALUE = sp.Piecewise((0, z <= 0), (z, z < 6), (6, True))
 _DERIVATIVE = sp.Piecewise((0, z <= 0), (1, z < 6), (0, True))
@@ -52,5 +52,5 @@ DERIVATION = Derivation(
     ),
     function_results(_VALUE, _DERIVATIVE)
     | moment_results(mean=_MEAN, second_moment=_SECOND, derivative_second_moment=_BACKWARD),
-    (cite("sandler2018", "section 3.1 (ReLU6 as the non-linearity)"), cite("he2015", "Eq. (7)")),
+    (cite("sandler2018", "section 4"), cite("he2015", "Eq. (7)")),
 )

@@ -2,7 +2,6 @@
 
 import sympy as sp
 
-from varprop.derivations.derivation import Derivation, step
 from varprop.derivations.elu import DERIVATIVE as ELU_DERIVATIVE
 from varprop.derivations.elu import DERIVATIVE_SECOND_MOMENT, EXPONENTIAL_STEPS, MEAN, SECOND_MOMENT
 from varprop.derivations.elu import VALUE as ELU_VALUE
@@ -18,6 +17,7 @@ from varprop.derivations.gaussian import (
     q,
 )
 from varprop.derivations.references import cite
+from varprop.derivations.theorem import Derivation, step
 
 SCALE = sp.Symbol("lambda", positive=True)
 ALPHA = sp.Symbol("alpha", positive=True)

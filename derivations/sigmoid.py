@@ -2,7 +2,6 @@
 
 import sympy as sp
 
-from varprop.derivations.derivation import Derivation, step
 from varprop.derivations.gaussian import (
     ASSUMPTIONS,
     derivative_step,
@@ -12,6 +11,7 @@ from varprop.derivations.gaussian import (
     z,
 )
 from varprop.derivations.references import cite
+from varprop.derivations.theorem import Derivation, step
 
 _e = sp.exp(-sp.Abs(z))  # never overflows
 VALUE = sp.Piecewise((1 / (1 + _e), z >= 0), (_e / (1 + _e), True))

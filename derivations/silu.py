@@ -2,9 +2,9 @@
 
 import sympy as sp
 
-from varprop.derivations.derivation import Derivation, step
 from varprop.derivations.gaussian import ASSUMPTIONS, derivative_step, function_results, mean_over, q, z
 from varprop.derivations.references import cite
+from varprop.derivations.theorem import Derivation, step
 
 _e = sp.exp(-sp.Abs(z))
 _VALUE = sp.Piecewise((z / (1 + _e), z >= 0), (z * _e / (1 + _e), True))

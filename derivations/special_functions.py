@@ -9,7 +9,26 @@ import sympy as sp
 from sympy.codegen.cfunctions import expm1
 
 
-class erfcx(sp.Function):  # type: ignore[misc]  # noqa: N801 (SymPy's functions are named as they print)
+def _call(name: str, power: str | None, arguments: str) -> str:
+    return name + (f"^{{{power}}}" if power else "") + rf"\left({arguments}\right)"
+
+
+class Phi(sp.Function):  # type: ignore[misc]
+    """Normal distribution function; sp.erfc(-x) would turn itself into 2 - erfc(x), which loses the tail."""
+
+    nargs = 1
+
+    def fdiff(self, argindex: int = 1) -> sp.Expr:
+        return sp.exp(-(self.args[0] ** 2) / 2) / sp.sqrt(2 * sp.pi)
+
+    def _eval_rewrite_as_exp(self, x: sp.Expr, **_: object) -> sp.Expr:
+        return sp.erfc(-x / sp.sqrt(2)) / 2
+
+    def _latex(self, printer: sp.printing.latex.LatexPrinter, exp: str | None = None) -> str:
+        return _call(r"\Phi", exp, printer._print(self.args[0]))
+
+
+class erfcx(sp.Function):  # type: ignore[misc]
     """Scaled complementary error function exp(x^2) erfc(x)."""
 
     nargs = 1
@@ -18,7 +37,7 @@ class erfcx(sp.Function):  # type: ignore[misc]  # noqa: N801 (SymPy's functions
         return sp.exp(x**2) * sp.erfc(x)
 
 
-class erfcx_tail(sp.Function):  # type: ignore[misc]  # noqa: N801
+class erfcx_tail(sp.Function):  # type: ignore[misc]
     """Remainder of erfcx after its first two Taylor terms: erfcx(x) - 1 + 2 x / sqrt(pi)."""
 
     nargs = 1
@@ -26,11 +45,11 @@ class erfcx_tail(sp.Function):  # type: ignore[misc]  # noqa: N801
     def _eval_rewrite_as_exp(self, x: sp.Expr, **_: object) -> sp.Expr:
         return sp.exp(x**2) * sp.erfc(x) - 1 + 2 * x / sp.sqrt(sp.pi)
 
-    def _latex(self, printer: sp.printing.latex.LatexPrinter) -> str:
-        return rf"\operatorname{{erfcx}}_2\left({printer._print(self.args[0])}\right)"
+    def _latex(self, printer: sp.printing.latex.LatexPrinter, exp: str | None = None) -> str:
+        return _call(r"\operatorname{erfcx}_2", exp, printer._print(self.args[0]))
 
 
-class gammainc(sp.Function):  # type: ignore[misc]  # noqa: N801
+class gammainc(sp.Function):  # type: ignore[misc]
     """Regularised lower incomplete gamma function P(s, x)."""
 
     nargs = 2
@@ -38,11 +57,12 @@ class gammainc(sp.Function):  # type: ignore[misc]  # noqa: N801
     def _eval_rewrite_as_exp(self, s: sp.Expr, x: sp.Expr, **_: object) -> sp.Expr:
         return sp.expand_func(sp.lowergamma(s, x)) / sp.gamma(s)
 
-    def _latex(self, printer: sp.printing.latex.LatexPrinter) -> str:
-        return rf"P\left({printer._print(self.args[0])}, {printer._print(self.args[1])}\right)"
+    def _latex(self, printer: sp.printing.latex.LatexPrinter, exp: str | None = None) -> str:
+        return _call("P", exp, ", ".join(printer._print(part) for part in self.args))
 
 
 DEFINITIONS: dict[type[sp.Function], tuple[sp.Expr, str]] = {
+    Phi: (Phi(sp.Symbol("x")), "normal distribution function"),
     erfcx: (erfcx(sp.Symbol("x")), "scaled complementary error function"),
     erfcx_tail: (erfcx_tail(sp.Symbol("x")), "its remainder after two Taylor terms"),
     gammainc: (gammainc(sp.Symbol("s"), sp.Symbol("x")), "regularised lower incomplete gamma function"),

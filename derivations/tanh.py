@@ -2,7 +2,6 @@
 
 import sympy as sp
 
-from varprop.derivations.derivation import Derivation
 from varprop.derivations.gaussian import (
     ASSUMPTIONS,
     derivative_step,
@@ -12,6 +11,7 @@ from varprop.derivations.gaussian import (
     z,
 )
 from varprop.derivations.references import cite
+from varprop.derivations.theorem import Derivation
 
 _VALUE = sp.tanh(z)
 _e = sp.exp(-2 * sp.Abs(z))

@@ -2,9 +2,9 @@
 
 import sympy as sp
 
-from varprop.derivations.derivation import Derivation, Result, step
 from varprop.derivations.gaussian import density, z
 from varprop.derivations.references import cite
+from varprop.derivations.theorem import Derivation, Result, step
 
 _limit = sp.Symbol("limit", positive=True)
 _pdf = density(_limit, sp.Integer(1))
@@ -42,5 +42,5 @@ DERIVATION = Derivation(
         "variance": Result((_limit,), _VARIANCE, "variance after truncation at +-limit deviations"),
         "deviation": Result((_limit,), sp.sqrt(_VARIANCE), "deviation after truncation (0.8796... at limit 2)"),
     },
-    (cite("johnson1994", "chapter 13, section 10.1"),),
+    (cite("johnson1994", "chapter 13 (truncated normal)"),),
 )

@@ -2,8 +2,8 @@
 
 import sympy as sp
 
-from varprop.derivations.derivation import Derivation, Result, step
 from varprop.derivations.references import cite
+from varprop.derivations.theorem import Derivation, Result, step
 
 _n = sp.Symbol("n", integer=True, positive=True)
 _i, _j = sp.symbols("i j", integer=True)
@@ -11,6 +11,7 @@ _theta = sp.Symbol("theta", positive=True)
 _x = sp.Symbol("x", real=True)
 
 _EIGENVALUE = (1 + 2 * sp.cos(sp.pi / (_n + 1))) / 3
+_INSIDE = sp.Piecewise((1, (_i + _j >= 1) & (_i + _j <= _n)), (0, True))
 
 
 def _mode(i: sp.Expr) -> sp.Expr:
@@ -27,10 +28,10 @@ DERIVATION = Derivation(
     (
         step(
             "profile",
-            "Along one axis a layer replaces the profile of second moments by the sum over the three taps, a third each;"
+            "Along one axis a layer replaces the profile of second moments by a third of the sum over the three taps;"
             " what lies outside is 0. A map that starts flat keeps all but 2/(3 n) of it.",
             "2 of the 3 n taps along an axis see the padding",
-            sp.Sum(sp.Sum(sp.Piecewise((sp.Rational(1, 3), (_i + _j >= 1) & (_i + _j <= _n)), (0, True)), (_j, -1, 1)), (_i, 1, _n)) / _n,
+            sp.Sum(sp.Sum(_INSIDE / 3, (_j, -1, 1)), (_i, 1, _n)) / _n,
             1 - sp.Rational(2, 3) / _n,
             cases=({_n: 2}, {_n: 3}, {_n: 5}),
         ),
@@ -50,7 +51,7 @@ DERIVATION = Derivation(
         ),
         step(
             "slowest",
-            "The slowest mode is positive everywhere, hence (Perron) the leading one; an interior row shows its factor.",
+            "This mode is positive everywhere, hence (Perron) the slowest; an interior row shows its factor.",
             "the sine step, divided by three",
             (_mode(_i - 1) + _mode(_i) + _mode(_i + 1)) / 3,
             _EIGENVALUE * _mode(_i),

@@ -20,7 +20,7 @@ from varprop.simulator.network import Network
 from varprop.simulator.propagate import Run
 from varprop.simulator.report import Moments, Report
 
-MOST_LABELS = 45
+MOST_LABELS = 60
 """Layer names that fit side by side over the width of a page, upright."""
 
 _FLOAT_RANGE = 650.0  # natural logs of what a float64 axis can show, with room for its margins
@@ -50,7 +50,8 @@ def propagation(reports: Sequence[Report], labels: Sequence[str] | None = None) 
         logs = np.array([moments.log_second_moment for row in rows for moments in row])
         in_range = bool(np.all(np.abs(logs[np.isfinite(logs)]) < _FLOAT_RANGE))
         for report, label, row in zip(reports, names, rows, strict=True):
-            _draw(axes, report, f"{label} {_engine(report)}".strip(), colours[label], row, in_range)
+            colour = colours[label] if len(colours) > 1 or report.engine == "theory" else COLOURS[1]
+            _draw(axes, report, f"{label} {_engine(report)}".strip(), colour, row, in_range)
         axes.set_ylabel(f"second moment of\n{symbol}" if in_range else f"$\\log_{{10}}$ second moment\nof {symbol}")
         if in_range:
             _log_scale(axes)
@@ -121,4 +122,4 @@ def _name_layers(axes: Axes, network: Network) -> None:
 
 
 def _engine(report: Report) -> str:
-    return "theory" if report.engine == "theory" else f"{report.engine.replace('_', ' ').replace('-', ' ')} ± 1 s.e."
+    return {"theory": "theory", "monte-carlo": "Monte Carlo ± 1 s.e."}.get(report.engine, report.engine)

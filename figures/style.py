@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
-import matplotlib as mpl
 from cycler import cycler
+from matplotlib import style
 
 WIDTHS = {"column": 3.35, "page": 6.9}
 """Width of one column and of a whole page, in inches."""
@@ -14,7 +15,7 @@ WIDTHS = {"column": 3.35, "page": 6.9}
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 """Okabe and Ito's palette (jfly.uni-koeln.de/color), yellow left out: it is too pale on white."""
 
-_SETTINGS: dict[str, object] = {
+_SETTINGS: dict[str, Any] = {
     "axes.grid": True,
     "axes.labelsize": 8,
     "axes.linewidth": 0.6,
@@ -46,7 +47,5 @@ _SETTINGS: dict[str, object] = {
 @contextmanager
 def paper() -> Iterator[None]:
     """Draw and save figures in the house style, whatever the user's own settings."""
-    with mpl.rc_context():
-        mpl.rcdefaults()
-        mpl.rcParams.update(_SETTINGS)
+    with style.context(_SETTINGS, after_reset=True):
         yield

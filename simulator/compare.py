@@ -1,8 +1,9 @@
 """Holding a prediction against a measurement, on reports alone.
 
-Two measures, because each hides what the other shows: z-scores say whether a difference is more than the sampling noise of
-the run, relative differences say whether it matters. Backward moments of a deep net inherit the error of every later layer, so
-that errors of opposite sign cancel in them; the *step* from each weighted layer to the one before it is compared as well.
+Two measures, because each hides what the other shows: z-scores say whether a difference is more than the sampling noise
+of the run, relative differences say whether it matters. Backward moments of a deep net inherit the error of every later
+layer, so that errors of opposite sign cancel in them; the *step* from each weighted layer to the one before it is
+compared as well.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ ALLOWED_FAILURES = 0.01
 """Share of comparisons that may fail: heavy tails make |z| > 4 less rare than a normal law has it."""
 
 ROUNDING = 1e-6
-"""Relative error of a measured second moment that has nothing to do with sampling: single precision rounds each value by up
-to 2^-24, and sums of a few hundred products by some ten times that."""
+"""Relative error of a measured second moment that has nothing to do with sampling: single precision rounds each value
+by up to 2^-24, and sums of a few hundred products by some ten times that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,15 +82,15 @@ class Comparison:
 
     @property
     def accumulated(self) -> float | None:
-        """Relative difference of the gradient's second moment at the first weighted layer: the steps' errors, multiplied."""
+        """Relative difference of the gradient's second moment at the first weighted layer: all steps' errors."""
         return self.backward[self.steps[0].to].relative if self.steps else None
 
     @property
     def failures(self) -> tuple[int, int]:
         """Number of failed comparisons, and number of comparisons.
 
-        A forward second moment fails beyond |z| = 4 and 5%, a backward step beyond |z| = 4 and 15%. What has no z is left
-        out.
+        A forward second moment fails beyond |z| = 4 and 5%, a backward step beyond |z| = 4 and 15%. What has no z
+        is left out.
         """
         failed = [row.fails(FORWARD_ACCURACY) for row in self.forward if row.z is not None]
         failed += [step.agreement.fails(STEP_ACCURACY) for step in self.steps if step.agreement.z is not None]

@@ -1,7 +1,7 @@
 """Runs as JSON and CSV.
 
-The schemas are ``varprop.propagate/1`` (one run) and ``varprop.compare/1`` (several). Every number is finite or null: a second
-moment that leaves float range is null while its log stays; an exact zero is 0 with a log of null.
+The schemas are ``varprop.propagate/1`` (one run) and ``varprop.compare/1`` (several). Every number is finite or
+null: a second moment that leaves float range is null while its log stays; an exact zero is 0 with a log of null.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def to_csv(runs: Sequence[Run]) -> str:
     for number, run in enumerate(runs):
         settings = {key: value for key, value in settings_data(run).items() if not isinstance(value, list)}
         for layer in layers_data(run):
-            rows.append({"run": number, **settings, **_flat(layer)})
+            rows.append({"run": number, **settings, **flat(layer)})
     return table_csv(rows)
 
 
@@ -164,12 +164,12 @@ def _score(agreement: Agreement) -> float | None:
     return _finite(agreement.z)
 
 
-def _flat(data: Mapping[str, object], prefix: str = "") -> Json:
+def flat(data: Mapping[str, object], prefix: str = "") -> Json:
     """Join nested keys; a list is one field: a shape as 32x16x16, sentences with semicolons between."""
     found: Json = {}
     for key, value in data.items():
         if isinstance(value, Mapping):
-            found |= _flat(value, f"{prefix}{key}_")
+            found |= flat(value, f"{prefix}{key}_")
         elif isinstance(value, list):
             found[prefix + key] = ("x" if key.endswith("shape") else "; ").join(map(str, value))
         else:

@@ -68,7 +68,10 @@ def load_batch(source: str, shape: Shape, batch: int, seed: int, data_dir: Path 
         return Batch(rng.standard_normal((batch, *shape)), source, exchangeable=True)
     if len(shape) != 3 or shape[0] != 3:
         raise UserError(
-            "--input", source, f"a network that takes images (3, height, width), not {shape}", "use gaussian"
+            "--input",
+            source,
+            f"a network that takes images (3, height, width), not {shape}",
+            "use gaussian, or give an mlp a --size",
         )
     height, width = shape[1:]
     if source == "photo":

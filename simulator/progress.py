@@ -35,6 +35,14 @@ def trials_bar(quiet: bool, label: str) -> Iterator[Callable[[int, int], None] |
         yield None
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("trials,"))
-    with Progress(*columns, TimeRemainingColumn(), TextColumn("left"), console=console, transient=True) as bars:
-        task = bars.add_task(label, total=None)
-        yield lambda done, total: bars.update(task, completed=done, total=total)
+    bar = Progress(*columns, TimeRemainingColumn(), TextColumn("left"), console=console, transient=True)
+    task = bar.add_task(label)
+
+    def show(done: int, total: int) -> None:
+        bar.start()  # on the first trial, so that the bar does not stand at nought while theory is at work
+        bar.update(task, completed=done, total=total)
+
+    try:
+        yield show
+    finally:
+        bar.stop()

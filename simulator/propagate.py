@@ -6,15 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import get_args
 
+from varprop.simulator.architectures import FRAMEWORKS, build
 from varprop.simulator.architectures import NAMES as NETWORKS
-from varprop.simulator.architectures import build
 from varprop.simulator.compare import Comparison, compare
 from varprop.simulator.errors import UserError, did_you_mean
 from varprop.simulator.initializers import parse_initializer
 from varprop.simulator.inputs import load_batch
-from varprop.simulator.network import FrameworkName, Network
+from varprop.simulator.network import Network
 from varprop.simulator.report import Batch, Report
 
 ENGINES = {"theory": "closed-form recurrences", "monte-carlo": "weights drawn many times"}
@@ -34,7 +33,7 @@ class Settings:
     """One point of a comparison: what to build, what to feed, how to look. None means the network's own default."""
 
     network: str
-    framework: str = "torch"
+    framework: str | None = None
     depth: int | None = None
     width: int | None = None
     activation: str | None = None
@@ -136,8 +135,9 @@ def propagate(problem: Problem, threads: int | None = None, progress: Progress |
 
 
 def _network(settings: Settings) -> Network:
-    if settings.framework not in get_args(FrameworkName):
-        raise did_you_mean("--framework", settings.framework, list(get_args(FrameworkName)))
+    framework = None if settings.framework is None else FRAMEWORKS.get(settings.framework)
+    if settings.framework is not None and framework is None:
+        raise did_you_mean("--framework", settings.framework, list(FRAMEWORKS))
     if settings.network.endswith(".toml"):
         from varprop.simulator.toml_network import load
 
@@ -145,13 +145,13 @@ def _network(settings: Settings) -> Network:
             value = getattr(settings, option)
             if value is not None:
                 raise UserError(f"--{option}", value, "no such option for a network file", "set it in the file")
-        return load(Path(settings.network), framework=settings.framework)
+        return load(Path(settings.network), framework)
     if settings.network not in NETWORKS:
         near = did_you_mean("network", settings.network, list(NETWORKS))
         raise UserError(near.what, near.got, f"{near.expected}, or a file that ends in .toml", near.do)
     return build(
         settings.network,
-        framework=settings.framework,
+        framework=framework or "torch",
         depth=settings.depth,
         width=settings.width,
         activation=settings.activation,

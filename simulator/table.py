@@ -21,11 +21,15 @@ from varprop.simulator.compare import (
     end_to_end,
     summarise,
 )
+from varprop.simulator.gain import Gain
 from varprop.simulator.propagate import Run
 from varprop.simulator.report import Moments
 
 FILE_WIDTH = 180
 """Columns where no terminal says how wide it is."""
+
+LEAST_WIDTH = 100
+"""Columns below which rows are left to the terminal to wrap: layer names of three letters help nobody."""
 
 _SHORT_KINDS = {
     "depthwise_conv2d": "dwconv",
@@ -53,7 +57,7 @@ def to_table(runs: Sequence[Run], *, terminal: bool = False) -> str:
     """
     text = io.StringIO()
     if terminal:
-        console = Console(file=text, force_terminal=True, width=Console(file=sys.stdout).width)
+        console = Console(file=text, force_terminal=True, width=max(Console(file=sys.stdout).width, LEAST_WIDTH))
     else:
         console = Console(file=text, width=FILE_WIDTH, color_system=None, soft_wrap=False)
     if len(runs) == 1:
@@ -62,7 +66,9 @@ def to_table(runs: Sequence[Run], *, terminal: bool = False) -> str:
         for line in _notes(run) + _closing(run):
             console.print(line, markup=False, highlight=False, soft_wrap=not terminal)
     else:
+        console.print("second moments: q of each layer's output, g of the gradient there, a pair of columns a run")
         console.print(_side_by_side(runs))
+        console.print("\nfactors from end to end; largest |z| and worst relative difference of each direction")
         console.print(_summaries(runs))
         for number, run in enumerate(runs, 1):
             for line in _notes(run):
@@ -76,8 +82,28 @@ def names_table(kind: str, names: dict[str, str]) -> str:
     return f"{kind}\n" + "".join(f"  {name:<{width}}  {description}\n" for name, description in names.items())
 
 
-def _grid(title: str | None = None) -> Table:
-    return Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0), header_style="bold")
+def gain_table(gain: Gain) -> str:
+    """Return the moments and gains of an activation, a quantity a line."""
+    lines = [
+        (f"activation {gain.activation}, z ~ N(0, {gain.q:g})", None),
+        ("mean E[phi]", gain.mean),
+        ("second moment E[phi^2]", gain.second_moment),
+        ("variance Var[phi]", gain.variance),
+        ("derivative E[phi'^2]", gain.derivative_second_moment),
+        ("gain for second moment 1: 1/sqrt(E[phi^2])", gain.gain_second_moment),
+        ("gain for variance 1: 1/sd(phi)", gain.gain_variance),
+    ]
+    text = "".join(f"{name}\n" if value is None else f"  {name:<44}{value:.10g}\n" for name, value in lines)
+    for point in gain.fixed_points:
+        stable = "stable" if point.slope < 1 else "unstable"
+        text += f"  fixed point under the first gain: q* = {point.q:.6g}, chi = {point.chi:.6g}, {stable}\n"
+    for name, formula in (gain.closed_form or {}).items():
+        text += f"  {name}(q) = {formula}\n"
+    return text if gain.closed_form else text + f"  computed by {gain.method}\n"
+
+
+def _grid() -> Table:
+    return Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
 
 
 def _layers(run: Run, narrow: bool) -> Table:
@@ -104,7 +130,7 @@ def _layers(run: Run, narrow: bool) -> Table:
 
 def _side_by_side(runs: Sequence[Run]) -> Table:
     """Layers of all runs by name; where theory and Monte Carlo ran, theory (the z in the summaries judges it)."""
-    table = _grid("second moments: q of each layer's output, g of the gradient there, a pair of columns a run")
+    table = _grid()
     table.add_column("layer", overflow="fold")
     for number in range(1, len(runs) + 1):
         table.add_column(f"q {number}", justify="right", no_wrap=True)
@@ -121,7 +147,7 @@ def _side_by_side(runs: Sequence[Run]) -> Table:
 def _summaries(runs: Sequence[Run]) -> Table:
     settings = [asdict(run.settings) for run in runs]
     varied = [key for key in settings[0] if len({str(row[key]) for row in settings}) > 1]
-    table = _grid("runs: factors from end to end, and largest |z| and worst relative difference of each direction")
+    table = _grid()
     headings = ["", *varied, "q out/in", "g in/out"]
     if all(run.comparison for run in runs):
         headings += ["q z", "q worst", "g z", "g worst", "step worst"]
@@ -149,8 +175,8 @@ def _notes(run: Run) -> list[str]:
         spread = moments.log_second_moment_sd
         if spread is not None and spread > _HEAVY_TAIL:
             lines.append(
-                f"note: the {word} spreads by a factor e^±{spread:.1f} over weight draws: its mean second moment is carried "
-                "by rare draws, and its standard error is an underestimate; look at the mean of logs"
+                f"note: the {word} spreads by e^±{spread:.1f} over draws: rare draws carry its mean, and se misses "
+                "them; compare means of logs"
             )
     return lines
 
@@ -167,26 +193,26 @@ def _closing(run: Run) -> list[str]:
 def _agreement(comparison: Comparison) -> list[str]:
     steps = summarise([step.agreement for step in comparison.steps])
     failed, compared = comparison.failures
+    verdict = "agree" if comparison.agrees else "DISAGREE"
     return [
         f"forward:  {_sentence(summarise(comparison.forward))}",
         f"backward: {_sentence(summarise(comparison.backward))}",
         f"backward, from each weighted layer to the one before it: {_differences(steps)}; "
         f"accumulated over all of them {_percent(comparison.accumulated)}",
-        f"theory and Monte Carlo {'agree' if comparison.agrees else 'DISAGREE'}: {failed} of {compared} comparisons beyond "
-        f"|z| = {BEYOND:g} and also beyond {FORWARD_ACCURACY:.0%} (forward q) or {STEP_ACCURACY:.0%} (backward step); "
-        f"{ALLOWED_FAILURES:.0%} may be",
+        f"theory and Monte Carlo {verdict}: {failed} of {compared} comparisons beyond |z| = {BEYOND:g} and also beyond "
+        f"{FORWARD_ACCURACY:.0%} (forward q) or {STEP_ACCURACY:.0%} (backward step); {ALLOWED_FAILURES:.0%} may be",
     ]
 
 
 def _sentence(summary: Summary) -> str:
-    return (
-        f"largest |z| {_z(summary.largest_z).lstrip('-') or '-'}, {summary.beyond} of {summary.compared} beyond {BEYOND:g}; "
-        f"{_differences(summary)}"
-    )
+    largest = _z(summary.largest_z).lstrip("-") or "-"
+    beyond = f"{summary.beyond} of {summary.compared} beyond {BEYOND:g}"
+    return f"largest |z| {largest}, {beyond}; {_differences(summary)}"
 
 
 def _differences(summary: Summary) -> str:
-    return f"relative difference median {_percent(summary.median)}, worst {_percent(summary.worst)}"
+    middle = _percent(summary.median).lstrip("+")
+    return f"relative difference median {middle}, worst {_percent(summary.worst)}"
 
 
 def _moment(moments: Moments) -> str:
@@ -216,7 +242,7 @@ def _number(log: float) -> str:
 
 def _share(ratio: float) -> str:
     percent = 100 * ratio
-    return f"{percent:.0f}%" if percent >= 9.5 else f"{percent:.1f}%" if percent >= 0.095 else f"{percent:.0e}%"
+    return f"{percent:.0f}%" if percent >= 9.5 else f"{percent:.1f}%" if percent >= 0.095 else "<.1%"
 
 
 def _percent(ratio: float | None) -> str:

@@ -1,6 +1,7 @@
 """Initializers against torch.nn.init, Keras's published rules worked out by hand, and their own laws."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -45,7 +46,7 @@ def law_of(node: Node, framework: str = "torch"):
 
 
 def variance_z(sample: np.ndarray, law) -> float:
-    """z-score of the mean square of independent draws about the law's mean; its variance is (kurtosis + 2) sigma^4 / n."""
+    """z-score of independent draws' mean square about the law's mean; its variance is (kurtosis + 2) sigma^4 / n."""
     ratio = np.mean((sample - law.mean) ** 2) / law.variance
     return (ratio - 1) / math.sqrt((law.excess_kurtosis + 2) / sample.size)
 
@@ -59,8 +60,7 @@ LAYERS = {
 }
 
 
-def torch_rules():
-    init = pytest.importorskip("torch").nn.init
+def torch_rules(init):
     return {
         "he_normal": init.kaiming_normal_,
         "he_uniform": init.kaiming_uniform_,
@@ -80,9 +80,8 @@ def torch_rules():
 
 @pytest.mark.parametrize("layer", LAYERS)
 def test_laws_are_those_of_torch(layer):
-    import torch
-
-    for text, rule in torch_rules().items():
+    torch = pytest.importorskip("torch")
+    for text, rule in torch_rules(torch.nn.init).items():
         node = LAYERS[layer](text)
         law = law_of(node)
         ours = draw(law, node, np.random.default_rng(1))
@@ -113,19 +112,13 @@ def test_torch_modules_start_as_default_says(layer):
     law = law_of(node)
     assert abs(variance_z(module.weight.detach().numpy(), law)) < Z_LIMIT
     assert law.variance == pytest.approx(1 / (3 * node.fan_in), rel=1e-14)
-    with_bias = Node(node.name, with_default_bias(operation), node.inputs, node.shape)
+    with_bias = Node(node.name, replace(operation, bias=Initializer("default")), node.inputs, node.shape)
     bias = bias_law(with_bias, "torch")
     assert bias.limit == pytest.approx(1 / math.sqrt(node.fan_in), rel=1e-14)
     assert abs(variance_z(module.bias.detach().numpy(), bias)) < Z_LIMIT
     ours = draw_bias(bias, with_bias, np.random.default_rng(4))
     assert ours.shape == tuple(module.bias.shape)
     assert abs(variance_z(ours, bias)) < Z_LIMIT
-
-
-def with_default_bias(operation):
-    import dataclasses
-
-    return dataclasses.replace(operation, bias=Initializer("default"))
 
 
 @pytest.mark.parametrize("shape", [(40, 20), (20, 40), (30, 30)])
@@ -184,9 +177,9 @@ def test_constant_and_zeros():
         assert (draw(law, node, np.random.default_rng(0)) == value).all()
 
 
-# Keras 3 documentation: VarianceScaling draws with variance scale / n, n = fan_in, or (fan_in + fan_out) / 2 in Glorot's;
-# "normal" is truncated at two deviations with stddev = sqrt(scale / n) / .87962566103423978; fans of a kernel are
-# (shape[-2] * taps, shape[-1] * taps). Worked out by hand: (layer, init, distribution, n, scale).
+# Keras 3 documentation: VarianceScaling draws with variance scale / n, n = fan_in, or (fan_in + fan_out) / 2 in
+# Glorot's; "normal" is truncated at two deviations, with stddev = sqrt(scale / n) / .87962566103423978; a kernel's
+# fans are (shape[-2] * taps, shape[-1] * taps). Worked out by hand: (layer, init, distribution, n, scale).
 KERAS = [
     (lambda init: conv(16, 32, init, "keras"), "he_normal", "truncated_normal", 144, 2),
     (lambda init: conv(16, 32, init, "keras"), "he_uniform", "uniform", 144, 2),
@@ -315,7 +308,7 @@ def test_delta_orthogonal_is_refused_where_it_is_not_defined(node, told):
 
 @pytest.mark.parametrize("bias", ["he_normal", "orthogonal", "delta_orthogonal", "glorot_uniform"])
 def test_bias_has_no_fans(bias):
-    with pytest.raises(UserError, match="layer: bias initializer: got .*random_normal.*constant, default"):
+    with pytest.raises(UserError, match=r"layer: bias initializer: got .*random_normal.*constant, default"):
         bias_law(linear(4, 3, "he_normal", bias=bias), "torch")
 
 

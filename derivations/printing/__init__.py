@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from importlib import import_module
 
-from varprop.derivations.derivation import Derivation
+from varprop.derivations.theorem import Derivation
 
 FORMATS: dict[str, str] = {
     "latex": "a document for pdflatex, every equation numbered",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from varprop.derivations.derivation import Derivation
 from varprop.derivations.printing.code import c_body, function_name, needs_quadrature, numeric, used_arguments
+from varprop.derivations.theorem import Derivation
 
 _HEAD = """/* Variance propagation formulas. */
 #define _GNU_SOURCE
@@ -65,4 +65,5 @@ def _blocks(derivation: Derivation, *, alone: bool) -> Iterator[str]:
         for name, function in (("second_moment", "value"), ("derivative_second_moment", "derivative")):
             inside = function_name(derivation, function, alone=alone)
             head = f"double {function_name(derivation, name, alone=alone)}(double q)"
-            yield f"/* by quadrature: there is no closed form */\n{head} {{\n    return gaussian_mean_square({inside}, q);\n}}"
+            body = f"    return gaussian_mean_square({inside}, q);"
+            yield f"/* by quadrature: there is no closed form */\n{head} {{\n{body}\n}}"

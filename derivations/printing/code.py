@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterator
 
 import sympy as sp
 from sympy.printing.c import C99CodePrinter
+from sympy.printing.codeprinter import CodePrinter
 from sympy.printing.numpy import SciPyPrinter
 from sympy.printing.pycode import PythonCodePrinter
 
-from varprop.derivations.derivation import Derivation, Result
 from varprop.derivations.special_functions import elementary
+from varprop.derivations.theorem import Derivation, Result
 
 Line = tuple[int, str]
 """Depth of indentation, and text."""
@@ -19,14 +20,19 @@ _SQUARED = 2
 
 
 class _Common:
-    """Squares as products: 1e200**2 raises in Python, 1e200*1e200 is infinite."""
+    """Squares as products: 1e200**2 raises in Python, 1e200*1e200 is infinite. Numbers as they are stored."""
+
+    def _print_Float(self, expr: sp.Float) -> str:
+        return repr(float(expr))
 
     def _print_Pow(self, expr: sp.Pow, **settings: object) -> str:
         if expr.exp == _SQUARED and expr.base.is_Symbol:
             name = self._print(expr.base)  # type: ignore[attr-defined]
             return f"({name}*{name})"
-        if expr.exp == -1:
-            return f"(1/({self._print(expr.base)}))"  # type: ignore[attr-defined]
+        if expr.exp.is_Integer and expr.exp.is_negative:
+            inner = self._print(sp.Pow(expr.base, -expr.exp))  # type: ignore[attr-defined]
+            bracketed = expr.base.is_Symbol and expr.exp == -_SQUARED
+            return f"(1/{inner})" if bracketed else f"(1/({inner}))"
         return str(super()._print_Pow(expr, **settings))  # type: ignore[misc]
 
     def _print_Relational(self, expr: sp.core.relational.Relational) -> str:
@@ -34,13 +40,16 @@ class _Common:
         return f"{left} {expr.rel_op} {right}"
 
 
-def _float(printer: PythonCodePrinter, expression: sp.Expr) -> str:
+def _float(printer: CodePrinter, expression: sp.Expr) -> str:
     """Print an integer as a float: an array of integers would not hold a moment."""
     return f"{int(expression)}.0" if expression.is_Integer else str(printer._print(expression))
 
 
 class ScalarPrinter(_Common, PythonCodePrinter):  # type: ignore[misc]
     """Python on floats with the math module alone, which numba compiles as it is."""
+
+    def _print_Phi(self, expr: sp.Function) -> str:
+        return f"(0.5*math.erfc({self._print(-expr.args[0] / sp.sqrt(2))}))"
 
 
 class ArrayPrinter(_Common, SciPyPrinter):  # type: ignore[misc]
@@ -59,6 +68,9 @@ class ArrayPrinter(_Common, SciPyPrinter):  # type: ignore[misc]
             text = f"np.where({self._print(condition)}, {_float(self, value)}, {text})"
         return text
 
+    def _print_Phi(self, expr: sp.Function) -> str:
+        return f"special.ndtr({self._print(expr.args[0])})"
+
     def _print_erfcx(self, expr: sp.Function) -> str:
         return f"special.erfcx({self._print(expr.args[0])})"
 
@@ -72,6 +84,16 @@ class ArrayPrinter(_Common, SciPyPrinter):  # type: ignore[misc]
 class CPrinter(_Common, C99CodePrinter):  # type: ignore[misc]
     """C99; the calling file supplies erfcx and erfcx_tail."""
 
+    def _print_Piecewise(self, expr: sp.Piecewise) -> str:
+        *pieces, (last, _) = expr.args
+        text = _float(self, last)
+        for value, condition in reversed(pieces):
+            text = f"({self._print(condition)} ? {_float(self, value)} : {text})"
+        return text
+
+    def _print_Phi(self, expr: sp.Function) -> str:
+        return f"(0.5*erfc({self._print(-expr.args[0] / sp.sqrt(2))}))"
+
     def _print_erfcx(self, expr: sp.Function) -> str:
         return f"erfcx({self._print(expr.args[0])})"
 
@@ -79,7 +101,7 @@ class CPrinter(_Common, C99CodePrinter):  # type: ignore[misc]
         return f"erfcx_tail({self._print(expr.args[0])})"
 
     def _print_gammainc(self, expr: sp.Function) -> str:
-        return str(self._print(elementary(expr)))
+        return f"({self._print(elementary(expr))})"
 
 
 def numeric(result: Result, derivation: Derivation) -> sp.Expr:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import sympy as sp
 
-from varprop.derivations.derivation import Derivation
 from varprop.derivations.printing.text import equation
+from varprop.derivations.theorem import Derivation
 
 
 def render(derivations: Sequence[Derivation]) -> str:

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 
 import sympy as sp
 
-from varprop.derivations.derivation import Derivation
 from varprop.derivations.printing.text import equation, escape, glossary
+from varprop.derivations.theorem import Derivation
 
 _HEAD = r"""\documentclass{article}
 \usepackage[utf8]{inputenc}
@@ -46,7 +46,7 @@ def _section(derivation: Derivation) -> Iterator[str]:
             f"{head} = {equation(sp.sympify(result.expression))}", f"{derivation.topic}:result:{name}"
         )
     for symbol, value in derivation.constants.items():
-        yield from _equation(sp.Eq(symbol, value, evaluate=False), f"{derivation.topic}:{symbol}")
+        yield from _equation(sp.Eq(symbol, value, evaluate=False), f"{derivation.topic}:constant:{symbol}")
     yield r"\paragraph{References}"
     yield from _list(escape(str(citation)) for citation in derivation.references)
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 
 import sympy as sp
 
-from varprop.derivations.derivation import Derivation
 from varprop.derivations.printing.text import equation, glossary
+from varprop.derivations.theorem import Derivation
 
 
 def render(derivations: Sequence[Derivation]) -> str:

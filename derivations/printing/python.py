@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from varprop.derivations.derivation import Derivation
 from varprop.derivations.printing.code import array_body, function_name, needs_quadrature, numeric, used_arguments
+from varprop.derivations.theorem import Derivation
 
 _HEAD = '''"""Variance propagation formulas. Arguments are numbers or NumPy arrays."""
 
@@ -27,7 +27,7 @@ def erfcx_tail(x):
 _QUADRATURE = '''
 
 def gaussian_mean(function, q):
-    """E[function(z)] for z ~ N(0, q) and an analytic function of length 1: the trapezium rule converges exponentially."""
+    """E[function(z)], z ~ N(0, q), for an analytic function of length 1: the trapezium rule converges exponentially."""
     deviation = float(np.sqrt(q))
     step = min(deviation, 1.0) / 8
     z = step * np.arange(-np.ceil(12 * deviation / step), np.ceil(12 * deviation / step) + 1)
@@ -38,8 +38,8 @@ def gaussian_mean(function, q):
 def render(derivations: Sequence[Derivation]) -> str:
     """Return a module with a function for each result."""
     text = "".join(_functions(one, alone=len(derivations) == 1) for one in derivations)
-    helpers = (_TAIL if "erfcx_tail(" in text else "") + (_QUADRATURE if "gaussian_mean(" in text else "")
-    return _HEAD + helpers + text
+    extras = (_TAIL if "erfcx_tail(" in text else "") + (_QUADRATURE if "gaussian_mean(" in text else "")
+    return _HEAD + extras + text
 
 
 def _functions(derivation: Derivation, *, alone: bool) -> str:

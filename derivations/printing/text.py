@@ -5,8 +5,8 @@ from __future__ import annotations
 import sympy as sp
 from sympy.codegen.cfunctions import expm1
 
-from varprop.derivations.derivation import Derivation
 from varprop.derivations.special_functions import DEFINITIONS
+from varprop.derivations.theorem import Derivation
 
 _ESCAPES = {
     "\\": r"\textbackslash{}",

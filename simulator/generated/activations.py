@@ -80,15 +80,15 @@ def elu_derivative(z: float, a: float) -> float:
 def selu_value(z: float, a: float) -> float:
     """Return phi(z)."""
     if z > 0:
-        return 1.05070098735548049341933498529*z
-    return 1.75809934084737685994021752081*math.expm1(z)
+        return 1.0507009873554805*z
+    return 1.7580993408473768*math.expm1(z)
 
 
 def selu_derivative(z: float, a: float) -> float:
     """Return phi'(z)."""
     if z > 0:
-        return 1.05070098735548049341933498529
-    return 1.75809934084737685994021752081*math.exp(z)
+        return 1.0507009873554805
+    return 1.7580993408473768*math.exp(z)
 
 
 def sigmoid_value(z: float, a: float) -> float:
@@ -128,13 +128,12 @@ def erf_derivative(z: float, a: float) -> float:
 
 def gelu_value(z: float, a: float) -> float:
     """Return phi(z)."""
-    return z*(1 - 1/2*math.erfc((1/2)*math.sqrt(2)*z))
+    return z*(0.5*math.erfc(-1/2*math.sqrt(2)*z))
 
 
 def gelu_derivative(z: float, a: float) -> float:
     """Return phi'(z)."""
-    t0 = (1/2)*math.sqrt(2)*z
-    return t0*math.exp(-1/2*(z*z))/math.sqrt(math.pi) - 1/2*math.erfc(t0) + 1
+    return (1/2)*math.sqrt(2)*z*math.exp(-1/2*(z*z))/math.sqrt(math.pi) + (0.5*math.erfc(-1/2*math.sqrt(2)*z))
 
 
 def silu_value(z: float, a: float) -> float:

@@ -66,12 +66,12 @@ def elu_derivative(z: Array, a: float) -> Any:
 
 def selu_value(z: Array, a: float) -> Any:
     """Return phi(z)."""
-    return np.where(z > 0, 1.05070098735548049341933498529*z, 1.75809934084737685994021752081*np.expm1(z))
+    return np.where(z > 0, 1.0507009873554805*z, 1.7580993408473768*np.expm1(z))
 
 
 def selu_derivative(z: Array, a: float) -> Any:
     """Return phi'(z)."""
-    return np.where(z > 0, 1.05070098735548049341933498529, 1.75809934084737685994021752081*np.exp(z))
+    return np.where(z > 0, 1.0507009873554805, 1.7580993408473768*np.exp(z))
 
 
 def sigmoid_value(z: Array, a: float) -> Any:
@@ -110,13 +110,12 @@ def erf_derivative(z: Array, a: float) -> Any:
 
 def gelu_value(z: Array, a: float) -> Any:
     """Return phi(z)."""
-    return z*(1 - 1/2*special.erfc((1/2)*np.sqrt(2)*z))
+    return z*special.ndtr(z)
 
 
 def gelu_derivative(z: Array, a: float) -> Any:
     """Return phi'(z)."""
-    t0 = (1/2)*np.sqrt(2)*z
-    return t0*np.exp(-1/2*(z*z))/np.sqrt(np.pi) - 1/2*special.erfc(t0) + 1
+    return (1/2)*np.sqrt(2)*z*np.exp(-1/2*(z*z))/np.sqrt(np.pi) + special.ndtr(z)
 
 
 def silu_value(z: Array, a: float) -> Any:
@@ -130,7 +129,7 @@ def silu_derivative(z: Array, a: float) -> Any:
     """Return phi'(z)."""
     t0 = np.exp(-abs(z))
     t1 = t0 + 1
-    t2 = t1**(-2.0)
+    t2 = (1/(t1*t1))
     return np.where(z >= 0, t2*(t0*z + t1), t0*t2*(t1 + z))
 
 

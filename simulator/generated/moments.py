@@ -128,18 +128,18 @@ def elu_derivative_second_moment(q: Array, a: float) -> Any:
 def selu_mean(q: Array, a: float) -> Any:
     """Return E[phi(z)], z ~ N(0, q)."""
     t0 = np.sqrt(2)*np.sqrt(q)
-    return -0.353699176745948183260441267759*t0/np.sqrt(np.pi) + 0.879049670423688429970108760406*erfcx_tail((1/2)*t0)
+    return -0.3536991767459482*t0/np.sqrt(np.pi) + 0.8790496704236884*erfcx_tail((1/2)*t0)
 
 
 def selu_second_moment(q: Array, a: float) -> Any:
     """Return E[phi(z)^2]."""
     t0 = np.sqrt(2)*np.sqrt(q)
-    return 0.551986282414890789858125464534*q - 3.09091329228798099710238526836*erfcx_tail((1/2)*t0) + 1.54545664614399049855119263418*erfcx_tail(t0)
+    return 0.5519862824148908*q - 3.090913292287981*erfcx_tail((1/2)*t0) + 1.5454566461439905*erfcx_tail(t0)
 
 
 def selu_derivative_second_moment(q: Array, a: float) -> Any:
     """Return E[phi'(z)^2]."""
-    return 1.54545664614399049855119263418*special.erfcx(np.sqrt(2)*np.sqrt(q)) + 0.551986282414890789858125464534
+    return 1.5454566461439905*special.erfcx(np.sqrt(2)*np.sqrt(q)) + 0.5519862824148908
 
 
 def sigmoid_mean(q: Array, a: float) -> Any:
@@ -327,14 +327,14 @@ CLOSED_FORMS: dict[str, dict[str, str]] = {
     },
     "selu": {
         "mean": (
-            "lambda*(alpha*(sqrt(2)*sqrt(q)/sqrt(pi) + exp(q/2)*erfc(sqrt(2)*sqrt(q)/2) - 1)/"
-            "2 + sqrt(2)*sqrt(q)*(1 - alpha)/(2*sqrt(pi)))"
+            "0.52535049367774025*sqrt(2)*sqrt(q)/sqrt(pi) + 0.87904967042368843*exp(q/2)*erfc"
+            "(sqrt(2)*sqrt(q)/2) - 0.87904967042368843"
         ),
         "second_moment": (
-            "lambda**2*(alpha**2*(-exp(q/2)*erfc(sqrt(2)*sqrt(q)/2) + exp(2*q)*erfc(sqrt(2)*s"
-            "qrt(q))/2 + 1/2) + q/2)"
+            "0.55198628241489079*q - 3.090913292287981*exp(q/2)*erfc(sqrt(2)*sqrt(q)/2) + 1.5"
+            "454566461439905*exp(2*q)*erfc(sqrt(2)*sqrt(q)) + 1.5454566461439905"
         ),
-        "derivative_second_moment": "lambda**2*(alpha**2*exp(2*q)*erfc(sqrt(2)*sqrt(q))/2 + 1/2)",
+        "derivative_second_moment": "1.5454566461439905*exp(2*q)*erfc(sqrt(2)*sqrt(q)) + 0.55198628241489079",
     },
     "sigmoid": {
         "mean": "1/2",

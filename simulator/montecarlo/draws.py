@@ -26,7 +26,13 @@ normal_quantile = kernel(random.normal_quantile)
 
 @kernel
 def fill(
-    out: Array, scale: float, low: float, width: float, normal: bool, counter: tuple[int, int, int], key: tuple[int, int]
+    out: Array,
+    scale: float,
+    low: float,
+    width: float,
+    normal: bool,
+    counter: tuple[int, int, int],
+    key: tuple[int, int],
 ) -> None:
     """Write scale * f(low + width * u) with u uniform on (0, 1); f is the normal quantile, or nothing."""
     for start in range(0, out.size, 4):
@@ -88,9 +94,7 @@ class Draws:
                 out.fill(law.mean)
         return out
 
-    def _fill(
-        self, out: Array, scale: float, low: float, width: float, normal: bool, index: int, purpose: int
-    ) -> None:
+    def _fill(self, out: Array, scale: float, low: float, width: float, normal: bool, index: int, purpose: int) -> None:
         key = self.seed & random.MASK, self.seed >> 32
         fill(out.reshape(-1), scale, low, width, normal, (index, self.trial, purpose), key)
 

@@ -35,20 +35,21 @@ def reduction(function: Callable[P, R]) -> Callable[P, R]:
 @cache
 def elementwise(function: Callable[[float, float], float], dtype: str) -> Callable[..., Array]:
     """Compile a scalar function of (z, parameter) into a NumPy ufunc for one floating type."""
-    return cast(Callable[..., Array], numba.vectorize([f"{dtype}({dtype}, {dtype})"], cache=True)(function))
+    policy = numba.vectorize([f"{dtype}({dtype}, {dtype})"], cache=True)  # type: ignore[no-untyped-call]
+    return cast(Callable[..., Array], policy(function))
 
 
-class CompilationWatch(event.Listener):  # type: ignore[misc]
+class CompilationWatch(event.Listener):
     """Calls `announce` once, when the first kernel is compiled that the cache does not hold."""
 
     def __init__(self, announce: Callable[[], None]) -> None:
         self._announce = announce
         self._silent = False
 
-    def on_start(self, event: object) -> None:
+    def on_start(self, event: event.Event) -> None:
         if not self._silent:
             self._silent = True
             self._announce()
 
-    def on_end(self, event: object) -> None:
+    def on_end(self, event: event.Event) -> None:
         """Nothing to do; the base class asks for it."""

@@ -13,6 +13,7 @@ from varprop.simulator.montecarlo.jit import kernel, reduction
 
 Array = NDArray[np.floating]
 Statistics = NDArray[np.float64]
+Pair = tuple[int, int]
 
 
 @reduction
@@ -75,9 +76,15 @@ def columns_inside(size: int, columns: int, stride: int, offset: int) -> tuple[i
 
 
 @kernel
-def depthwise(
-    x: Array, taps: Array, stride: tuple[int, int], corner: tuple[int, int], batch: int, out: Array
-) -> None:
+def add_run(target: Array, start: int, source: Array, source_start: int, count: int, factor: float) -> None:
+    """Add factor * source to target over `count` neighbours; cut out first, so that the loop needs no index checks."""
+    run, terms = target[start : start + count], source[source_start : source_start + count]
+    for k in range(count):
+        run[k] += factor * terms[k]
+
+
+@kernel
+def depthwise(x: Array, taps: Array, stride: Pair, corner: Pair, batch: int, out: Array) -> None:
     """Cross-correlate every channel with taps of its own; `corner` is the (top, left) zero padding.
 
     x is (channels, height, width * batch), taps (outputs, kh, kw), out (outputs, rows, columns * batch); output o
@@ -100,20 +107,16 @@ def depthwise(
                     tap = taps[o, i, j]
                     offset = j - corner[1]
                     first, last = columns_inside(width, columns, stride[1], offset)
-                    if stride[1] == 1:
-                        for k in range(first * batch, last * batch):
-                            target[k] += tap * source[k + offset * batch]
+                    if stride[1] == 1 and first < last:
+                        add_run(target, first * batch, source, (first + offset) * batch, (last - first) * batch, tap)
                     else:
                         for column in range(first, last):
                             start = (column * stride[1] + offset) * batch
-                            for b in range(batch):
-                                target[column * batch + b] += tap * source[start + b]
+                            add_run(target, column * batch, source, start, batch, tap)
 
 
 @kernel
-def depthwise_backward(
-    gradient: Array, taps: Array, stride: tuple[int, int], corner: tuple[int, int], batch: int, out: Array
-) -> None:
+def depthwise_backward(gradient: Array, taps: Array, stride: Pair, corner: Pair, batch: int, out: Array) -> None:
     """Send the gradient of `depthwise` back to its input: the transposed map, shapes as there."""
     outputs, kh, kw = taps.shape
     height, width = out.shape[1], out.shape[2] // batch
@@ -132,20 +135,16 @@ def depthwise_backward(
                     tap = taps[o, i, j]
                     offset = j - corner[1]
                     first, last = columns_inside(width, columns, stride[1], offset)
-                    if stride[1] == 1:
-                        for k in range(first * batch, last * batch):
-                            target[k + offset * batch] += tap * source[k]
+                    if stride[1] == 1 and first < last:
+                        add_run(target, (first + offset) * batch, source, first * batch, (last - first) * batch, tap)
                     else:
                         for column in range(first, last):
                             start = (column * stride[1] + offset) * batch
-                            for b in range(batch):
-                                target[start + b] += tap * source[column * batch + b]
+                            add_run(target, start, source, column * batch, batch, tap)
 
 
 @kernel
-def gather_windows(
-    x: Array, kernel_size: tuple[int, int], stride: tuple[int, int], corner: tuple[int, int], row: int, out: Array
-) -> None:
+def gather_windows(x: Array, kernel_size: Pair, stride: Pair, corner: Pair, row: int, out: Array) -> None:
     """Copy the windows of output rows row, row + 1, ... into columns, zeros where they leave the map.
 
     x is (channels, height, width, batch), out (channels * kh * kw, rows, columns, batch): the matrix whose product
@@ -173,9 +172,7 @@ def gather_windows(
 
 
 @kernel
-def scatter_windows(
-    gradient: Array, kernel_size: tuple[int, int], stride: tuple[int, int], corner: tuple[int, int], row: int, out: Array
-) -> None:
+def scatter_windows(gradient: Array, kernel_size: Pair, stride: Pair, corner: Pair, row: int, out: Array) -> None:
     """Add columns back to the map that `gather_windows` took them from; shapes as there."""
     channels, height, width, batch = out.shape
     kh, kw = kernel_size
@@ -196,8 +193,8 @@ def scatter_windows(
 
 
 @kernel
-def max_pool(x: Array, kernel_size: tuple[int, int], stride: tuple[int, int], out: Array) -> None:
-    """Write the maximum of every window; x is (channels, height, width, batch), out (channels, rows, columns, batch)."""
+def max_pool(x: Array, kernel_size: Pair, stride: Pair, out: Array) -> None:
+    """Write the maximum of every window; both are (channels, height, width, batch)."""
     channels, rows, columns, batch = out.shape
     for c in range(channels):
         for row in range(rows):
@@ -212,10 +209,8 @@ def max_pool(x: Array, kernel_size: tuple[int, int], stride: tuple[int, int], ou
 
 
 @kernel
-def max_pool_backward(
-    gradient: Array, x: Array, kernel_size: tuple[int, int], stride: tuple[int, int], out: Array
-) -> None:
-    """Add every window's gradient to the place of its maximum, the first in row-major order; shapes as in `max_pool`."""
+def max_pool_backward(gradient: Array, x: Array, kernel_size: Pair, stride: Pair, out: Array) -> None:
+    """Add every window's gradient to the place of its maximum, the first in row-major order."""
     channels, rows, columns, batch = gradient.shape
     out[:] = 0.0
     for c in range(channels):

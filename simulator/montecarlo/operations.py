@@ -7,6 +7,7 @@ signal of a deep network without normalisation, and every gradient, immune to th
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from functools import singledispatch
 
 import numpy as np
@@ -39,53 +40,41 @@ COLUMNS_SIZE = 2**19
 """Windows are gathered in pieces of about this many numbers, which fit a core's cache."""
 
 
+@dataclass(slots=True)
+class Call:
+    """One use of an operation in a trial: what it reads forward, what it gave, and what both ways work with."""
+
+    sources: list[Signal]
+    drawn: Parameters | None
+    """Weights and bias, None where the operation has none."""
+    pool: Pool
+    output: Signal = field(init=False)
+    """Set after the forward pass."""
+
+    @property
+    def source(self) -> Signal:
+        """The first input: the only one, but for sums."""
+        return self.sources[0]
+
+    @property
+    def parameters(self) -> Parameters:
+        """Weights and bias of an operation that has them."""
+        assert self.drawn is not None
+        return self.drawn
+
+
 @singledispatch
-def forward(operation: Operation, sources: list[Signal], drawn: Parameters | None, pool: Pool, out: Array) -> int:
-    """Write the operation's output.
-
-    Parameters
-    ----------
-    operation
-        What to do.
-    sources
-        Its inputs; the statistics are always there, the values too.
-    drawn
-        The layer's weights, None where it has none.
-    pool
-        Memory for what is needed on the way.
-    out
-        Array of shape (*node shape, batch) to write to.
-
-    Returns
-    -------
-    int
-        The output is `out` * 2**(this).
-    """
+def forward(operation: Operation, call: Call, out: Array) -> int:
+    """Write the operation's output, of shape (*node shape, batch), to `out`; return the power of 2 in front of it."""
     raise NotImplementedError(type(operation).__name__)
 
 
 @singledispatch
-def backward(
-    operation: Operation, gradient: Signal, source: Signal, output: Signal, drawn: Parameters | None, pool: Pool, out: Array
-) -> int:
-    """Write the gradient with respect to one input, given that with respect to the output.
+def backward(operation: Operation, call: Call, gradient: Signal, out: Array) -> int:
+    """Write the gradient with respect to an input to `out`, given that with respect to the output; return its exponent.
 
-    Parameters
-    ----------
-    operation
-        What was done.
-    gradient
-        Gradient with respect to the output.
-    source, output
-        Input and output as they were. Their statistics are always there, their values only if `reads_source` or
-        `reads_output` asks for them.
-    drawn, pool, out
-        As for `forward`; `out` has the input's shape.
-
-    Returns
-    -------
-    int
-        The gradient is `out` * 2**(this).
+    The statistics of inputs and output are as they were; their values are still there only where `reads_source` or
+    `reads_output` asks for them. Of a sum, all inputs have the same gradient.
     """
     raise NotImplementedError(type(operation).__name__)
 
@@ -104,52 +93,48 @@ def reads_output(operation: Operation) -> bool:
 
 
 @forward.register
-def _(operation: Linear, sources: list[Signal], drawn: Parameters, pool: Pool, out: Array) -> int:
-    np.matmul(drawn.weight, sources[0].values, out=out)
-    return _add_bias(out, sources[0].exponent, drawn.bias)
+def _(operation: Linear, call: Call, out: Array) -> int:
+    np.matmul(call.parameters.weight, call.source.values, out=out)
+    return _add_bias(out, call.source.exponent, call.parameters.bias)
 
 
 @backward.register
-def _(
-    operation: Linear, gradient: Signal, source: Signal, output: Signal, drawn: Parameters, pool: Pool, out: Array
-) -> int:
-    np.matmul(drawn.weight.T, gradient.values, out=out)
+def _(operation: Linear, call: Call, gradient: Signal, out: Array) -> int:
+    np.matmul(call.parameters.weight.T, gradient.values, out=out)
     return gradient.exponent
 
 
 @forward.register
-def _(operation: Conv2d, sources: list[Signal], drawn: Parameters, pool: Pool, out: Array) -> int:
-    values = sources[0].values
+def _(operation: Conv2d, call: Call, out: Array) -> int:
+    values = call.source.values
     if operation.depthwise:
-        _depthwise(values, (drawn.weight[:, 0], operation.stride, _corner(operation)), out)
+        _depthwise(values, (call.parameters.weight[:, 0], operation.stride, _corner(operation)), out)
     else:
-        for weight, x, y in _groups(operation, drawn.weight, values, out):
+        for weight, x, y in _groups(operation, call.parameters.weight, values, out):
             if _pointwise(operation):
                 np.matmul(weight, rows(x), out=rows(y))
                 continue
-            for row, windows, piece in _pieces(weight, y, pool):
+            for row, windows, piece in _pieces(weight, y, call.pool):
                 kernels.gather_windows(x, operation.kernel, operation.stride, _corner(operation), row, windows)
                 np.matmul(weight, rows(windows), out=piece)
-                pool.give(windows)
-    return _add_bias(out, sources[0].exponent, drawn.bias)
+                call.pool.give(windows)
+    return _add_bias(out, call.source.exponent, call.parameters.bias)
 
 
 @backward.register
-def _(
-    operation: Conv2d, gradient: Signal, source: Signal, output: Signal, drawn: Parameters, pool: Pool, out: Array
-) -> int:
+def _(operation: Conv2d, call: Call, gradient: Signal, out: Array) -> int:
     if operation.depthwise:
-        _depthwise_backward(gradient.values, (drawn.weight[:, 0], operation.stride, _corner(operation)), out)
+        _depthwise_backward(gradient.values, (call.parameters.weight[:, 0], operation.stride, _corner(operation)), out)
         return gradient.exponent
-    for weight, x, y in _groups(operation, drawn.weight, out, gradient.values):
+    for weight, x, y in _groups(operation, call.parameters.weight, out, gradient.values):
         if _pointwise(operation):
             np.matmul(weight.T, rows(y), out=rows(x))
             continue
         x.fill(0.0)
-        for row, windows, piece in _pieces(weight, y, pool):
+        for row, windows, piece in _pieces(weight, y, call.pool):
             np.matmul(weight.T, piece, out=rows(windows))
             kernels.scatter_windows(windows, operation.kernel, operation.stride, _corner(operation), row, x)
-            pool.give(windows)
+            call.pool.give(windows)
     return gradient.exponent
 
 
@@ -218,28 +203,14 @@ def _window(operation: AveragePool | GlobalAveragePool | ZeroPad, source: Signal
 
 
 @forward.register
-def _(
-    operation: AveragePool | GlobalAveragePool | ZeroPad,
-    sources: list[Signal],
-    drawn: None,
-    pool: Pool,
-    out: Array,
-) -> int:
-    _depthwise(sources[0].values, _window(operation, sources[0]), out)
-    return sources[0].exponent
+def _(operation: AveragePool | GlobalAveragePool | ZeroPad, call: Call, out: Array) -> int:
+    _depthwise(call.source.values, _window(operation, call.source), out)
+    return call.source.exponent
 
 
 @backward.register
-def _(
-    operation: AveragePool | GlobalAveragePool | ZeroPad,
-    gradient: Signal,
-    source: Signal,
-    output: Signal,
-    drawn: None,
-    pool: Pool,
-    out: Array,
-) -> int:
-    _depthwise_backward(gradient.values, _window(operation, source), out)
+def _(operation: AveragePool | GlobalAveragePool | ZeroPad, call: Call, gradient: Signal, out: Array) -> int:
+    _depthwise_backward(gradient.values, _window(operation, call.source), out)
     return gradient.exponent
 
 
@@ -247,23 +218,20 @@ def _(
 
 
 @forward.register
-def _(operation: BatchNorm, sources: list[Signal], drawn: None, pool: Pool, out: Array) -> int:
-    source = sources[0]
-    scale, exponent = _inverse_deviation(operation, source)
-    kernels.standardize(rows(source.values), source.mean, scale, rows(out))
-    return source.exponent + exponent
+def _(operation: BatchNorm, call: Call, out: Array) -> int:
+    scale, exponent = _inverse_deviation(operation, call.source)
+    kernels.standardize(rows(call.source.values), call.source.mean, scale, rows(out))
+    return call.source.exponent + exponent
 
 
 @backward.register
-def _(
-    operation: BatchNorm, gradient: Signal, source: Signal, output: Signal, drawn: None, pool: Pool, out: Array
-) -> int:
-    scale, exponent = _inverse_deviation(operation, source)
-    g, y = rows(gradient.values), rows(output.values)
+def _(operation: BatchNorm, call: Call, gradient: Signal, out: Array) -> int:
+    scale, exponent = _inverse_deviation(operation, call.source)
+    g, y = rows(gradient.values), rows(call.output.values)
     slope = np.empty(len(g))
     kernels.row_products(g, y, slope)
     # The output stands here twice, once as itself and once in the mean of its product with the gradient.
-    slope = np.ldexp(slope, 2 * output.exponent)
+    slope = np.ldexp(slope, 2 * call.output.exponent)
     kernels.standardize_backward(g, y, gradient.mean, slope, scale, rows(out))
     return gradient.exponent + exponent
 
@@ -284,13 +252,12 @@ def _inverse_deviation(operation: BatchNorm, source: Signal) -> tuple[NDArray[np
 
 
 @forward.register
-def _(operation: Activation, sources: list[Signal], drawn: None, pool: Pool, out: Array) -> int:
-    function, source = activation(operation.function), sources[0]
+def _(operation: Activation, call: Call, out: Array) -> int:
+    function, source = activation(operation.function), call.source
     if function.homogeneous or source.exponent == 0:
         _apply("value", function, source.values, out)
         return source.exponent
-    # Through float64, whose range holds what the function cannot take with a power of two in front.
-    z = np.ldexp(source.values.astype(np.float64), source.exponent)
+    z = _in_float64(source)
     y = np.empty_like(z)
     _apply("value", function, z, y)
     exponent = int(np.frexp(np.abs(y).max())[1])
@@ -299,19 +266,23 @@ def _(operation: Activation, sources: list[Signal], drawn: None, pool: Pool, out
 
 
 @backward.register
-def _(
-    operation: Activation, gradient: Signal, source: Signal, output: Signal, drawn: None, pool: Pool, out: Array
-) -> int:
-    function = activation(operation.function)
+def _(operation: Activation, call: Call, gradient: Signal, out: Array) -> int:
+    function, source = activation(operation.function), call.source
     if function.homogeneous or source.exponent == 0:
         _apply("derivative", function, source.values, out)
     else:
-        z = np.ldexp(source.values.astype(np.float64), source.exponent)
+        z = _in_float64(source)
         slope = np.empty_like(z)
         _apply("derivative", function, z, slope)
         out[...] = slope
     out *= gradient.values
     return gradient.exponent
+
+
+def _in_float64(signal: Signal) -> NDArray[np.float64]:
+    """Return the map without its power of two, for a function that cannot take it; infinite beyond float64."""
+    with np.errstate(over="ignore"):
+        return np.ldexp(signal.values.astype(np.float64), signal.exponent)
 
 
 def _apply(which: str, function: ActivationFunction, z: Array, out: Array) -> None:
@@ -323,38 +294,36 @@ def _apply(which: str, function: ActivationFunction, z: Array, out: Array) -> No
 
 
 @forward.register
-def _(operation: Add, sources: list[Signal], drawn: None, pool: Pool, out: Array) -> int:
-    out[...] = sources[0].values
-    exponent = sources[0].exponent
-    term = pool.take(out.shape)
-    for source in sources[1:]:
+def _(operation: Add, call: Call, out: Array) -> int:
+    out[...] = call.source.values
+    exponent = call.source.exponent
+    term = call.pool.take(out.shape)
+    for source in call.sources[1:]:
         term[...] = source.values
         exponent = add_in_place(out, exponent, term, source.exponent)
-    pool.give(term)
+    call.pool.give(term)
     return exponent
 
 
 @forward.register
-def _(operation: MaxPool, sources: list[Signal], drawn: None, pool: Pool, out: Array) -> int:
-    kernels.max_pool(sources[0].values, operation.kernel, operation.stride, out)
-    return sources[0].exponent
+def _(operation: MaxPool, call: Call, out: Array) -> int:
+    kernels.max_pool(call.source.values, operation.kernel, operation.stride, out)
+    return call.source.exponent
 
 
 @backward.register
-def _(operation: MaxPool, gradient: Signal, source: Signal, output: Signal, drawn: None, pool: Pool, out: Array) -> int:
-    kernels.max_pool_backward(gradient.values, source.values, operation.kernel, operation.stride, out)
+def _(operation: MaxPool, call: Call, gradient: Signal, out: Array) -> int:
+    kernels.max_pool_backward(gradient.values, call.source.values, operation.kernel, operation.stride, out)
     return gradient.exponent
 
 
 @forward.register
-def _(operation: Flatten, sources: list[Signal], drawn: None, pool: Pool, out: Array) -> int:
-    out[...] = sources[0].values.reshape(out.shape)
-    return sources[0].exponent
+def _(operation: Flatten, call: Call, out: Array) -> int:
+    out[...] = call.source.values.reshape(out.shape)
+    return call.source.exponent
 
 
 @backward.register
-def _(
-    operation: Add | Flatten, gradient: Signal, source: Signal, output: Signal, drawn: None, pool: Pool, out: Array
-) -> int:
+def _(operation: Add | Flatten, call: Call, gradient: Signal, out: Array) -> int:
     out[...] = gradient.values.reshape(out.shape)
     return gradient.exponent

@@ -44,18 +44,15 @@ class Pool:
 class Signal:
     """The map values * 2**exponent and its moments over batch and positions at fixed weights.
 
-    `values` has shape (*node shape, batch). `mean` and `variance`, one a channel (or feature), are those of `values`.
+    `values` has shape (*node shape, batch). `mean` and `variance`, one a channel (or feature), and `second_moment`,
+    over everything, are those of `values`.
     """
 
     values: Array
     exponent: int
     mean: NDArray[np.float64]
     variance: NDArray[np.float64]
-
-    @property
-    def second_moment(self) -> float:
-        """Of `values`, over everything."""
-        return float(np.mean(self.variance + self.mean**2))
+    second_moment: float
 
 
 def rows(array: Array) -> Array:
@@ -68,15 +65,13 @@ def measure(values: Array, exponent: int) -> Signal:
     channels = values.shape[0]
     mean, variance = np.empty(channels), np.empty(channels)
     row_moments(rows(values), mean, variance)
-    signal = Signal(values, exponent, mean, variance)
-    second_moment = signal.second_moment
-    if not 0 < second_moment < math.inf:
-        return signal
-    shift = math.frexp(second_moment)[1] // 2
+    second_moment = float((variance.sum() + (mean * mean).sum()) / channels)
+    shift = math.frexp(second_moment)[1] // 2 if 0 < second_moment < math.inf else 0
     if abs(shift) <= REACH[values.dtype]:
-        return signal
+        return Signal(values, exponent, mean, variance, second_moment)
     np.ldexp(values, -shift, out=values)
-    return Signal(values, exponent + shift, np.ldexp(mean, -shift), np.ldexp(variance, -2 * shift))
+    mean, variance = np.ldexp(mean, -shift), np.ldexp(variance, -2 * shift)
+    return Signal(values, exponent + shift, mean, variance, math.ldexp(second_moment, -2 * shift))
 
 
 def add_in_place(total: Array, exponent: int, term: Array, term_exponent: int) -> int:

@@ -143,11 +143,11 @@ def _closed_form(function: ActivationFunction, factor: float, kernel: PairKernel
     np.clip(correlation, -1.0, 1.0, out=correlation)
     own = np.arange(q.shape[1])
     correlation[: layout.profiles, own, own] = 1.0
-    values = replace(kernel, values=factor**2 * _leaky(function, correlation) * scale)
-    slopes = factor**2 * np.broadcast_to(_leaky_d(function, correlation), correlation.shape)
+    values = replace(kernel, values=factor**2 * function.dual(q1, q2, correlation))
+    slopes = factor**2 * np.broadcast_to(function.derivative_dual(q1, q2, correlation), correlation.shape)
     derivative = replace(kernel, values=slopes, log_scale=0.0)
     # z phi'(z) = phi(z) for a positively homogeneous phi.
-    return Duals(factor * (1-function.germ_zero[1])*np.sqrt(q/(2*np.pi)) * np.exp(kernel.log_scale / 2), values, derivative, values)
+    return Duals(factor * function.mean(q) * np.exp(kernel.log_scale / 2), values, derivative, values)
 
 
 def _within_range(
@@ -186,11 +186,3 @@ def power_series(correlation: Array, left: Ints, right: Ints, series: Array, out
                 row[j] = row[j] * correlation[b, i, j] + a * second[k, j]
         out[b, i, :] = row
 
-
-def _leaky(f,c):
-    a=f.germ_zero[1]; e,o=((1-a)/2)**2,((1+a)/2)**2
-    return o*c+e*(2/np.pi)*(np.sqrt(1-c*c)+c*np.arcsin(c))
-
-def _leaky_d(f,c):
-    a=f.germ_zero[1]; e,o=((1-a)/2)**2,((1+a)/2)**2
-    return o+e*(2/np.pi)*np.arcsin(c)

@@ -3,44 +3,84 @@
 from __future__ import annotations
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from varprop.simulator.network import Input, Network
 from varprop.simulator.report import Batch, LayerMoments, Moments, Report
 from varprop.simulator.theory.backward import Gradient, pull_back, total
 from varprop.simulator.theory.forward import Signal, propagate
+from varprop.simulator.theory.pairs import PairKernel
 from varprop.simulator.theory.start import cotangent, input_signal
 
 
 def predict(network: Network, batch: Batch) -> Report:
-    sizes = [n.shape[1] * n.shape[2] for n in network.nodes[1:] if len(n.shape) == 3]
+    """Predict the moments of every node, forward and backward, for the given batch.
+
+    The batch is fixed; averages run over weight draws. The cotangent at the output is i.i.d. N(0, 1).
+
+    Parameters
+    ----------
+    network
+        What to propagate through.
+    batch
+        Data of shape (batch, *input shape).
+
+    Returns
+    -------
+    Report
+        A row per node.
+    """
+    # Kernels are small: a second thread costs more than it brings.
+    with threadpool_limits(limits=1, user_api="blas"):
+        signals = _forward(network, batch)
+        gradients = _backward(network, signals)
+    rows = [
+        LayerMoments(
+            _moments(signal.kernel, signal.edges, float(signal.mean.mean())),
+            _moments(gradient.kernel, gradient.edges, 0.0),
+        )
+        for signal, gradient in zip(signals, gradients, strict=True)
+    ]
+    data = batch.data
+    square = float(np.mean(data**2))
+    axes = (0, *range(2, data.ndim))
+    variance = float(np.mean(np.var(data, axis=axes)))
+    log = float(np.log(square)) if square > 0 else -np.inf
+    rows[0] = LayerMoments(Moments(float(data.mean()), square, variance, log, log, 0.0), rows[0].backward)
+    return Report("theory", network, tuple(rows), {"input": batch.source, "batch": len(data)})
+
+
+def _forward(network: Network, batch: Batch) -> list[Signal]:
     signals: list[Signal] = []
     for node in network.nodes:
         if isinstance(node.operation, Input):
-            signals.append(input_signal(batch, points=max(sizes, default=1)))
+            signals.append(input_signal(batch, network))
         else:
             signals.append(propagate(node.operation, node, network, [signals[i] for i in node.inputs]))
+    return signals
+
+
+def _backward(network: Network, signals: list[Signal]) -> list[Gradient]:
     arriving: list[list[Gradient]] = [[] for _ in network.nodes]
-    gradients: list[Gradient] = [None] * len(network)
-    arriving[-1].append(Gradient(cotangent(signals[-1])))
+    arriving[-1].append(cotangent(signals[-1]))
+    found: list[Gradient] = []
     for index in range(len(network) - 1, -1, -1):
-        node, signal = network.nodes[index], signals[index]
+        node = network.nodes[index]
         gradient = total(arriving[index])
-        gradients[index] = gradient
+        found.append(gradient)
         if not node.inputs:
             break
         readers = network.consumers[index]
         law = signals[readers[0]].law if len(readers) == 1 else None
-        back = pull_back(node.operation, gradient, [signals[i] for i in node.inputs], signal, law)
-        for source, g in zip(node.inputs, back, strict=True):
-            arriving[source].append(g)
-    rows = []
-    for s, g in zip(signals, gradients, strict=True):
-        rows.append(LayerMoments(_f(s.kernel, float(s.mean.mean())), _f(g.kernel, 0.0)))
-    return Report("theory", network, tuple(rows))
+        back = pull_back(node.operation, gradient, [signals[i] for i in node.inputs], signals[index], law)
+        for source, piece in zip(node.inputs, back, strict=True):
+            arriving[source].append(piece)
+    return found[::-1]
 
 
-def _f(k, mean):
-    q = k.second_moment
-    log = np.log(q) + k.log_scale if q > 0 else -np.inf
-    c = k.second_moment - k.pair_mean
-    return Moments(mean, float(np.exp(log)), float(c * np.exp(k.log_scale)), log, None, None)
+def _moments(kernel: PairKernel, edges: float, mean: float) -> Moments:
+    q = kernel.second_moment * edges
+    variance = max(q - kernel.pair_mean * edges, 0.0)
+    log = float(np.log(q)) + kernel.log_scale if q > 0 else -np.inf
+    with np.errstate(over="ignore", under="ignore"):
+        return Moments(mean, float(np.exp(log)), variance * float(np.exp(kernel.log_scale)), log, None, None)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import zlib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import reduce, singledispatch
+from functools import cache, reduce, singledispatch
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,39 +21,43 @@ from varprop.simulator.network import (
     Flatten,
     GlobalAveragePool,
     Linear,
+    MaxPool,
     Network,
     Node,
     Operation,
     Padding,
+    Shape,
     ZeroPad,
 )
-from varprop.simulator.theory.depthwise import (
-    DepthwiseChannels,
-    Window,
-    correct,
-    depthwise,
-    depthwise_law,
-    normalise,
-    sample_channels,
-    tap_covariance,
-)
+from varprop.simulator.theory.depthwise import Taps, depthwise, depthwise_law, tap_covariance
 from varprop.simulator.theory.duals import Duals, apply_activation
-from varprop.simulator.theory.pairs import PairKernel, merged, plus, windows
+from varprop.simulator.theory.maps import Ints, Size, Window, window_sum
+from varprop.simulator.theory.pairs import PairKernel, merged, plus, regridded, windows
+from varprop.simulator.theory.sampling import Sample, activated, correct, draw, matched, normalised
 from varprop.simulator.theory.variance_law import VarianceLaw, quadratic_form_law
 
+CUT = 16  # rows and columns of a larger map that kernels are carried on
 _MERGE = 16  # positions of a map from which on samples of a real batch count as draws of one law
 _MODES = 8  # leading modes of the data that a channel's variance is resolved into
 Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Pointwise:
-    """A node that is a function of Gaussian pre-activations, one position at a time."""
+class Gaussian:
+    """Where a node's channels come from, as long as they are a function of Gaussian ones."""
 
     kernel: PairKernel
-    eps: float | None  # of the batch normalisation between `kernel` and the function, if any
+    key: int
+    eps: float | None = None  # of the batch normalisation that came next, if any
+    variance: float = 0.0  # of a channel over the data, as that normalisation saw it
     function: ActivationFunction | None = None
-    padding: Padding = (0, 0, 0, 0)
+
+    def draw(self) -> Sample:
+        """Draw channels of the node."""
+        sample = draw(self.kernel, self.key)
+        if self.eps is not None:
+            sample = normalised(sample, self.eps, self.variance)
+        return sample if self.function is None else activated(sample, self.function)
 
 
 @dataclass(frozen=True)
@@ -62,7 +68,7 @@ class Weighted:
     fan_in: int
     input: PairKernel
     window: Window | None = None
-    depthwise: DepthwiseChannels | None = None
+    taps: Taps | None = None
 
 
 @dataclass(frozen=True)
@@ -80,8 +86,20 @@ class Signal:
     spread
         How far the kernel of one draw strays from `kernel` because layers before have a finite number of channels:
         mean over pairs of the variance of a centred entry, over the squared centred second moment.
-    modes
-        Of a weighted layer's output, what normalisation needs.
+    weighted
+        Of a weighted layer's output, what normalisation and the backward pass need.
+    origin, sample
+        The channels' law: a function of Gaussian ones, or, where it is not, a sample, drawn when asked for.
+    padding
+        Zeros around the map since `origin` or `sample`.
+    amplitude
+        None while the kernel's map is the node's map. Of a larger map the kernel is a cut-out deep inside, and
+        `amplitude`, shape (height, width), is the second moment at every position over that inside: edges.
+    data
+        Of an input that only convolutions read, the samples themselves, shape (profiles, channels, height, width): their
+        kernel is worked out where it is needed, on the convolution's output.
+    duals, law, slopes, selection
+        What an activation, a normalisation or a pooling found on the way, for the backward pass.
     """
 
     kernel: PairKernel
@@ -89,10 +107,27 @@ class Signal:
     width: float
     spread: float = 0.0
     weighted: Weighted | None = None
-    pointwise: Pointwise | None = None
-    sampled: DepthwiseChannels | None = None
+    origin: Gaussian | None = None
+    sample: Callable[[], Sample] | None = None
+    padding: Padding = (0, 0, 0, 0)
+    amplitude: Array | None = None
+    data: Array | None = None
     duals: Duals | None = None
     law: VarianceLaw | None = None
+    slopes: Callable[[], Array] | None = None
+    selection: float = 1.0
+
+    @property
+    def edges(self) -> float:
+        """Second moment over the whole map relative to the kernel's."""
+        return 1.0 if self.amplitude is None else float(self.amplitude.mean())
+
+    def draw(self) -> Sample:
+        """Channels of the node (before any zero padding)."""
+        if self.sample is not None:
+            return self.sample()
+        assert self.origin is not None
+        return self.origin.draw()
 
 
 @singledispatch
@@ -106,41 +141,139 @@ def _(operation: Conv2d, node: Node, network: Network, inputs: list[Signal]) -> 
     (signal,) = inputs
     law = weight_law(node, network.framework)
     per_group = operation.in_channels // operation.groups
-    window = operation.kernel, operation.stride, operation.padding
-    taps = operation.kernel[0] * operation.kernel[1]
-    kernel = windows(signal.kernel, np.eye(taps), *window).scaled(per_group * law.std**2)
+    window = Window(operation.kernel, operation.stride, operation.padding, signal.amplitude is not None)
+    if signal.data is not None:
+        return _first_convolution(operation, node, network, signal, law)
+    kernel = windows(signal.kernel, np.eye(window.taps), window).scaled(per_group * law.std**2)
     covariance = tap_covariance(signal.kernel, window)
     trace = float(np.trace(covariance))
     # A fluctuation of the kernel between channels is shared by the taps of a window as far as these are correlated.
     share = float(np.sum(covariance**2)) / trace**2 if trace > 0 else 1.0
-    sampled = None
-    if operation.depthwise:
-        source = signal.pointwise or Pointwise(signal.kernel, None)
-        padding = tuple(a + b for a, b in zip(operation.padding, source.padding, strict=True))
-        channels = sample_channels(source.kernel, source.eps, source.function)
-        sampled = depthwise(
-            channels,
-            (operation.kernel, operation.stride, padding),
-            law,
-            covariance * float(np.exp(signal.kernel.log_scale)),
-        )
     own = 0.0 if operation.depthwise else 1 / signal.width
     spread = (signal.spread + own) * share
-    source_kernel = signal.kernel
-    if signal.kernel.values.shape[1] > _MERGE >= kernel.values.shape[1] and kernel.layout.profiles > 1:
-        wide = kernel.centred()
-        kernel = merged(kernel)
-        narrow = kernel.centred()
-        spread += max(wide.pair_square_mean() - narrow.pair_square_mean(), 0.0) / narrow.second_moment**2
-        source_kernel = merged(source_kernel)
+    source, sample, taps, amplitude = signal.kernel, None, None, None
+    if operation.depthwise:
+        expected = covariance * float(np.exp(signal.kernel.log_scale))
+        sample, taps = _depthwise(signal, window, law, expected)
+    shrinks = kernel.values.shape[1] < signal.kernel.values.shape[1]
+    if kernel.layout.profiles > 1 and shrinks and (signal.amplitude is not None or kernel.values.shape[1] <= _MERGE):
+        kernel, more = _pooled_over_samples(kernel)
+        spread += more
+        source = merged(source)
+    if signal.amplitude is not None:
+        full = Window(operation.kernel, operation.stride, operation.padding)
+        amplitude = window_sum(signal.amplitude, full) / window.taps
+        if shrinks:
+            kernel = regridded(kernel, cut_out(node.shape))
+            sample = None if sample is None else _regrown(sample, window.out_size(signal.kernel.size), kernel.size)
+        if kernel.size == amplitude.shape:
+            kernel, amplitude = _with_edges(kernel, amplitude), None
+    kernel = _with_bias(kernel, node, network)
     return Signal(
-        _with_bias(kernel, node, network),
+        kernel,
         np.zeros_like(kernel.diagonal),
         operation.out_channels,
         spread=spread,
-        weighted=Weighted(law, per_group * taps, source_kernel, window),
-        sampled=sampled,
+        weighted=Weighted(law, per_group * window.taps, source, window, taps),
+        origin=Gaussian(kernel, _key(node)),
+        sample=_fixed(sample),
+        amplitude=amplitude,
     )
+
+
+def _first_convolution(operation: Conv2d, node: Node, network: Network, signal: Signal, law: WeightLaw) -> Signal:
+    """Kernel of a convolution of the data themselves: products of patches, position by position."""
+    data = signal.data
+    assert data is not None
+    layout = signal.kernel.layout
+    size = node.shape[1], node.shape[2]
+    window = Window(operation.kernel, operation.stride, operation.padding)
+    index = window.index((data.shape[2], data.shape[3]))
+    small = cut_out(node.shape)
+    amplitude = None
+    if small != size:
+        square = np.mean(data**2, axis=(0, 1))
+        amplitude = window_sum(square, window)
+        index = np.stack([_crops(index.reshape(-1, *size)[:, :, :], small, k) for k in range(layout.profiles)])
+    else:
+        index = np.broadcast_to(index, (layout.profiles, *index.shape))
+    flat = np.pad(data.reshape(*data.shape[:2], -1), ((0, 0), (0, 0), (0, 1)))
+    patches = np.stack([sample[:, where] for sample, where in zip(flat, index, strict=True)])
+    patches = patches.reshape(len(patches), -1, index.shape[-1])
+    gram = patches.transpose(0, 2, 1)[layout.left] @ patches[layout.right]
+    per_group = operation.in_channels // operation.groups
+    kernel = PairKernel(layout, small, gram / operation.in_channels).scaled(per_group * law.std**2)
+    if amplitude is not None:
+        inside = float(np.mean(patches**2)) * window.taps
+        amplitude = amplitude / inside
+    kernel = _with_bias(kernel, node, network)
+    taps = sample = None
+    if operation.depthwise:
+        raise NotImplementedError("a depthwise convolution of the data")
+    return Signal(
+        kernel,
+        np.zeros_like(kernel.diagonal),
+        operation.out_channels,
+        weighted=Weighted(law, per_group * window.taps, signal.kernel, window, taps),
+        origin=Gaussian(kernel, _key(node)),
+        sample=sample,
+        amplitude=amplitude,
+    )
+
+
+def _crops(index: Ints, size: Size, which: int) -> Ints:
+    """Cut a piece of the given size out of (taps, height, width), a different one for every sample."""
+    rng = np.random.default_rng(which)
+    row = int(rng.integers(0, index.shape[1] - size[0] + 1))
+    col = int(rng.integers(0, index.shape[2] - size[1] + 1))
+    return index[:, row : row + size[0], col : col + size[1]].reshape(len(index), -1)
+
+
+def cut_out(shape: Shape) -> Size:
+    """Size of the part of a map that kernels are carried on."""
+    return min(shape[1], CUT), min(shape[2], CUT)
+
+
+def _depthwise(signal: Signal, window: Window, law: WeightLaw, expected: Array) -> tuple[Sample, Taps]:
+    """Sampled channels of a depthwise layer; they are those of the node before any zero padding."""
+    top, bottom, left, right = signal.padding
+    height, width = signal.kernel.size
+    if window.inside:
+        return depthwise(signal.draw(), signal.kernel.size, window, law, expected)
+    padding = tuple(a + b for a, b in zip(window.padding, signal.padding, strict=True))
+    size = height - top - bottom, width - left - right
+    return depthwise(signal.draw(), size, Window(window.kernel, window.stride, padding), law, expected)
+
+
+def _pooled_over_samples(kernel: PairKernel) -> tuple[PairKernel, float]:
+    """Treat the samples as draws of one law; how much their kernels differ becomes part of the spread."""
+    together = merged(kernel)
+    before, after = kernel.centred(), together.centred()
+    lost = before.pair_square_mean() - after.pair_square_mean()
+    return together, max(lost, 0.0) / after.second_moment**2 if after.second_moment > 0 else 0.0
+
+
+def _with_edges(kernel: PairKernel, amplitude: Array) -> PairKernel:
+    """Kernel on a whole map from that of its inside and the second moments at its positions."""
+    root = np.sqrt(amplitude.ravel())
+    return replace(kernel, values=kernel.values * root[:, None] * root[None, :])
+
+
+def _regrown(sample: Sample, size: Size, wanted: Size) -> Sample:
+    """Sampled channels on a larger piece of the map, mirrored to fill it."""
+    rows = np.pad(np.arange(size[0]), (0, wanted[0] - size[0]), mode="symmetric")
+    cols = np.pad(np.arange(size[1]), (0, wanted[1] - size[1]), mode="symmetric")
+    where = (rows[:, None] * size[1] + cols[None, :]).ravel()
+    return Sample(sample.values[:, :, where], sample.inverse)
+
+
+def _fixed(sample: Sample | None) -> Callable[[], Sample] | None:
+    return None if sample is None else lambda: sample
+
+
+def _key(node: Node) -> int:
+    """A number of the node's own for its draws."""
+    return zlib.crc32(node.name.encode())
 
 
 @propagate.register
@@ -154,6 +287,7 @@ def _(operation: Linear, node: Node, network: Network, inputs: list[Signal]) -> 
         operation.out_features,
         spread=signal.spread + 1 / signal.width,
         weighted=Weighted(law, operation.in_features, signal.kernel),
+        origin=Gaussian(kernel, _key(node)),
     )
 
 
@@ -170,25 +304,32 @@ def _(operation: BatchNorm, node: Node, network: Network, inputs: list[Signal]) 
     (signal,) = inputs
     centred = signal.kernel.centred()
     scale = float(np.exp(signal.kernel.log_scale))
-    sampled = None
-    if signal.sampled is not None:
+    sample, origin = None, signal.origin
+    taps = signal.weighted.taps if signal.weighted is not None else None
+    if taps is not None:
         assert signal.weighted is not None and signal.weighted.window is not None
-        law = depthwise_law(signal.sampled, operation.eps)
-        sampled = normalise(signal.sampled, law, operation.eps)
+        law = depthwise_law(taps, operation.eps)
         # Dividing by v damps the directions of w that make v large.
         assert law.taps is not None
-        kernel = windows(signal.weighted.input, law.taps, *signal.weighted.window).centred()
+        kernel = windows(signal.weighted.input, law.taps, signal.weighted.window).centred()
+        if kernel.size != signal.kernel.size:
+            kernel = regridded(kernel, signal.kernel.size)
     else:
         law, kernel = _normalised(signal, centred, scale, operation.eps)
-    second_moment = kernel.second_moment
+    if signal.sample is not None:
+        sample = normalised(signal.sample(), operation.eps, law.mean)
+    elif origin is not None:
+        origin = replace(origin, eps=operation.eps, variance=law.mean)
+    second_moment = kernel.second_moment * signal.edges
     ratio = law.ratio / second_moment if second_moment > 0 else 0.0
     return Signal(
         replace(kernel, values=kernel.values * ratio, log_scale=0.0),
         np.zeros_like(kernel.diagonal),
         signal.width,
         spread=signal.spread,
-        sampled=sampled,
-        pointwise=None if sampled else Pointwise(signal.kernel, operation.eps),
+        origin=origin if sample is None else None,
+        sample=_fixed(sample),
+        amplitude=signal.amplitude,
         law=law,
     )
 
@@ -196,6 +337,7 @@ def _(operation: BatchNorm, node: Node, network: Network, inputs: list[Signal]) 
 def _normalised(signal: Signal, centred: PairKernel, scale: float, eps: float) -> tuple[VarianceLaw, PairKernel]:
     """Law of a channel's variance that sums many modes of the data, and the kernel after division, up to a factor."""
     q = centred.second_moment
+    scale *= signal.edges
     values, vectors = centred.modes(_MODES)
     values = values[values > 0]
     vectors = vectors[: len(values)]
@@ -225,8 +367,13 @@ def _(operation: Activation, node: Node, network: Network, inputs: list[Signal])
     (signal,) = inputs
     function = activation(operation.function)
     duals = apply_activation(function, signal.kernel)
-    if signal.sampled is not None:
-        duals = correct(duals, function, signal.sampled)
+    origin = sample = None
+    if signal.sample is not None or (signal.origin and signal.origin.function):
+        before = signal.draw()
+        sample = activated(before, function)
+        duals = correct(duals, function, before, sample)
+    elif signal.origin is not None:
+        origin = replace(signal.origin, function=function)
     out = duals.kernel
     before, after = signal.kernel.centred(), out.centred()
     slope = float(np.exp(signal.kernel.log_scale - out.log_scale + duals.derivative.log_scale))
@@ -236,9 +383,23 @@ def _(operation: Activation, node: Node, network: Network, inputs: list[Signal])
         duals.mean,
         signal.width,
         spread=slope**2 * signal.spread,
-        pointwise=replace(signal.pointwise or Pointwise(signal.kernel, None), function=function),
+        origin=origin,
+        sample=_fixed(sample),
+        amplitude=None if signal.amplitude is None else _edges_after(function, signal, out),
+        slopes=lambda: function.derivative(signal.draw().values) ** 2,
         duals=duals,
     )
+
+
+def _edges_after(function: ActivationFunction, signal: Signal, out: PairKernel) -> Array:
+    """Second moments over a large map after an activation, relative to its inside."""
+    assert signal.amplitude is not None
+    if function.homogeneous:
+        return signal.amplitude
+    inside = signal.kernel.second_moment * float(np.exp(signal.kernel.log_scale))
+    levels, where = np.unique(np.round(signal.amplitude, 6), return_inverse=True)
+    moments = function.second_moment(levels * inside) / float(function.second_moment(inside))
+    return np.asarray(moments[where].reshape(signal.amplitude.shape), dtype=np.float64)
 
 
 @propagate.register
@@ -247,69 +408,150 @@ def _(operation: Add, node: Node, network: Network, inputs: list[Signal]) -> Sig
     parts = [signal.kernel.centred() for signal in inputs]
     shares = [p.second_moment * float(np.exp(p.log_scale - kernel.log_scale)) for p in parts]
     total = sum(shares)
+    sample = None
+    if any(signal.sample is not None or (signal.origin and signal.origin.function) for signal in inputs):
+        sample = Sample(np.sum([signal.draw().values for signal in inputs], axis=0))
     return Signal(
         kernel,
         np.sum([signal.mean for signal in inputs], axis=0),
         inputs[0].width,
         spread=sum((w / total) ** 2 * signal.spread for w, signal in zip(shares, inputs, strict=True)) if total else 0.0,
+        origin=Gaussian(kernel, _key(node)) if sample is None else None,
+        sample=_fixed(sample),
+        amplitude=_edges_of_sum(inputs, kernel),
     )
+
+
+def _edges_of_sum(inputs: list[Signal], kernel: PairKernel) -> Array | None:
+    fields = [
+        signal.amplitude * signal.kernel.second_moment * float(np.exp(signal.kernel.log_scale - kernel.log_scale))
+        for signal in inputs
+        if signal.amplitude is not None
+    ]
+    return np.sum(fields, axis=0) / kernel.second_moment if fields else None
 
 
 @propagate.register
 def _(operation: AveragePool, node: Node, network: Network, inputs: list[Signal]) -> Signal:
-    return _pooled(inputs[0], operation.kernel, operation.stride)
+    (signal,) = inputs
+    window = Window(operation.kernel, operation.stride, inside=False)
+    pooled = _linear_map(signal, window.averaging(signal.kernel.size), window.out_size(signal.kernel.size))
+    return _after_pooling(pooled, signal, window, node)
+
+
+def _after_pooling(pooled: Signal, signal: Signal, window: Window, node: Node) -> Signal:
+    """Bring what a pooling made of a cut-out of a large map back to its size."""
+    if signal.amplitude is None:
+        return pooled
+    amplitude: Array | None = window_sum(signal.amplitude, window) / window.taps
+    kernel = regridded(merged(pooled.kernel), cut_out(node.shape))
+    assert amplitude is not None
+    if kernel.size == amplitude.shape:
+        kernel, amplitude = _with_edges(kernel, amplitude), None
+    sample, size = pooled.draw(), pooled.kernel.size
+    return replace(
+        pooled,
+        kernel=kernel,
+        mean=np.full((1, kernel.values.shape[1]), float(pooled.mean.mean())),
+        origin=None,
+        sample=lambda: _regrown(sample, size, kernel.size),
+        amplitude=amplitude,
+    )
 
 
 @propagate.register
 def _(operation: GlobalAveragePool, node: Node, network: Network, inputs: list[Signal]) -> Signal:
-    return _pooled(inputs[0], inputs[0].kernel.size, (1, 1))
+    (signal,) = inputs
+    if signal.amplitude is None:
+        window = Window(signal.kernel.size, (1, 1))
+        return _linear_map(signal, window.averaging(signal.kernel.size), (1, 1))
+    # The inside of a map says what two positions share; each position counts with its amplitude.
+    root = np.sqrt(signal.amplitude)
+    weight = np.full((1, signal.kernel.values.shape[1]), float(root.mean()) / signal.kernel.values.shape[1])
+    return replace(_linear_map(signal, weight, (1, 1)), amplitude=None)
 
 
-def _pooled(signal: Signal, window: tuple[int, int], stride: tuple[int, int]) -> Signal:
-    """Average over windows at both points independently."""
-    kernel = signal.kernel
-    (h, w), n = kernel.size, len(kernel.values)
-    out_h, out_w = (h - window[0]) // stride[0] + 1, (w - window[1]) // stride[1] + 1
-    average = np.zeros((out_h * out_w, h * w))
-    for row in range(out_h):
-        for col in range(out_w):
-            mask = np.zeros((h, w))
-            mask[row * stride[0] : row * stride[0] + window[0], col * stride[1] : col * stride[1] + window[1]] = 1.0
-            average[row * out_w + col] = mask.ravel() / mask.sum()
-    values = average @ kernel.values @ average.T
+def _linear_map(signal: Signal, matrix: Array, size: Size) -> Signal:
+    """Signal after a fixed linear map of the positions, the same for every channel; `matrix` is (outputs, inputs)."""
+    kernel = replace(signal.kernel, size=size, values=matrix @ signal.kernel.values @ matrix.T).scaled(1.0)
+    origin = signal.origin
+    gaussian = origin is not None and origin.eps is None and origin.function is None and signal.sample is None
     return Signal(
-        replace(kernel, size=(out_h, out_w), values=values), signal.mean @ average.T, signal.width, signal.spread
+        kernel,
+        signal.mean @ matrix.T,
+        signal.width,
+        signal.spread,
+        origin=Gaussian(kernel, origin.key + 1) if gaussian and origin is not None else None,
+        sample=None if gaussian else cache(lambda: Sample(signal.draw().values @ matrix.T)),
     )
+
+
+@propagate.register
+def _(operation: MaxPool, node: Node, network: Network, inputs: list[Signal]) -> Signal:
+    (signal,) = inputs
+    size = signal.kernel.size
+    window = Window(operation.kernel, operation.stride)
+    index = window.index(size)
+    under = signal.draw().values[:, :, index]
+    winner = under.argmax(axis=2)[:, :, None, :]
+    sample = Sample(np.take_along_axis(under, winner, axis=2)[:, :, 0, :])
+    selection = 1.0
+    if signal.slopes is not None:
+        slopes = signal.slopes()
+        chosen = np.take_along_axis(slopes[:, :, index], winner, axis=2)
+        selection = float(chosen.mean()) / float(slopes.mean()) if slopes.any() else 1.0
+    average = window.averaging(size)
+    kernel = replace(
+        signal.kernel, size=window.out_size(size), values=average @ signal.kernel.values @ average.T
+    )
+    mean = np.full((signal.mean.shape[0], average.shape[0]), float(sample.values.mean()))
+    pooled = Signal(
+        matched(kernel, sample), mean, signal.width, signal.spread, sample=_fixed(sample), selection=selection
+    )
+    return _after_pooling(pooled, signal, window, node)
 
 
 @propagate.register
 def _(operation: Flatten, node: Node, network: Network, inputs: list[Signal]) -> Signal:
     (signal,) = inputs
     kernel = signal.kernel
-    values = np.einsum("bpp->b", kernel.values)[:, None, None] / kernel.values.shape[1]
+    positions = kernel.values.shape[1]
+    values = np.einsum("bpp->b", kernel.values)[:, None, None] * (signal.edges / positions)
+
+    def features() -> Sample:
+        drawn = signal.draw().values
+        place = np.arange(len(drawn)) % positions
+        return Sample(drawn[np.arange(len(drawn)), :, place][:, :, None])
+
     return Signal(
         replace(kernel, size=(1, 1), values=values),
         signal.mean.mean(axis=1, keepdims=True),
-        signal.width * kernel.values.shape[1],
+        float(np.prod(node.shape)),
         signal.spread,
+        sample=cache(features),
     )
 
 
 @propagate.register
 def _(operation: ZeroPad, node: Node, network: Network, inputs: list[Signal]) -> Signal:
     (signal,) = inputs
-    kernel = signal.kernel
     top, bottom, left, right = operation.padding
+    rows = ((top, bottom), (left, right))
+    if signal.data is not None:
+        return replace(signal, data=np.pad(signal.data, ((0, 0), (0, 0), *rows)))
+    if signal.amplitude is not None:
+        return replace(signal, amplitude=np.pad(signal.amplitude, rows), duals=None, law=None, slopes=None, weighted=None)
+    kernel = signal.kernel
     (h, w), n = kernel.size, len(kernel.values)
     size = h + top + bottom, w + left + right
-    rows = ((top, bottom), (left, right))
     values = np.pad(kernel.mapped(), ((0, 0), *rows, *rows)).reshape(n, size[0] * size[1], size[0] * size[1])
     mean = np.pad(signal.mean.reshape(-1, h, w), ((0, 0), *rows)).reshape(len(signal.mean), -1)
-    inner = signal.pointwise
     return Signal(
         replace(kernel, size=size, values=values),
         mean,
         signal.width,
         signal.spread,
-        pointwise=None if inner is None else replace(inner, padding=operation.padding),
+        origin=signal.origin,
+        sample=signal.sample,
+        padding=operation.padding,
     )

@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse.linalg import eigsh
 
+from varprop.simulator.theory.maps import Ints, Size, Window, offsets
+
 Array = NDArray[np.float64]
-Ints = NDArray[np.intp]
 
 _NEGLIGIBLE = 1e-3  # share of the largest below which the moment of two different taps is left out
 
@@ -73,7 +74,7 @@ class PairKernel:
     """
 
     layout: Layout
-    size: tuple[int, int]
+    size: Size
     values: Array
     log_scale: float = 0.0
 
@@ -190,62 +191,95 @@ def plus(first: PairKernel, second: PairKernel) -> PairKernel:
     return replace(first, values=values).scaled(1.0)
 
 
-def windows(
-    kernel: PairKernel,
-    taps: Array,
-    window: tuple[int, int],
-    stride: tuple[int, int],
-    padding: tuple[int, int, int, int],
-) -> PairKernel:
+def windows(kernel: PairKernel, taps: Array, window: Window) -> PairKernel:
     """Carry a kernel through a convolution: K'(p, p') = sum_kl taps[k, l] K(s p + k, s p' + l).
 
     `taps` are the moments E[w_k w_l], shape (taps, taps); a multiple of the identity for i.i.d. zero-mean weights.
     """
-    top, bottom, left, right = padding
-    h, w = kernel.size
-    out_h = (h + top + bottom - window[0]) // stride[0] + 1
-    out_w = (w + left + right - window[1]) // stride[1] + 1
-    padded = kernel.mapped()
-    if any(padding):
-        padded = np.pad(padded, ((0, 0), (top, bottom), (left, right), (top, bottom), (left, right)))
-    values = np.zeros((len(padded), out_h, out_w, out_h, out_w))
-    under = _slices((out_h, out_w), window, stride)
-    for k, l in _notable(taps):
-        values += taps[k, l] * padded[:, *under[k], *under[l]]
-    return replace(kernel, size=(out_h, out_w), values=values.reshape(len(values), out_h * out_w, out_h * out_w))
+    if window.taps == 1 and window.stride == (1, 1) and not any(window.padding):
+        return replace(kernel, values=kernel.values * taps[0, 0])
+    out = window.out_size(kernel.size)
+    padded = _padded(kernel, window)
+    values = np.zeros((len(padded), *out, *out))
+    under = _slices(out, window)
+    for k, m in _notable(taps):
+        values += taps[k, m] * padded[:, *under[k], *under[m]]
+    return replace(kernel, size=out, values=values.reshape(len(values), out[0] * out[1], out[0] * out[1]))
 
 
-def windows_transposed(
-    kernel: PairKernel,
-    taps: Array,
-    window: tuple[int, int],
-    stride: tuple[int, int],
-    padding: tuple[int, int, int, int],
-    size: tuple[int, int],
-) -> PairKernel:
+def windows_transposed(kernel: PairKernel, taps: Array, window: Window, size: Size) -> PairKernel:
     """Carry a gradient's kernel back through a convolution: K'(p, p') = sum_kl taps[k, l] K((p - k) / s, (p' - l) / s).
 
     `taps` are the moments E[w_k w_l] that the gradient sees; `size` is the convolution's input map.
     """
-    out_h, out_w = kernel.size
-    top, bottom, left, right = padding
+    if window.taps == 1 and window.stride == (1, 1) and not any(window.padding):
+        return replace(kernel, values=kernel.values * taps[0, 0])
+    if window.inside:
+        return _transposed_inside(kernel, taps, window, size)
+    top, bottom, left, right = window.padding
     h, w = size[0] + top + bottom, size[1] + left + right
-    padded = np.zeros((len(kernel.values), h, w, h, w))
     values = kernel.mapped()
-    under = _slices(kernel.size, window, stride)
-    for k, l in _notable(taps):
-        padded[:, *under[k], *under[l]] += taps[k, l] * values
+    padded = np.zeros((len(values), h, w, h, w))
+    under = _slices(kernel.size, window)
+    for k, m in _notable(taps):
+        padded[:, *under[k], *under[m]] += taps[k, m] * values
     inner = padded[:, top : h - bottom, left : w - right, top : h - bottom, left : w - right]
     points = size[0] * size[1]
     return replace(kernel, size=size, values=inner.reshape(len(values), points, points))
 
 
-def _slices(out: tuple[int, int], window: tuple[int, int], stride: tuple[int, int]) -> list[tuple[slice, slice]]:
+def _transposed_inside(kernel: PairKernel, taps: Array, window: Window, size: Size) -> PairKernel:
+    """The same deep inside a large map, where every position is reached by its share of the taps."""
+    stride = window.stride
+    if stride == (1, 1):
+        return windows(kernel, taps[::-1, ::-1], window)
+    # Positions of different phase under the stride are reached by different, independent weights.
+    rows, cols = np.divmod(np.arange(size[0] * size[1]), size[1])
+    coarse = (rows // stride[0]) * kernel.size[1] + cols // stride[1]
+    phase = (rows % stride[0]) * stride[1] + cols % stride[1]
+    share = float(np.trace(taps)) / (stride[0] * stride[1])
+    values = kernel.values[:, coarse[:, None], coarse[None, :]] * (share * (phase[:, None] == phase[None, :]))
+    return replace(kernel, size=size, values=values)
+
+
+def regridded(kernel: PairKernel, size: Size) -> PairKernel:
+    """Kernel on another cut-out of the same large map: a function of the offset, constant beyond the largest one known.
+
+    The kernel must be that of an exchangeable batch.
+    """
+    if kernel.size == size:
+        return kernel
+    h, w = kernel.size
+    known = offsets(kernel.size).ravel()
+    count = np.bincount(known)
+    rows, cols = np.divmod(np.arange(size[0] * size[1]), size[1])
+    down = np.clip(rows[:, None] - rows[None, :], 1 - h, h - 1) + h - 1
+    across = np.clip(cols[:, None] - cols[None, :], 1 - w, w - 1) + w - 1
+    wanted = down * (2 * w - 1) + across
+    blocks = [(np.bincount(known, block.ravel()) / count)[wanted] for block in kernel.values]
+    return replace(kernel, size=size, values=np.stack(blocks))
+
+
+def _padded(kernel: PairKernel, window: Window) -> Array:
+    values = kernel.mapped()
+    if window.inside:
+        before = (window.kernel[0] - 1) // 2, (window.kernel[1] - 1) // 2
+        rows = (before[0], window.kernel[0] - 1 - before[0])
+        cols = (before[1], window.kernel[1] - 1 - before[1])
+        return np.pad(values, ((0, 0), rows, cols, rows, cols), mode="edge")
+    top, bottom, left, right = window.padding
+    if not any(window.padding):
+        return values
+    return np.pad(values, ((0, 0), (top, bottom), (left, right), (top, bottom), (left, right)))
+
+
+def _slices(out: Size, window: Window) -> list[tuple[slice, slice]]:
     """Rows and columns of a padded map under each tap."""
+    (kh, kw), (sh, sw) = window.kernel, window.stride
     return [
-        (slice(i, i + stride[0] * (out[0] - 1) + 1, stride[0]), slice(j, j + stride[1] * (out[1] - 1) + 1, stride[1]))
-        for i in range(window[0])
-        for j in range(window[1])
+        (slice(i, i + sh * (out[0] - 1) + 1, sh), slice(j, j + sw * (out[1] - 1) + 1, sw))
+        for i in range(kh)
+        for j in range(kw)
     ]
 
 

@@ -5,51 +5,85 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from varprop.simulator.network import Conv2d, Network, ZeroPad
 from varprop.simulator.report import Batch
-from varprop.simulator.theory.forward import Signal
+from varprop.simulator.theory.backward import Gradient
+from varprop.simulator.theory.forward import CUT, Gaussian, Signal, cut_out
 from varprop.simulator.theory.pairs import Layout, PairKernel
 
 Array = NDArray[np.float64]
 Ints = NDArray[np.intp]
 
 _DRAWS = 4000  # subsets of a batch compared to find one that stands for it
-_BUDGET = 5_000_000  # kernel entries carried for a batch of real images
+_BUDGET = 4_000_000  # kernel entries carried for a batch of real images
+_FLAT = 128  # samples of flat data whose pairs are all carried
 
 
-def input_signal(batch: Batch, budget: int = _BUDGET, points: int | None = None) -> Signal:
-    """Return the batch's second moments and covariances as the first signal."""
+def input_signal(batch: Batch, network: Network) -> Signal:
+    """Return the batch's second moments and covariances as the first signal.
+
+    An exchangeable batch is averaged over samples and positions. Of images the whole kernel of a subset is carried that
+    stands for the batch: as many samples as its kernels' size on the network's largest map allows.
+    """
     data = batch.data
-    samples, channels = data.shape[:2]
-    size = (data.shape[2], data.shape[3]) if data.ndim == 4 else (1, 1)
+    samples = len(data)
     if data.ndim == 2:
-        channels = data.shape[1]
-    flat = data.reshape(samples, channels, -1)
-    points = points or flat.shape[2]
-    if batch.exchangeable and flat.shape[2] > 1:
-        return _exchangeable(flat, size)
+        return _samples(data[:, :, None], (1, 1), min(samples, _FLAT), samples)
+    size = data.shape[2], data.shape[3]
+    if batch.exchangeable:
+        return _exchangeable(data, size)
+    largest = max((min(n.shape[1], CUT) * min(n.shape[2], CUT) for n in network.nodes[1:] if len(n.shape) == 3), default=1)
     keep = samples
-    while keep > 2 and keep * (keep + 1) // 2 * points**2 > budget:
+    while keep > 2 and keep * (keep + 1) // 2 * largest**2 > _BUDGET:
         keep -= 1
-    chosen = _representative(data, keep)
+    chosen = data[_representative(data, keep)]
     layout = Layout.all_pairs(keep, samples)
-    part = flat[chosen]
-    values = np.einsum("bcp,bcq->bpq", part[layout.left], part[layout.right], optimize=True) / channels
+    if all(_reads_patches(network, index) for index in network.consumers[0]):
+        # One entry per pair says how large the data are; patches say the rest.
+        flat = chosen.reshape(keep, -1)
+        values = np.einsum("bi,bi->b", flat[layout.left], flat[layout.right])[:, None, None] / flat.shape[1]
+        return Signal(PairKernel(layout, (1, 1), values), flat.mean(axis=1)[:, None], np.inf, data=chosen)
+    return _samples(chosen.reshape(keep, data.shape[1], -1), size, keep, samples)
+
+
+def _reads_patches(network: Network, index: int) -> bool:
+    """Whether a node is a dense convolution, or zero padding before such."""
+    match network.nodes[index].operation:
+        case Conv2d(groups=1):
+            return True
+        case ZeroPad():
+            return all(_reads_patches(network, reader) for reader in network.consumers[index])
+    return False
+
+
+def _samples(flat: Array, size: tuple[int, int], keep: int, samples: int) -> Signal:
+    layout = Layout.all_pairs(keep, samples)
+    part = flat[:keep]
+    values = np.einsum("bcp,bcq->bpq", part[layout.left], part[layout.right], optimize=True) / flat.shape[1]
     return Signal(PairKernel(layout, size, values).scaled(1.0), part.mean(axis=1), np.inf)
 
 
-def _exchangeable(flat: Array, size: tuple[int, int]) -> Signal:
-    samples, channels, points = flat.shape
+def _exchangeable(data: Array, size: tuple[int, int]) -> Signal:
+    samples, channels = data.shape[:2]
+    flat = data.reshape(samples, channels, -1)
     layout = Layout.exchangeable(samples)
-    profile = np.mean(flat**2, axis=(0, 1))
+    profile = np.mean(data**2, axis=(0, 1))
+    small = cut_out((channels, *size))
+    amplitude = None
+    level = float(profile.mean())
+    if small != size:
+        amplitude, profile = profile / level, np.full(small, level)
+    positions, points = flat.shape[2], small[0] * small[1]
     total = flat.sum(axis=2)
-    own = np.mean(total**2 - np.sum(flat**2, axis=2)) / (points * (points - 1))
     values = np.empty((len(layout.left), points, points))
-    values[0] = own
-    values[0][np.arange(points), np.arange(points)] = profile
+    apart = np.sum(total**2) - np.sum(flat**2)
+    values[0] = apart / (samples * channels * positions * (positions - 1)) if positions > 1 else 0.0
+    values[0][np.arange(points), np.arange(points)] = profile.ravel()
     if samples > 1:
-        whole = total.sum(axis=0)
-        values[1] = np.mean(whole**2 - np.sum(total**2, axis=0)) / (samples * (samples - 1) * points**2)
-    return Signal(PairKernel(layout, size, values), flat.mean(axis=(0, 1))[None], channels)
+        between = np.sum(total.sum(axis=0) ** 2) - np.sum(total**2)
+        values[1] = between / (samples * (samples - 1) * channels * positions**2)
+    kernel = PairKernel(layout, small, values)
+    return Signal(kernel, np.full((1, points), flat.mean()), channels, origin=Gaussian(kernel, 0), amplitude=amplitude)
 
 
 def _representative(data: Array, keep: int) -> Ints:
@@ -73,10 +107,11 @@ def _representative(data: Array, keep: int) -> Ints:
     return np.asarray(draws[int(np.argmin(gaps))])
 
 
-def cotangent(signal: Signal) -> PairKernel:
-    """Kernel of an i.i.d. N(0, 1) cotangent: one at a point with itself, else zero."""
+def cotangent(signal: Signal) -> Gradient:
+    """Return an i.i.d. N(0, 1) cotangent: one at a point with itself, else zero."""
     kernel = signal.kernel
     values = np.zeros_like(kernel.values)
     own = np.arange(values.shape[1])
     values[: kernel.layout.profiles, own, own] = 1.0
-    return PairKernel(kernel.layout, kernel.size, values)
+    amplitude = None if signal.amplitude is None else np.ones_like(signal.amplitude)
+    return Gradient(PairKernel(kernel.layout, kernel.size, values), amplitude=amplitude)

@@ -1,0 +1,92 @@
+"""Geometry of maps: which input positions lie under a window, with zero padding or deep inside a large map."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+Ints = NDArray[np.intp]
+Size = tuple[int, int]
+Padding = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class Window:
+    """A sliding window: kernel size, stride, zeros around the map.
+
+    `inside` says that the map at hand is a cut-out of a larger one: its border is no edge, and what lies beyond is taken
+    to be like the border.
+    """
+
+    kernel: Size
+    stride: Size
+    padding: Padding = (0, 0, 0, 0)
+    inside: bool = False
+
+    @property
+    def taps(self) -> int:
+        """Number of positions under the window."""
+        return self.kernel[0] * self.kernel[1]
+
+    def out_size(self, size: Size) -> Size:
+        """Size of the output map."""
+        if self.inside:
+            return -(-size[0] // self.stride[0]), -(-size[1] // self.stride[1])
+        top, bottom, left, right = self.padding
+        return (
+            (size[0] + top + bottom - self.kernel[0]) // self.stride[0] + 1,
+            (size[1] + left + right - self.kernel[1]) // self.stride[1] + 1,
+        )
+
+    def index(self, size: Size) -> Ints:
+        """Flat input position under each tap of each output, shape (taps, outputs); -1 in the zero padding."""
+        h, w = size
+        out_h, out_w = self.out_size(size)
+        top, left = self.padding[0], self.padding[2]
+        if self.inside:
+            top, left = (self.kernel[0] - 1) // 2, (self.kernel[1] - 1) // 2
+        i, j = np.divmod(np.arange(self.taps), self.kernel[1])
+        rows = np.arange(out_h)[None, :] * self.stride[0] + i[:, None] - top
+        cols = np.arange(out_w)[None, :] * self.stride[1] + j[:, None] - left
+        if self.inside:
+            rows, cols = np.clip(rows, 0, h - 1), np.clip(cols, 0, w - 1)
+        valid = ((rows >= 0) & (rows < h))[:, :, None] & ((cols >= 0) & (cols < w))[:, None, :]
+        flat = np.where(valid, rows[:, :, None] * w + cols[:, None, :], -1)
+        return np.asarray(flat.reshape(self.taps, -1), dtype=np.intp)
+
+    def averaging(self, size: Size) -> Array:
+        """Matrix that averages a map over the windows, shape (outputs, inputs)."""
+        index = self.index(size)
+        matrix = np.zeros((index.shape[1], size[0] * size[1] + 1))
+        np.add.at(matrix, (np.arange(index.shape[1])[None, :], index), 1 / self.taps)
+        return matrix[:, :-1]
+
+
+def window_sum(field: Array, window: Window) -> Array:
+    """Sum of a map under each window, shape (h, w) to (out_h, out_w); zeros beyond the edges."""
+    padded = np.append(field.ravel(), 0.0)
+    return np.asarray(padded[window.index((field.shape[0], field.shape[1]))].sum(axis=0)).reshape(
+        window.out_size((field.shape[0], field.shape[1]))
+    )
+
+
+def window_scatter(field: Array, window: Window, size: Size) -> Array:
+    """Adjoint of `window_sum`: every output adds its value to each input under its window."""
+    index = window.index(size)
+    total = np.bincount(
+        np.where(index < 0, size[0] * size[1], index).ravel(),
+        np.broadcast_to(field.ravel(), index.shape).ravel(),
+        minlength=size[0] * size[1] + 1,
+    )
+    return np.asarray(total[:-1].reshape(size), dtype=np.float64)
+
+
+def offsets(size: Size) -> Ints:
+    """A number for each offset between two positions of a map, shape (positions, positions)."""
+    rows, cols = np.divmod(np.arange(size[0] * size[1]), size[1])
+    down = rows[:, None] - rows[None, :] + size[0] - 1
+    across = cols[:, None] - cols[None, :] + size[1] - 1
+    return np.asarray(down * (2 * size[1] - 1) + across)

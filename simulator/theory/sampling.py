@@ -1,0 +1,167 @@
+"""Channels that are not Gaussian, followed as a sample.
+
+Where a sum over many inputs makes a channel Gaussian, its kernel says everything. Behind a depthwise kernel (nine taps at
+any width) or a shortcut from behind an activation it does not. There theory integrates over the law of one
+channel by cubature: it draws a few hundred channels over points of the data, and what an activation does to them
+corrects the Gaussian averages.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from varprop.simulator.activations import ActivationFunction
+from varprop.simulator.theory.duals import Duals
+from varprop.simulator.theory.maps import Ints, offsets
+from varprop.simulator.theory.pairs import PairKernel
+
+Array = NDArray[np.float64]
+
+CHANNELS = 512
+_VALUES = 2**20  # values that a sample holds at most; many positions leave fewer samples
+_RANK = 300  # leading directions kept of a kernel over many points
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Channels drawn from their law.
+
+    Attributes
+    ----------
+    values
+        At sampled points of the data, shape (CHANNELS, samples, positions).
+    inverse
+        1 / (v + eps) of the last batch normalisation that each channel went through, shape (CHANNELS,); None
+        where there was none or an activation of sampled channels came after.
+    """
+
+    values: Array
+    inverse: Array | None = None
+
+
+def draw(kernel: PairKernel, key: int) -> Sample:
+    """Draw Gaussian channels with the given kernel; `key` keeps the draws of different nodes apart."""
+    layout, positions = kernel.layout, kernel.values.shape[1]
+    rng = np.random.Generator(np.random.Philox(key=key))
+    if layout.profiles == 1:
+        samples = min(layout.batch, max(_VALUES // (CHANNELS * positions), 2))
+        cross = kernel.values[1] if len(kernel.values) > 1 else np.zeros((positions, positions))
+        shared = _normal(rng, 1, cross)
+        z = shared + _normal(rng, samples, kernel.values[0] - cross)
+    else:
+        z = _normal(rng, 1, assemble(kernel)).reshape(CHANNELS, layout.profiles, positions)
+    return Sample(z * np.exp(kernel.log_scale / 2))
+
+
+def _normal(rng: np.random.Generator, samples: int, covariance: Array) -> Array:
+    root = _root(covariance)
+    half = rng.standard_normal((CHANNELS // 2, samples, root.shape[1])) @ root.T
+    return np.concatenate([half, -half])
+
+
+def assemble(kernel: PairKernel) -> Array:
+    """The kernel of all carried points as one symmetric matrix."""
+    layout, positions = kernel.layout, kernel.values.shape[1]
+    full = np.empty((layout.profiles, positions, layout.profiles, positions))
+    for a, b, block in zip(layout.left, layout.right, kernel.values, strict=True):
+        full[a, :, b, :] = block
+        full[b, :, a, :] = block.T
+    return full.reshape(layout.profiles * positions, -1)
+
+
+def _root(matrix: Array) -> Array:
+    """A square root of a matrix that is positive semidefinite up to approximation errors."""
+    size = len(matrix)
+    if size <= 300:
+        values, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
+        return np.asarray(vectors * np.sqrt(np.maximum(values, 0.0)))
+    # Nystrom's approximation in the leading directions, with approximation errors of the wrong sign cut off.
+    probe = np.random.default_rng(0).standard_normal((size, _RANK))
+    probe = np.linalg.qr(matrix @ probe)[0]
+    image = matrix @ probe
+    values, vectors = np.linalg.eigh(probe.T @ image)
+    keep = values > values[-1] * 1e-10
+    root = image @ (vectors[:, keep] / np.sqrt(values[keep]))
+    found = np.sum(root**2, axis=1)
+    return np.asarray(root * np.sqrt(np.maximum(np.diag(matrix), 0.0) / np.maximum(found, 1e-300))[:, None])
+
+
+def normalised(sample: Sample, eps: float, mean: float) -> Sample:
+    """Batch normalisation of every channel by its own statistics; `mean` is the known mean of their variances."""
+    z = sample.values - sample.values.mean(axis=(1, 2), keepdims=True)
+    v = np.mean(z * z, axis=(1, 2), keepdims=True)
+    average = float(v.mean())
+    if average > 0:
+        # The sample's few points miss part of what varies over the whole batch.
+        z, v = z * np.sqrt(mean / average), v * (mean / average)
+    inverse = 1.0 / (v + eps)
+    return Sample(z * np.sqrt(inverse), inverse[:, 0, 0])
+
+
+def activated(sample: Sample, function: ActivationFunction) -> Sample:
+    """The activation of every value."""
+    return Sample(function.value(sample.values), sample.inverse)
+
+
+def correct(duals: Duals, function: ActivationFunction, before: Sample, after: Sample) -> Duals:
+    """Replace an activation's Gaussian averages by those over sampled channels.
+
+    """
+    exact = float(np.mean(function.derivative(before.values) ** 2))
+    gaussian = duals.derivative.second_moment * float(np.exp(duals.derivative.log_scale))
+    return replace(
+        duals,
+        mean=duals.mean + (float(after.values.mean()) - float(duals.mean.mean())),
+        kernel=_shifted(duals.kernel, after),
+        derivative=duals.derivative.scaled(exact / gaussian) if gaussian > 0 else duals.derivative,
+    )
+
+
+def matched(kernel: PairKernel, sample: Sample) -> PairKernel:
+    """Give a kernel the second moment and the mean between samples of sampled channels, keeping its shape."""
+    same, cross = _kernels(sample.values)
+    inner, outer = float(np.trace(same)) / len(same), float(cross.mean())
+    count = kernel.layout.profiles
+    between = float(kernel.values[count:].mean()) if len(kernel.values) > count else 0.0
+    gap = kernel.second_moment - between
+    slope = (inner - outer) / gap if gap > 0 else 0.0
+    return _shifted(replace(kernel, values=outer + slope * (kernel.values - between), log_scale=0.0), sample)
+
+
+def _shifted(kernel: PairKernel, sample: Sample) -> PairKernel:
+    """Move a kernel's averages to those of sampled channels.
+
+    The shift is one number for each offset between two positions, within a sample and between samples: few enough that
+    the noise of the sample stays small.
+    """
+    layout = kernel.layout
+    same, cross = _kernels(sample.values)
+    numbers = offsets(kernel.size)
+    values = kernel.values * float(np.exp(kernel.log_scale))
+    values[: layout.profiles] += _by_offset(same - values[: layout.profiles].mean(axis=0), numbers)
+    if len(layout.left) > layout.profiles:
+        share = layout.weight[layout.profiles :]
+        missing = cross - np.tensordot(share / share.sum(), values[layout.profiles :], axes=1)
+        values[layout.profiles :] += _by_offset((missing + missing.T) / 2, numbers)
+    return replace(kernel, values=values, log_scale=0.0).scaled(1.0)
+
+
+def _kernels(values: Array) -> tuple[Array, Array]:
+    """Mean product within a sample and between samples, each (positions, positions)."""
+    channels, samples, positions = values.shape
+    flat = values.reshape(-1, positions)
+    same = flat.T @ flat / len(flat)
+    if samples == 1:
+        return same, same
+    total = values.sum(axis=1)
+    return same, (total.T @ total / channels - samples * same) / (samples * (samples - 1))
+
+
+def _by_offset(values: Array, numbers: Ints) -> Array:
+    """Replace every entry by the mean over entries of the same offset."""
+    count = np.bincount(numbers.ravel())
+    total = np.bincount(numbers.ravel(), values.ravel())
+    return np.asarray((total / np.maximum(count, 1))[numbers], dtype=np.float64)

@@ -1,0 +1,291 @@
+"""The command line: data on stdout, exit codes, and one clear line for every mistake."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from varprop.cli import _words, main
+
+TINY = ["propagate", "mlp", "--depth", "2", "--width", "8", "--batch", "4", "--trials", "4"]
+BAD_TOML = 'input_shape = [4]\n[[layers]]\ntype = "linear"\nfeatures_out = 3\n'
+
+MISTAKES = {
+    "no such command": ["propagat", "mlp"],
+    "no such option": ["propagate", "mlp", "--detph", "3"],
+    "no network": ["propagate"],
+    "two networks": ["propagate", "mlp", "vgg"],
+    "unknown network": ["propagate", "mobilenet"],
+    "unknown initializer": ["propagate", "mlp", "--init", "he_norml"],
+    "initializer with NaN": ["propagate", "mlp", "--init", "normal(nan)"],
+    "initializer with a negative deviation": ["propagate", "mlp", "--init", "normal(-1)"],
+    "initializer that is code": ["propagate", "mlp", "--init", "__import__('os').getcwd()"],
+    "unknown activation": ["propagate", "mlp", "--activation", "relu7"],
+    "activation with NaN": ["propagate", "mlp", "--activation", "leaky_relu(nan)"],
+    "unknown framework": ["propagate", "mlp", "--framework", "jax"],
+    "unknown norm": ["propagate", "mlp", "--norm", "layer"],
+    "unknown input": ["propagate", "mlp", "--input", "imagenet"],
+    "unknown engine": ["propagate", "mlp", "--engine", "thoery"],
+    "unknown format": ["propagate", "mlp", "--format", "xml"],
+    "negative depth": ["propagate", "mlp", "--depth=-3"],
+    "zero depth": ["propagate", "mlp", "--depth", "0"],
+    "absurd depth": ["propagate", "mlp", "--depth", "999999999"],
+    "depth that is no whole number": ["propagate", "mlp", "--depth", "2.5"],
+    "depth that is NaN": ["propagate", "mlp", "--depth", "nan"],
+    "zero width": ["propagate", "mlp", "--width", "0"],
+    "absurd width": ["propagate", "mlp", "--width", "99999999"],
+    "width where there is none": ["propagate", "vgg", "--width", "8"],
+    "zero size": ["propagate", "vgg", "--size", "0"],
+    "size that no longer fits": ["propagate", "vgg", "--size", "8"],
+    "absurd size": ["propagate", "vgg", "--size", "1000000"],
+    "zero batch": ["propagate", "mlp", "--batch", "0"],
+    "absurd batch": ["propagate", "mlp", "--batch", "999999999999"],
+    "number of absurd length": ["propagate", "mlp", "--batch", "9" * 5000],
+    "zero trials": ["propagate", "mlp", "--trials", "0"],
+    "absurd trials": ["propagate", "mlp", "--trials", "99999999999"],
+    "negative seed": ["propagate", "mlp", "--seed=-1"],
+    "absurd seed": ["propagate", "mlp", "--seed", "9" * 30],
+    "zero threads": ["propagate", "mlp", "--threads", "0"],
+    "empty value": ["propagate", "mlp", "--depth", "1,,2"],
+    "one bad value of several": ["propagate", "mlp", "--depth", "2,-1"],
+    "photo into a flat input": ["propagate", "mlp", "--input", "photo"],
+    "cifar10 without a folder": ["propagate", "vgg", "--input", "cifar10"],
+    "cifar10 in a missing folder": ["propagate", "vgg", "--input", "cifar10", "--data-dir", "missing"],
+    "BN over one value": ["propagate", "mlp", "--norm", "batch", "--batch", "1"],
+    "theory of BN over one value": ["propagate", "mlp", "--norm", "batch", "--batch", "1", "--engine", "theory"],
+    "check without Monte Carlo": ["propagate", "mlp", "--engine", "theory", "--check"],
+    "missing network file": ["propagate", "missing.toml"],
+    "network file that is not TOML": ["propagate", "broken.toml"],
+    "network file with an unknown key": ["propagate", "bad.toml"],
+    "network file that is a folder": ["propagate", "folder.toml"],
+    "option for a network file": ["propagate", "bad.toml", "--depth", "3"],
+    "output in a missing folder": [*TINY, "--out", "missing/run.json"],
+    "output that is a folder": [*TINY, "--out", "folder.toml"],
+    "plot in a missing folder": [*TINY, "--plot", "missing/run.png"],
+    "plot of no known format": [*TINY, "--plot", "run.jpeg"],
+    "plot over the output": [*TINY, "--plot", "run.png", "--out", "run.csv"],
+    "unknown list": ["list", "nets"],
+    "no topic": ["derive"],
+    "unknown topic": ["derive", "reluu"],
+    "topic and all": ["derive", "relu", "--all"],
+    "unknown derivation format": ["derive", "relu", "--format", "html"],
+    "derivations to a missing folder": ["derive", "relu", "--out", "missing/relu.md"],
+    "gain of nothing": ["gain"],
+    "gain of an unknown activation": ["gain", "rleu"],
+    "gain at a negative variance": ["gain", "relu", "--q=-1"],
+    "gain at NaN": ["gain", "relu", "--q", "nan"],
+    "gain at infinity": ["gain", "relu", "--q", "inf"],
+}
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    """Working folder with a few damaged files."""
+    (tmp_path / "bad.toml").write_text(BAD_TOML)
+    (tmp_path / "broken.toml").write_text("layers = [")
+    (tmp_path / "folder.toml").mkdir()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("arguments", MISTAKES.values(), ids=MISTAKES.keys())
+def test_a_mistake_is_one_line_and_exit_code_2(arguments, folder, capsys) -> None:
+    before = sorted(folder.rglob("*"))
+    assert main(arguments) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("varprop: ")
+    assert printed.err.count("\n") == 1
+    assert "bug" not in printed.err
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_debug_shows_the_traceback(capsys) -> None:
+    assert main(["gain", "rleu", "--debug"]) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_bug_of_ours_is_exit_code_1(monkeypatch, capsys) -> None:
+    def broken(activation: object, q: float) -> None:
+        raise ZeroDivisionError("division by zero")
+
+    monkeypatch.setattr("varprop.simulator.gain.gain", broken)
+    assert main(["gain", "relu"]) == 1
+    assert capsys.readouterr().err == (
+        "varprop: ZeroDivisionError: division by zero; this is a bug of varprop; --debug shows where\n"
+    )
+
+
+def test_interruption_is_exit_code_130(monkeypatch) -> None:
+    def interrupted(activation: object, q: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("varprop.simulator.gain.gain", interrupted)
+    assert main(["gain", "relu"]) == 130
+
+
+@pytest.mark.parametrize(
+    ("texts", "values"),
+    [
+        (["a,b"], ["a", "b"]),
+        (["a", "b"], ["a", "b"]),
+        (["normal(0.1),kaiming_uniform(a=2, mode=fan_in)"], ["normal(0.1)", "kaiming_uniform(a=2, mode=fan_in)"]),
+        ([" a , a "], ["a"]),
+        (["a)b,c"], ["a)b", "c"]),
+        (None, []),
+    ],
+)
+def test_commas_split_but_not_inside_parentheses(texts, values) -> None:
+    assert _words("--init", texts) == values
+
+
+@pytest.mark.parametrize("kind", ["networks", "initializers", "activations", "topics"])
+def test_list(kind, capsys) -> None:
+    assert main(["list", kind, "--format", "json"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert list(data) == [kind]
+    assert all(set(row) == {"name", "description"} for row in data[kind])
+    names = [row["name"] for row in data[kind]]
+    assert main(["list", kind]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:]] == names
+    assert main(["list", kind, "--format", "csv"]) == 0
+    assert [row["name"] for row in csv.DictReader(io.StringIO(capsys.readouterr().out))] == names
+
+
+def test_propagate_prints_every_layer_in_every_format(capsys) -> None:
+    assert main([*TINY, "--format", "json"]) == 0
+    layers = json.loads(capsys.readouterr().out)["layers"]
+    assert [layer["kind"] for layer in layers] == ["input", "linear", "activation", "linear"]
+    assert all(layer["forward"]["theory"]["second_moment"] > 0 for layer in layers)
+    assert all(layer["backward"]["monte_carlo"]["trials"] == 4 for layer in layers)
+    assert main([*TINY, "--format", "csv"]) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    for row, layer in zip(rows, layers, strict=True):
+        assert float(row["forward_theory_second_moment"]) == layer["forward"]["theory"]["second_moment"]
+        assert float(row["backward_monte_carlo_mean"]) == layer["backward"]["monte_carlo"]["mean"]
+    assert main(TINY) == 0
+    table = capsys.readouterr().out
+    assert all(layer["name"] in table for layer in layers)
+    assert "\x1b" not in table
+
+
+def test_seed_decides_and_threads_do_not(capsys) -> None:
+    outputs = []
+    for more in (["--seed", "1"], ["--seed", "1", "--threads", "2"], ["--seed", "2"]):
+        assert main([*TINY, "--format", "csv", *more]) == 0
+        outputs.append(capsys.readouterr().out)
+    assert outputs[0] == outputs[1]
+    assert outputs[0] != outputs[2].replace(",2,", ",1,")
+    moments = [[row["forward_monte_carlo_second_moment"] for row in csv.DictReader(io.StringIO(o))] for o in outputs]
+    assert moments[0] != moments[2]
+
+
+def test_several_values_are_compared(capsys) -> None:
+    several = [*TINY, "--init", "normal(0.1),he_normal", "--framework", "torch", "--framework", "keras"]
+    assert main([*several, "--format", "json"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert data["schema"] == "varprop.compare/1"
+    points = [(run["settings"]["framework"], run["settings"]["init"]) for run in data["runs"]]
+    assert points == [
+        ("torch", "normal(0.1)"),
+        ("torch", "he_normal"),
+        ("keras", "normal(0.1)"),
+        ("keras", "he_normal"),
+    ]
+    assert main(several) == 0
+    assert "linear2" in capsys.readouterr().out
+
+
+def test_one_engine_alone(capsys) -> None:
+    for engine, other in (("theory", "monte_carlo"), ("monte-carlo", "theory")):
+        assert main([*TINY, "--engine", engine, "--format", "json"]) == 0
+        assert json.loads(capsys.readouterr().out)["layers"][0]["forward"][other] is None
+
+
+def test_out_and_plot(tmp_path, capsys) -> None:
+    out, plot = tmp_path / "run.json", tmp_path / "figure.png"
+    command = [*TINY, "--format", "json", "--out", str(out), "--plot", str(plot)]
+    assert main(command) == 0
+    assert capsys.readouterr().out == ""
+    assert json.loads(out.read_text())["schema"] == "varprop.propagate/1"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["figure.csv", "figure.json", "figure.png", "run.json"]
+    assert json.loads((tmp_path / "figure.json").read_text())["command"] == ["varprop", *command]
+
+
+def test_check_fails_where_theory_is_wrong(monkeypatch, capsys) -> None:
+    """Theory of another network's weights must not pass; the network's own must."""
+    from varprop.simulator import theory
+    from varprop.simulator.report import Report
+
+    command = [*TINY[:2], "--depth", "2", "--width", "64", "--trials", "50", "--check"]
+    assert main(command) == 0
+    assert "agree" in capsys.readouterr().out
+    honest = theory.predict
+
+    def wrong(network: object, batch: object) -> Report:
+        from varprop.simulator.architectures import build
+        from varprop.simulator.initializers import parse_initializer
+
+        other = build("mlp", depth=2, width=64, init=parse_initializer("lecun_normal"))
+        return Report("theory", network, honest(other, batch).layers)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(theory, "predict", wrong)
+    assert main(command) == 3
+    assert "DISAGREE" in capsys.readouterr().out
+
+
+def test_network_file(tmp_path, capsys) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(
+        'input_shape = [6]\n[[layers]]\ntype = "linear"\nout_features = 5\n[[layers]]\ntype = "activation"\n'
+        'function = "tanh"\n'
+    )
+    assert main(["propagate", str(file), "--trials", "3", "--format", "json"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert [layer["kind"] for layer in data["layers"]] == ["input", "linear", "activation"]
+
+
+@pytest.mark.parametrize("form", ["latex", "markdown", "python", "c", "json"])
+def test_derive(form, capsys) -> None:
+    assert main(["derive", "relu", "--format", form]) == 0
+    text = capsys.readouterr().out
+    if form == "json":
+        assert json.loads(text)["derivations"][0]["topic"] == "relu"
+    if form == "python":
+        assert "def second_moment(q)" in text
+        compile(text, "relu.py", "exec")
+    assert text.endswith("\n")
+
+
+def test_derive_check(capsys) -> None:
+    assert main(["derive", "linear", "--check"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines
+    assert all(": holds (" in line for line in lines)
+
+
+def test_gain(capsys) -> None:
+    assert main(["gain", "relu", "--q", "2", "--format", "json"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    keys = {"activation", "q", "mean", "second_moment", "variance", "derivative_second_moment"}
+    assert keys | {"gain_second_moment", "gain_variance", "closed_form", "method"} <= set(data)
+    assert (data["q"], data["second_moment"], data["derivative_second_moment"]) == (2.0, 1.0, 0.5)
+    assert main(["gain", "relu", "--q", "2", "--format", "csv"]) == 0
+    (row,) = csv.DictReader(io.StringIO(capsys.readouterr().out))
+    assert float(row["mean"]) == data["mean"]
+    assert main(["gain", "tanh"]) == 0
+    assert "1.592537" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", [[sys.executable, "-m", "varprop"], [str(Path(sys.executable).parent / "varprop")]])
+def test_as_a_program(command) -> None:
+    found = subprocess.run([*command, "gain", "rleu"], capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stdout, found.stderr.count("\n")) == (2, "", 1)
+    found = subprocess.run([*command, "--help"], capture_output=True, text=True, check=True)
+    assert all(name in found.stdout for name in ("list", "propagate", "derive", "gain"))
