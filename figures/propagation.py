@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from numpy.typing import NDArray
 
 from varprop.figures.save import save
 from varprop.figures.style import COLOURS, WIDTHS
+from varprop.simulator.compare import merged_layers
 from varprop.simulator.export import settings_data, to_csv
-from varprop.simulator.network import Network
 from varprop.simulator.propagate import Run
 from varprop.simulator.report import Moments, Report
 
@@ -42,6 +43,7 @@ def propagation(reports: Sequence[Report], labels: Sequence[str] | None = None) 
     Figure
     """
     names = list(labels or [""] * len(reports))
+    places = {name: place for place, name in enumerate(merged_layers([report.network for report in reports]))}
     colours = {label: COLOURS[number % len(COLOURS)] for number, label in enumerate(dict.fromkeys(names))}
     figure = Figure(figsize=(WIDTHS["page"], 4.6))
     upper, lower = figure.subplots(2, 1, sharex=True)
@@ -51,11 +53,13 @@ def propagation(reports: Sequence[Report], labels: Sequence[str] | None = None) 
         in_range = bool(np.all(np.abs(logs[np.isfinite(logs)]) < _FLOAT_RANGE))
         for report, label, row in zip(reports, names, rows, strict=True):
             colour = colours[label] if len(colours) > 1 or report.engine == "theory" else COLOURS[1]
-            _draw(axes, report, f"{label} {_engine(report)}".strip(), colour, row, in_range)
+            layers = np.array([places[node.name] for node in report.network.nodes])
+            _draw(axes, layers, report, f"{label} {_engine(report)}".strip(), colour, row, in_range)
         axes.set_ylabel(f"second moment of\n{symbol}" if in_range else f"$\\log_{{10}}$ second moment\nof {symbol}")
         if in_range:
             _log_scale(axes)
-    _name_layers(lower, max((report.network for report in reports), key=len))
+    weighted = {node.name for report in reports for node in report.network.nodes if node.fan_in is not None}
+    _name_layers(lower, list(places), weighted)
     columns = min(len(reports), 2 if any(names) else 4)
     figure.legend(*upper.get_legend_handles_labels(), loc="outside upper right", ncols=columns)
     return figure
@@ -71,8 +75,15 @@ def save_propagation(path: Path, runs: Sequence[Run], command: Sequence[str]) ->
     save(path, draw, to_csv(runs), command, [settings_data(run) for run in runs])
 
 
-def _draw(axes: Axes, report: Report, label: str, colour: str, row: Sequence[Moments], in_range: bool) -> None:
-    layers = np.arange(len(row))
+def _draw(
+    axes: Axes,
+    layers: NDArray[np.intp],
+    report: Report,
+    label: str,
+    colour: str,
+    row: Sequence[Moments],
+    in_range: bool,
+) -> None:
     logs = np.array([moments.log_second_moment for moments in row])
     logs[~np.isfinite(logs)] = np.nan
     values = np.exp(logs) if in_range else logs / math.log(10)
@@ -102,22 +113,27 @@ def _bars(row: Sequence[Moments]) -> NDArray[np.float64]:
 
 
 def _log_scale(axes: Axes) -> None:
-    """Use a log axis of at least one decade, so that a flat line looks flat and its labels are powers of ten."""
+    """Use a log axis of at least one decade, so that a flat line looks flat; short ones get plain numbers."""
     axes.set_yscale("log")
     low, high = axes.get_ylim()
     if high / low < 10:
         middle = math.sqrt(high * low)
-        axes.set_ylim(middle / math.sqrt(10) * 0.9, middle * math.sqrt(10) * 1.1)
+        low, high = middle / math.sqrt(11), middle * math.sqrt(11)
+        axes.set_ylim(low, high)
+    if high / low < 100:
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
 
 
-def _name_layers(axes: Axes, network: Network) -> None:
+def _name_layers(axes: Axes, names: Sequence[str], weighted: Collection[str]) -> None:
     """Name every layer if they fit, else the weighted ones, else as many of those as fit, evenly."""
-    chosen = list(range(len(network)))
+    chosen = list(range(len(names)))
     if len(chosen) > MOST_LABELS:
-        chosen = [index for index in chosen if network.nodes[index].fan_in is not None] or chosen
+        chosen = [place for place in chosen if names[place] in weighted] or chosen
     chosen = chosen[:: -(-len(chosen) // MOST_LABELS)]
-    axes.set_xticks(chosen, [network.nodes[index].name for index in chosen], rotation=90)
-    axes.set_xlim(-0.5, len(network) - 0.5)
+    axes.set_xticks(chosen, [names[place] for place in chosen], rotation=90)
+    axes.set_xlim(-0.5, len(names) - 0.5)
     axes.set_xlabel("layer")
 
 

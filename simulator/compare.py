@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median
 
+from varprop.simulator.network import Network
 from varprop.simulator.report import Moments, Report
 
 BEYOND = 4.0
@@ -155,6 +156,24 @@ def agreement(predicted: Moments, measured: Moments) -> Agreement:
 def weighted_layers(report: Report) -> tuple[int, ...]:
     """Return the indices of the nodes that have weights, in the network's order."""
     return tuple(index for index, node in enumerate(report.network.nodes) if node.fan_in is not None)
+
+
+def merged_layers(networks: Sequence[Network]) -> tuple[str, ...]:
+    """Return the layer names of several networks in one order: each network's own, as far as it goes.
+
+    Networks of one family differ by a few nodes (Keras pads before a strided convolution) or in depth; a layer that
+    an earlier network lacks comes after the layer that it follows.
+    """
+    names: list[str] = []
+    for network in sorted(networks, key=len, reverse=True):
+        place = 0
+        for node in network.nodes:
+            if node.name in names:
+                place = names.index(node.name) + 1
+            else:
+                names.insert(place, node.name)
+                place += 1
+    return tuple(names)
 
 
 def summarise(agreements: Sequence[Agreement]) -> Summary:

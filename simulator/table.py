@@ -7,6 +7,7 @@ import math
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
@@ -19,11 +20,14 @@ from varprop.simulator.compare import (
     Comparison,
     Summary,
     end_to_end,
+    merged_layers,
     summarise,
 )
-from varprop.simulator.gain import Gain
 from varprop.simulator.propagate import Run
 from varprop.simulator.report import Moments
+
+if TYPE_CHECKING:  # scipy.optimize is not to be loaded for a table of layers
+    from varprop.simulator.gain import Gain
 
 FILE_WIDTH = 180
 """Columns where no terminal says how wide it is."""
@@ -138,7 +142,7 @@ def _side_by_side(runs: Sequence[Run]) -> Table:
     rows = [
         {node.name: layer for node, layer in zip(run.network.nodes, run.reports[0].layers, strict=True)} for run in runs
     ]
-    for name in max((list(row) for row in rows), key=len):
+    for name in merged_layers([run.network for run in runs]):
         pairs = [[_moment(row[name].forward), _moment(row[name].backward)] if name in row else ["", ""] for row in rows]
         table.add_row(name, *(cell for pair in pairs for cell in pair))
     return table

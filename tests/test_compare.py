@@ -7,7 +7,17 @@ import math
 import numpy as np
 import pytest
 
-from varprop.simulator.compare import ROUNDING, Agreement, agreement, compare, end_to_end, summarise, weighted_layers
+from varprop.simulator.compare import (
+    ROUNDING,
+    Agreement,
+    agreement,
+    compare,
+    end_to_end,
+    merged_layers,
+    summarise,
+    weighted_layers,
+)
+from varprop.simulator.network import NetworkBuilder
 from varprop.simulator.report import Moments
 
 
@@ -98,3 +108,16 @@ def test_end_to_end_and_weighted_layers(make_report, chain) -> None:
 def test_reports_of_different_networks_are_refused(make_report, chain) -> None:
     with pytest.raises(ValueError, match="different networks"):
         compare(make_report(chain(1), [0, 0], [0, 0]), make_report(chain(2), [0, 0, 0], [0, 0, 0], 0.1))
+
+
+def test_layers_of_several_networks_in_one_order() -> None:
+    networks = []
+    for padded, layers in ((False, 3), (True, 2), (False, 1)):
+        net = NetworkBuilder("net", "torch", (3, 8, 8))
+        for number in range(layers):
+            if padded and number == 1:
+                net.zero_pad((0, 1, 0, 1), name="pad")
+            net.activation("relu", name=f"act{number}")
+        networks.append(net.build())
+    assert merged_layers(networks) == ("input", "act0", "pad", "act1", "act2")
+    assert merged_layers(networks[:1]) == ("input", "act0", "act1", "act2")

@@ -12,7 +12,8 @@ from scipy import special
 from varprop.simulator.activations import NAMES, activation
 from varprop.simulator.errors import UserError
 from varprop.simulator.initializers import parse_initializer
-from varprop.simulator.montecarlo import simulate, simulate_trials
+from varprop.simulator.montecarlo import TrialMoments, simulate, simulate_trials
+from varprop.simulator.montecarlo.aggregate import summarize
 from varprop.simulator.network import (
     Activation,
     Add,
@@ -354,19 +355,24 @@ def test_error_falls_as_one_over_root_trials():
     )
 
 
-@pytest.mark.parametrize("std", ["0.05", "1.5"])
-@pytest.mark.parametrize("name", ["linear", "relu"])
-def test_depth_1000_stays_finite(name, std):
-    width = 32
-    network = mlp(name, width, 1000, f"normal({std})")
-    layers = simulate(network, gaussian((width,), 4), trials=3, seed=0).layers
-    growth = math.log(width * float(std) ** 2 * (0.5 if name == "relu" else 1.0))
+@pytest.mark.parametrize("std", [0.05, 1.5])
+@pytest.mark.parametrize(("name", "half", "spread"), [("linear", 1.0, 2.0), ("relu", 0.5, 5.0)])
+def test_depth_1000_stays_finite(name, half, spread, std):
+    """The log of one sample's second moment is normal: variance `spread` / n a layer, mean half of that below the mean's.
+
+    (Hanin and Nica 2019 for ReLU; to first order in 1/n, and the next order is a few units here against a deviation
+    of 5 to 7 over the mean of three trials.)
+    """
+    width, depth, trials = 32, 1000, 3
+    batch = gaussian((width,), 1)
+    layers = simulate(mlp(name, width, depth, f"normal({std})"), batch, trials=trials, seed=0).layers
     last = layers[-1].forward
+    typical = math.log((batch.data**2).mean()) + depth * (math.log(half * width * std**2) - spread / (2 * width))
+    sd = math.sqrt(depth * spread / width / trials)
+    assert abs(last.log_second_moment_mean - typical) < 4.5 * sd
     assert math.isfinite(last.log_second_moment)
-    # Finite width shifts the typical log by a few tenths of a percent to ten percent of the mean's.
-    assert last.log_second_moment_mean == pytest.approx(1000 * growth, rel=0.1)
     assert all(math.isfinite(layer.backward.log_second_moment_mean) for layer in layers)
-    assert (last.second_moment == 0) if std == "0.05" else (last.second_moment == math.inf)
+    assert (last.second_moment == 0) if std == 0.05 else (last.second_moment == math.inf)
 
 
 @pytest.mark.parametrize("scale", ["1e-13", "1e13"])
@@ -390,6 +396,54 @@ def test_powers_of_two_pass_through_every_operation(name, scale):
     assert not 1e-45 < np.sqrt(naive.moments(outputs[tiny[3]])[1]) < 1e45
     assert_same_moments(forward, outputs, 0, FLOAT32)
     assert_same_moments(backward, gradients, 0, FLOAT32)
+
+
+@pytest.mark.parametrize(
+    ("name", "std", "start", "same_as", "log_factor"),
+    [
+        ("gelu", "0.01", 1e-9, "linear", -2 * math.log(2)),
+        ("tanh", "0.01", 1e-9, "linear", 0.0),
+        ("selu", "0.01", 1e-9, "leaky_relu(1.6732632423543772)", 2 * math.log(1.0507009873554805)),
+        ("gelu", "100", 1e9, "relu", 0.0),
+    ],
+)
+def test_activations_far_from_one_are_half_lines(name, std, start, same_as, log_factor):
+    """From float64's range to far outside it, in float32, with the draws of the network of half-lines."""
+    width, depth = 16, 500
+    data = Batch(gaussian((width,), 3).data * start, "scaled", False)
+    activations = [
+        simulate_trials(mlp(function, width, depth, f"normal({std})"), data, trials=1, seed=0)
+        for function in (name, same_as)
+    ]
+    count = np.arange(2 * depth + 1) // 2  # activations before each node, and after it
+    forward, backward = (
+        one.log_second_moment[0] - other.log_second_moment[0] for one, other in zip(*activations, strict=True)
+    )
+    np.testing.assert_allclose(forward, log_factor * count, atol=2e-3)
+    np.testing.assert_allclose(backward, log_factor * (depth - count), atol=2e-3)
+    assert np.abs(activations[0][0].log_second_moment).max() > 2 * 709
+
+
+def test_averages_over_trials_with_different_powers_of_two():
+    """Against averages of the plain numbers; a common power far outside float64 moves nothing but the logs."""
+    rng = np.random.default_rng(0)
+    mean, variance = rng.standard_normal((9, 2)), rng.uniform(0.5, 2, (9, 2))
+    exponent = rng.integers(-6, 7, (9, 2))
+    plain = (mean**2 + variance) * 4.0**exponent
+    moments = TrialMoments(mean, mean**2 + variance, variance, exponent)
+    far = TrialMoments(mean, mean**2 + variance, variance, exponent + 5000)
+    for node, layer in enumerate(summarize(moments, far)):
+        near, log_power = layer.forward, 10_000 * math.log(2)
+        assert near.mean == pytest.approx((mean * 2.0**exponent)[:, node].mean(), rel=1e-12)
+        assert near.second_moment == pytest.approx(plain[:, node].mean(), rel=1e-12)
+        assert near.variance == pytest.approx((variance * 4.0**exponent)[:, node].mean(), rel=1e-12)
+        assert near.standard_error == pytest.approx(plain[:, node].std(ddof=1) / 3, rel=1e-12)
+        assert near.log_second_moment == pytest.approx(math.log(plain[:, node].mean()), rel=1e-12)
+        assert near.log_second_moment_mean == pytest.approx(np.log(plain[:, node]).mean(), rel=1e-12)
+        assert near.log_second_moment_sd == pytest.approx(np.log(plain[:, node]).std(ddof=1), rel=1e-12)
+        assert layer.backward.second_moment == math.inf
+        assert layer.backward.log_second_moment == pytest.approx(near.log_second_moment + log_power, rel=1e-12)
+        assert layer.backward.log_second_moment_sd == pytest.approx(near.log_second_moment_sd, rel=1e-9)
 
 
 def test_progress_and_settings():

@@ -37,7 +37,10 @@ Array = NDArray[np.floating]
 Window = tuple[Array, tuple[int, int], tuple[int, int]]
 
 COLUMNS_SIZE = 2**19
-"""Windows are gathered in pieces of about this many numbers, which fit a core's cache."""
+"""Windows are gathered in pieces of about this many numbers: 2 MB in float32, the order of a core's own cache."""
+
+FAR = 200
+"""Beyond 2**+-FAR an activation is its half-lines to the last digit, and up to there float64 holds its values."""
 
 
 @dataclass(slots=True)
@@ -257,6 +260,10 @@ def _(operation: Activation, call: Call, out: Array) -> int:
     if function.homogeneous or source.exponent == 0:
         _apply("value", function, source.values, out)
         return source.exponent
+    slopes = _slopes_at_scale(function, source)
+    if slopes is not None:
+        np.multiply(source.values, slopes, out=out)
+        return source.exponent
     z = _in_float64(source)
     y = np.empty_like(z)
     _apply("value", function, z, y)
@@ -271,12 +278,31 @@ def _(operation: Activation, call: Call, gradient: Signal, out: Array) -> int:
     if function.homogeneous or source.exponent == 0:
         _apply("derivative", function, source.values, out)
     else:
-        z = _in_float64(source)
-        slope = np.empty_like(z)
-        _apply("derivative", function, z, slope)
-        out[...] = slope
+        slopes = _slopes_at_scale(function, source)
+        if slopes is None:
+            z = _in_float64(source)
+            slopes = np.empty_like(z)
+            _apply("derivative", function, z, slopes)
+        out[...] = slopes
     out *= gradient.values
     return gradient.exponent
+
+
+def _slopes_at_scale(function: ActivationFunction, signal: Signal) -> Array | None:
+    """Return phi(z) / z where z is so small or so large that phi is two half-lines through 0; None elsewhere.
+
+    None too where that leaves nothing: phi(0) is not 0, or phi is bounded.
+    """
+    if abs(signal.exponent) <= FAR:
+        return None
+    if signal.exponent < 0:
+        at_zero, left, right = function.germ_zero
+        lines = at_zero == 0
+    else:
+        (left, _), (right, _) = function.germ_infinity
+        lines = left != 0 or right != 0
+    number = signal.values.dtype.type
+    return np.where(signal.values > 0, number(right), number(left)) if lines else None
 
 
 def _in_float64(signal: Signal) -> NDArray[np.float64]:

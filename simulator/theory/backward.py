@@ -22,6 +22,7 @@ from varprop.simulator.network import (
     Operation,
     ZeroPad,
 )
+from varprop.simulator.theory.depthwise import Relations
 from varprop.simulator.theory.forward import Signal
 from varprop.simulator.theory.maps import Size, Window, window_scatter
 from varprop.simulator.theory.pairs import (
@@ -52,7 +53,9 @@ class Gradient:
         Factor by which E[g^2 / (v + eps)] differs from the product of averages at the normalisation that the gradient
         meets next, because both depend on the channel.
     selection
-        The same for E[g^2 phi'^2] at the activation that it meets next, behind a maximum.
+        The same for E[g^2 phi'^2] at the activation that it meets next, before a maximum or a depthwise layer.
+    relations
+        What a depthwise layer on the way is going to do of that kind.
     amplitude
         Of a map larger than the kernel's: second moment at every position over that inside.
     """
@@ -61,6 +64,7 @@ class Gradient:
     alignment: float | None = None
     tilt: float = 1.0
     selection: float = 1.0
+    relations: Relations = Relations()
     amplitude: Array | None = None
 
     @property
@@ -106,18 +110,19 @@ def _(op: Conv2d, gradient: Gradient, inputs: list[Signal], output: Signal, law:
         moments = law.taps / law.inverse
     else:
         moments = np.eye(window.taps) * _seen_variance(output, law)
+    moments = moments * (per_group * gradient.relations.reweigh)
     tilt = 1.0 if law is None else law.tilt
     if source.data is not None:
-        return [_at_data(gradient, moments * per_group, window, source.data.shape[2:])]
+        return [_at_data(gradient, moments, window, source.data.shape[2:])]
     if source.amplitude is None:
         arriving = unmerged(gradient.kernel, source.kernel.layout)
-        kernel = windows_transposed(arriving, moments * per_group, window, source.kernel.size)
-        return [Gradient(kernel.scaled(1.0), tilt=tilt)]
+        kernel = windows_transposed(arriving, moments, window, source.kernel.size)
+        return [Gradient(kernel.scaled(1.0), tilt=tilt, selection=gradient.relations.gates)]
     arriving, edges = _inside(gradient, window.out_size(source.kernel.size), source)
-    kernel = windows_transposed(arriving, moments * per_group, window, source.kernel.size).scaled(1.0)
+    kernel = windows_transposed(arriving, moments, window, source.kernel.size).scaled(1.0)
     reach = window_scatter(edges, Window(op.kernel, op.stride, op.padding), _size(source.amplitude))
     share = window.taps / (op.stride[0] * op.stride[1])
-    return [Gradient(kernel, tilt=tilt, amplitude=reach / share)]
+    return [Gradient(kernel, tilt=tilt, selection=gradient.relations.gates, amplitude=reach / share)]
 
 
 def _seen_variance(output: Signal, law: VarianceLaw | None) -> float:
@@ -171,7 +176,8 @@ def _(
     kernel = replace(gradient.kernel, values=values).scaled(gradient.selection, slopes.log_scale)
     unit = float(np.exp(tilted.log_scale + gradient.kernel.log_scale - kernel.log_scale))
     alignment = gradient.kernel.pair_product_mean(tilted) * unit
-    return [Gradient(kernel, alignment, gradient.tilt, amplitude=gradient.amplitude)]
+    tilt = gradient.tilt * output.relations.tilt
+    return [Gradient(kernel, alignment, tilt, relations=output.relations, amplitude=gradient.amplitude)]
 
 
 @pull_back.register
@@ -195,7 +201,8 @@ def _(
     left = kernel.second_moment
     if left > 0 and size > 0:
         kernel = kernel.scaled(size / left)
-    return [Gradient(kernel.scaled(own.inverse * gradient.tilt), amplitude=gradient.amplitude)]
+    kernel = kernel.scaled(own.inverse * gradient.tilt)
+    return [Gradient(kernel, relations=gradient.relations, amplitude=gradient.amplitude)]
 
 
 @pull_back.register
@@ -280,4 +287,4 @@ def _(op: ZeroPad, gradient: Gradient, inputs: list[Signal], output: Signal, law
     inner = gradient.kernel.mapped()[:, top : h - bottom, left : w - right, top : h - bottom, left : w - right]
     points = size[0] * size[1]
     kernel = replace(gradient.kernel, size=size, values=inner.reshape(len(inner), points, points))
-    return [Gradient(kernel, tilt=gradient.tilt)]
+    return [Gradient(kernel, tilt=gradient.tilt, selection=gradient.selection)]

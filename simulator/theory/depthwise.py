@@ -33,19 +33,81 @@ class Taps:
         Of the weights.
     inverse
         1 / (v + eps) of the input channels' own normalisation, or None.
+    gates
+        Squared slopes of the activation before, at the inputs, shape (CHANNELS / 2, samples, positions); None where
+        there was none.
     """
 
     covariances: Array
     law: WeightLaw
     inverse: Array | None
+    window: Window
+    gates: Array | None
+
+    def relations(self, size: Size, after: Array, inverse: Array | None) -> Relations:
+        """How the slopes after the layer go with its weights and with the slopes before it.
+
+        Parameters
+        ----------
+        size
+            The layer's input map.
+        after
+            Squared slopes of the activation after the layer, shape (CHANNELS, samples, outputs).
+        inverse
+            The channels' 1 / (v + eps) if they are normalised first, shape (CHANNELS,).
+        """
+        count = len(self.covariances)
+        index = self.window.index(size)
+        weights = tap_nodes(self.window.taps, self.law)[:count] ** 2
+        slopes = (after[:count] + after[count:]) / 2
+        scale = np.ones(count) if inverse is None else inverse[:count]
+        tilt = _excess(slopes.mean(axis=(1, 2)), scale)
+        through = np.zeros((count, slopes.shape[1], size[0] * size[1] + 1))
+        alone = np.zeros((count, 1, size[0] * size[1] + 1))
+        for k, under in enumerate(index):
+            # One tap reaches an input at most once, but for the padding, which is dropped.
+            factor = (weights[:, k] * scale)[:, None, None]
+            through[:, :, under] += factor * slopes
+            alone[:, :, under] += factor
+        through = through[:, :, :-1]
+        seen = float(alone[:, :, :-1].mean()) * float(slopes.mean())
+        reweigh = float(through.mean()) / seen / tilt if seen > 0 else 1.0
+        gates = 1.0 if self.gates is None else _excess(through, self.gates)
+        return Relations(tilt, reweigh, gates)
+
+
+@dataclass(frozen=True)
+class Relations:
+    """Mean products over the product of means, around a depthwise layer; all one if nothing knew of anything.
+
+    Attributes
+    ----------
+    tilt
+        Of the slopes after the layer and 1 / (v + eps).
+    reweigh
+        What the squared weights add to that.
+    gates
+        Of what comes back through the layer and the slopes before it. An input that is zero closes the gate before the
+        layer and adds nothing to the outputs that it feeds: the fewer the taps, the more the gates know of one another.
+    """
+
+    tilt: float = 1.0
+    reweigh: float = 1.0
+    gates: float = 1.0
+
+
+def _excess(first: Array, second: Array) -> float:
+    apart = float(first.mean()) * float(second.mean())
+    return float(np.mean(first * second)) / apart if apart > 0 else 1.0
 
 
 def depthwise(
-    inputs: Sample, size: Size, window: Window, law: WeightLaw, expected: Array
+    inputs: Sample, gates: Array | None, size: Size, window: Window, law: WeightLaw, expected: Array
 ) -> tuple[Sample, Taps]:
     """Convolve sampled channels with kernels of their own; `expected` is the mean of the taps' covariances.
 
-    Every other input channel is used, with a kernel and with its negative, as likely as itself.
+    Every other input channel is used, with a kernel and with its negative, as likely as itself. `gates` are the
+    squared slopes of the activation that gave the inputs.
     """
     index = window.index(size)
     padded = np.pad(inputs.values[::2], ((0, 0), (0, 0), (0, 1)))
@@ -60,7 +122,8 @@ def depthwise(
     if trace > 0:
         covariances *= float(np.trace(expected)) / trace
     inverse = None if inputs.inverse is None else inputs.inverse[::2]
-    return Sample(np.concatenate([values, -values])), Taps(covariances, law, inverse)
+    half = None if gates is None else gates[::2]
+    return Sample(np.concatenate([values, -values])), Taps(covariances, law, inverse, window, half)
 
 
 def depthwise_law(channels: Taps, eps: float) -> VarianceLaw:

@@ -29,7 +29,7 @@ from varprop.simulator.network import (
     Shape,
     ZeroPad,
 )
-from varprop.simulator.theory.depthwise import Taps, depthwise, depthwise_law, tap_covariance
+from varprop.simulator.theory.depthwise import Relations, Taps, depthwise, depthwise_law, tap_covariance
 from varprop.simulator.theory.duals import Duals, apply_activation
 from varprop.simulator.theory.maps import Ints, Size, Window, window_sum
 from varprop.simulator.theory.pairs import PairKernel, merged, plus, regridded, windows
@@ -116,6 +116,8 @@ class Signal:
     law: VarianceLaw | None = None
     slopes: Callable[[], Array] | None = None
     selection: float = 1.0
+    behind: tuple[Taps, Size] | None = None
+    relations: Relations = Relations()
 
     @property
     def edges(self) -> float:
@@ -155,6 +157,10 @@ def _(operation: Conv2d, node: Node, network: Network, inputs: list[Signal]) -> 
     if operation.depthwise:
         expected = covariance * float(np.exp(signal.kernel.log_scale))
         sample, taps = _depthwise(signal, window, law, expected)
+        measured = float(np.mean(sample.values**2))
+        if measured > 0:
+            sample = Sample(sample.values * np.sqrt(kernel.second_moment * np.exp(kernel.log_scale) / measured))
+    behind = None if taps is None else (taps, _unpadded(signal))
     shrinks = kernel.values.shape[1] < signal.kernel.values.shape[1]
     if kernel.layout.profiles > 1 and shrinks and (signal.amplitude is not None or kernel.values.shape[1] <= _MERGE):
         kernel, more = _pooled_over_samples(kernel)
@@ -177,8 +183,17 @@ def _(operation: Conv2d, node: Node, network: Network, inputs: list[Signal]) -> 
         weighted=Weighted(law, per_group * window.taps, source, window, taps),
         origin=Gaussian(kernel, _key(node)),
         sample=_fixed(sample),
+        behind=behind,
         amplitude=amplitude,
     )
+
+
+def _unpadded(signal: Signal) -> Size:
+    """Size of the map before any zero padding."""
+    if signal.amplitude is not None:
+        return signal.kernel.size
+    top, bottom, left, right = signal.padding
+    return signal.kernel.size[0] - top - bottom, signal.kernel.size[1] - left - right
 
 
 def _first_convolution(operation: Conv2d, node: Node, network: Network, signal: Signal, law: WeightLaw) -> Signal:
@@ -236,13 +251,12 @@ def cut_out(shape: Shape) -> Size:
 
 def _depthwise(signal: Signal, window: Window, law: WeightLaw, expected: Array) -> tuple[Sample, Taps]:
     """Sampled channels of a depthwise layer; they are those of the node before any zero padding."""
-    top, bottom, left, right = signal.padding
-    height, width = signal.kernel.size
+    gates = None if signal.slopes is None else signal.slopes()
     if window.inside:
-        return depthwise(signal.draw(), signal.kernel.size, window, law, expected)
+        return depthwise(signal.draw(), gates, signal.kernel.size, window, law, expected)
     padding = tuple(a + b for a, b in zip(window.padding, signal.padding, strict=True))
-    size = height - top - bottom, width - left - right
-    return depthwise(signal.draw(), size, Window(window.kernel, window.stride, padding), law, expected)
+    size = _unpadded(signal)
+    return depthwise(signal.draw(), gates, size, Window(window.kernel, window.stride, padding), law, expected)
 
 
 def _pooled_over_samples(kernel: PairKernel) -> tuple[PairKernel, float]:
@@ -331,6 +345,7 @@ def _(operation: BatchNorm, node: Node, network: Network, inputs: list[Signal]) 
         sample=_fixed(sample),
         amplitude=signal.amplitude,
         law=law,
+        behind=signal.behind,
     )
 
 
@@ -368,10 +383,14 @@ def _(operation: Activation, node: Node, network: Network, inputs: list[Signal])
     function = activation(operation.function)
     duals = apply_activation(function, signal.kernel)
     origin = sample = None
+    relations = Relations()
     if signal.sample is not None or (signal.origin and signal.origin.function):
         before = signal.draw()
         sample = activated(before, function)
         duals = correct(duals, function, before, sample)
+        if signal.behind is not None:
+            taps, size = signal.behind
+            relations = taps.relations(size, function.derivative(before.values) ** 2, before.inverse)
     elif signal.origin is not None:
         origin = replace(signal.origin, function=function)
     out = duals.kernel
@@ -387,6 +406,7 @@ def _(operation: Activation, node: Node, network: Network, inputs: list[Signal])
         sample=_fixed(sample),
         amplitude=None if signal.amplitude is None else _edges_after(function, signal, out),
         slopes=lambda: function.derivative(signal.draw().values) ** 2,
+        relations=relations,
         duals=duals,
     )
 
@@ -540,7 +560,7 @@ def _(operation: ZeroPad, node: Node, network: Network, inputs: list[Signal]) ->
     if signal.data is not None:
         return replace(signal, data=np.pad(signal.data, ((0, 0), (0, 0), *rows)))
     if signal.amplitude is not None:
-        return replace(signal, amplitude=np.pad(signal.amplitude, rows), duals=None, law=None, slopes=None, weighted=None)
+        return replace(signal, amplitude=np.pad(signal.amplitude, rows), duals=None, law=None, weighted=None)
     kernel = signal.kernel
     (h, w), n = kernel.size, len(kernel.values)
     size = h + top + bottom, w + left + right
@@ -553,5 +573,6 @@ def _(operation: ZeroPad, node: Node, network: Network, inputs: list[Signal]) ->
         signal.spread,
         origin=signal.origin,
         sample=signal.sample,
+        slopes=signal.slopes,
         padding=operation.padding,
     )
