@@ -358,7 +358,7 @@ def test_error_falls_as_one_over_root_trials():
 @pytest.mark.parametrize("std", [0.05, 1.5])
 @pytest.mark.parametrize(("name", "half", "spread"), [("linear", 1.0, 2.0), ("relu", 0.5, 5.0)])
 def test_depth_1000_stays_finite(name, half, spread, std):
-    """The log of one sample's second moment is normal: variance `spread` / n a layer, mean half of that below the mean's.
+    """One sample's log second moment is normal: variance `spread` / n a layer, mean half of that below the mean's log.
 
     (Hanin and Nica 2019 for ReLU; to first order in 1/n, and the next order is a few units here against a deviation
     of 5 to 7 over the mean of three trials.)

@@ -285,6 +285,13 @@ def _fixed(sample: Sample | None) -> Callable[[], Sample] | None:
     return None if sample is None else lambda: sample
 
 
+def _cropped(values: Array, size: Size, wanted: Size) -> Array:
+    """Undo `_regrown` on an array whose last axis is the map."""
+    if size == wanted:
+        return values
+    return values.reshape(*values.shape[:-1], *size)[..., : wanted[0], : wanted[1]].reshape(*values.shape[:-1], -1)
+
+
 def _key(node: Node) -> int:
     """A number of the node's own for its draws."""
     return zlib.crc32(node.name.encode())
@@ -390,7 +397,8 @@ def _(operation: Activation, node: Node, network: Network, inputs: list[Signal])
         duals = correct(duals, function, before, sample)
         if signal.behind is not None:
             taps, size = signal.behind
-            relations = taps.relations(size, function.derivative(before.values) ** 2, before.inverse)
+            slopes = function.derivative(before.values) ** 2
+            relations = taps.relations(size, _cropped(slopes, signal.kernel.size, taps.window.out_size(size)), before.inverse)
     elif signal.origin is not None:
         origin = replace(signal.origin, function=function)
     out = duals.kernel
