@@ -194,6 +194,11 @@ class Network:
         return len(self.nodes)
 
     @cached_property
+    def has_batch_norm(self) -> bool:
+        """Whether any node normalises over the batch."""
+        return any(isinstance(node.operation, BatchNorm) for node in self.nodes)
+
+    @cached_property
     def consumers(self) -> tuple[tuple[int, ...], ...]:
         """For each node the indices of the nodes that read it."""
         found: list[list[int]] = [[] for _ in self.nodes]

@@ -18,7 +18,7 @@ def announce_compilation(quiet: bool) -> Iterator[None]:
         return
     from numba.core import event
 
-    from varprop.simulator.montecarlo.jit import CompilationWatch
+    from varprop.simulator.jit import CompilationWatch
 
     def announce() -> None:
         print("compiling kernels (once, up to half a minute)", file=sys.stderr, flush=True)

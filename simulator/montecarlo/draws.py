@@ -10,7 +10,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from varprop.simulator import random
 from varprop.simulator.initializers import TRUNCATION_POINT, WeightLaw, bias_law, draw, weight_law
-from varprop.simulator.montecarlo.jit import kernel
+from varprop.simulator.jit import kernel
 from varprop.simulator.network import Conv2d, FrameworkName, Linear, Node, Shape
 
 Array = NDArray[np.floating]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from varprop.simulator.montecarlo.jit import kernel, reduction
+from varprop.simulator.jit import kernel, reduction
 
 Array = NDArray[np.floating]
 Statistics = NDArray[np.float64]

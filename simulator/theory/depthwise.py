@@ -8,7 +8,6 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
-from scipy.stats import qmc
 
 from varprop.simulator.initializers import WeightLaw
 from varprop.simulator.theory.maps import Size, Window
@@ -18,7 +17,8 @@ from varprop.simulator.theory.variance_law import VarianceLaw
 
 Array = NDArray[np.float64]
 
-NODES = 2**15  # depthwise kernels over which 1 / (v + eps) is averaged
+_POINTS = 512  # of the data over which slopes are compared
+NODES = 2**14  # depthwise kernels over which 1 / (v + eps) is averaged
 
 
 @dataclass(frozen=True)
@@ -28,13 +28,13 @@ class Taps:
     Attributes
     ----------
     covariances
-        Of each sampled input channel's values under the taps over the data, shape (CHANNELS / 2, taps, taps).
+        Of each sampled input channel's values under the taps over the data, shape (channels / 2, taps, taps).
     law
         Of the weights.
     inverse
         1 / (v + eps) of the input channels' own normalisation, or None.
     gates
-        Squared slopes of the activation before, at the inputs, shape (CHANNELS / 2, samples, positions); None where
+        Squared slopes of the activation before, at the inputs, shape (channels / 2, samples, positions); None where
         there was none.
     """
 
@@ -52,14 +52,15 @@ class Taps:
         size
             The layer's input map.
         after
-            Squared slopes of the activation after the layer, shape (CHANNELS, samples, outputs).
+            Squared slopes of the activation after the layer, shape (channels, samples, outputs).
         inverse
-            The channels' 1 / (v + eps) if they are normalised first, shape (CHANNELS,).
+            The channels' 1 / (v + eps) if they are normalised first, shape (channels,).
         """
         count = len(self.covariances)
         index = self.window.index(size)
         weights = tap_nodes(self.window.taps, self.law)[:count] ** 2
-        slopes = (after[:count] + after[count:]) / 2
+        samples = max(1, _POINTS // (size[0] * size[1]))
+        slopes = (after[:count, :samples] + after[count:, :samples]) / 2
         scale = np.ones(count) if inverse is None else inverse[:count]
         tilt = _excess(slopes.mean(axis=(1, 2)), scale)
         through = np.zeros((count, slopes.shape[1], size[0] * size[1] + 1))
@@ -72,7 +73,7 @@ class Taps:
         through = through[:, :, :-1]
         seen = float(alone[:, :, :-1].mean()) * float(slopes.mean())
         reweigh = float(through.mean()) / seen / tilt if seen > 0 else 1.0
-        gates = 1.0 if self.gates is None else _excess(through, self.gates)
+        gates = 1.0 if self.gates is None else _excess(through, self.gates[:, :samples])
         return Relations(tilt, reweigh, gates)
 
 
@@ -102,12 +103,11 @@ def _excess(first: Array, second: Array) -> float:
 
 
 def depthwise(
-    inputs: Sample, gates: Array | None, size: Size, window: Window, law: WeightLaw, expected: Array
+    inputs: Sample, size: Size, window: Window, law: WeightLaw, expected: Array
 ) -> tuple[Sample, Taps]:
     """Convolve sampled channels with kernels of their own; `expected` is the mean of the taps' covariances.
 
-    Every other input channel is used, with a kernel and with its negative, as likely as itself. `gates` are the
-    squared slopes of the activation that gave the inputs.
+    Every other input channel is used, with a kernel and with its negative, as likely as itself.
     """
     index = window.index(size)
     padded = np.pad(inputs.values[::2], ((0, 0), (0, 0), (0, 1)))
@@ -122,7 +122,7 @@ def depthwise(
     if trace > 0:
         covariances *= float(np.trace(expected)) / trace
     inverse = None if inputs.inverse is None else inputs.inverse[::2]
-    half = None if gates is None else gates[::2]
+    half = None if inputs.slopes is None else inputs.slopes[::2]
     return Sample(np.concatenate([values, -values])), Taps(covariances, law, inverse, window, half)
 
 
@@ -170,7 +170,11 @@ def tap_nodes(taps: int, law: WeightLaw) -> Array:
 
 @lru_cache(maxsize=8)
 def _unit_nodes(taps: int, distribution: str) -> Array:
-    unit = qmc.Sobol(taps, scramble=True, rng=0).random(NODES)
+    # Roberts' sequence: multiples of the powers of the positive root of x^(taps + 1) = x + 1, modulo one.
+    root = 2.0
+    for _ in range(64):
+        root = (1.0 + root) ** (1.0 / (taps + 1))
+    unit = (0.5 + np.arange(1, NODES + 1)[:, None] * root ** -np.arange(1.0, taps + 1)) % 1.0
     match distribution:
         case "uniform":
             return np.asarray(2 * unit - 1)

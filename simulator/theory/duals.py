@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
-from scipy.interpolate import CubicSpline
 
 from varprop.simulator.activations import ActivationFunction, activation
+from varprop.simulator.jit import kernel as compiled
 from varprop.simulator.theory.pairs import PairKernel
 
 Array = NDArray[np.float64]
 Ints = NDArray[np.intp]
-ORDER = 40
-_TABLE = 65
+ORDER = 32
+_STEP = 0.1  # of log sigma between tabulated expansions
+_LEGENDRE = np.polynomial.legendre.leggauss(40)
 _SAFE = 250.0  # log of the second moment up to which an activation is evaluated as it is
-
-jit_parallel = numba.njit(parallel=True, cache=True)
 
 
 @dataclass(frozen=True)
@@ -39,35 +38,53 @@ class Duals:
     tilted: PairKernel
 
 
-@dataclass(frozen=True)
-class _Expansion:
-    """Orthonormal Hermite coefficients at each of n deviations, shape (n, ORDER + 1), and exact second moments, (n,)."""
+def _expand(function: ActivationFunction, sigma: Array) -> tuple[Array, Array]:
+    """Hermite expansions of phi(sigma u), phi'(sigma u) and sigma u phi'(sigma u).
 
-    value: Array
-    derivative: Array
-    tilted: Array
-    second_moments: Array  # of phi, phi', z phi'; shape (3, n)
+    Returns
+    -------
+    coefficients
+        Orthonormal Hermite coefficients, shape (3, n, ORDER + 1), for n deviations.
+    moments
+        Exact second moments, shape (3, n).
+    """
+    # Rows on a grid of log sigma that all layers share, and cubic interpolation between them: relative error 1e-6.
+    place = np.log(np.maximum(sigma, 1e-150)) / _STEP
+    first = np.floor(place).astype(int) - 1
+    needed, back = np.unique(first[:, None] + np.arange(4), return_inverse=True)
+    rows = [_row(function, int(k)) for k in needed]
+    table = np.stack([row[0] for row in rows]), np.stack([row[1] for row in rows])
+    t = place - first - 1.0
+    weights = np.stack(
+        [
+            -t * (t - 1) * (t - 2) / 6,
+            (t + 1) * (t - 1) * (t - 2) / 2,
+            -(t + 1) * t * (t - 2) / 2,
+            (t + 1) * t * (t - 1) / 6,
+        ]
+    )
+    back = back.reshape(-1, 4).T
+    coefficients = sum(w[:, None, None] * table[0][k] for w, k in zip(weights, back, strict=True))
+    moments = sum(w[:, None] * table[1][k] for w, k in zip(weights, back, strict=True))
+    return np.asarray(coefficients).transpose(1, 0, 2), np.asarray(moments).T
 
 
-def _expand(function: ActivationFunction, sigma: Array) -> _Expansion:
-    """Expand phi(sigma u), phi'(sigma u) and sigma u phi'(sigma u) by quadrature split at the kinks."""
-    n = sigma.size
-    coefficients = np.zeros((3, n, ORDER + 1))
-    moments = np.zeros((3, n))
-    nodes, weights = np.polynomial.legendre.leggauss(40)
-    for row, s in enumerate(sigma):
-        # Panels end at kinks, and shrink around zero where sigma stretches a function that bends on the scale 1.
-        bends = {b for b in (*function.kinks, -40.0, -8.0, -2.0, 2.0, 8.0, 40.0) if abs(b) < 11.0 * s and s > 2.0}
-        bends |= {b for b in function.kinks if abs(b) < 11.0 * s}
-        edges = np.array(sorted({-11.0, -3.0, 0.0, 3.0, 11.0} | {b / s for b in bends}))
-        centre, half = (edges[1:] + edges[:-1]) / 2, (edges[1:] - edges[:-1]) / 2
-        u = (centre[:, None] + half[:, None] * nodes).ravel()
-        mass = (half[:, None] * weights).ravel() * np.exp(-u * u / 2) / np.sqrt(2 * np.pi)
-        slope = function.derivative(s * u)
-        table = np.stack([function.value(s * u), slope, s * u * slope])
-        coefficients[:, row] = (table * mass) @ _hermite(u).T
-        moments[:, row] = (table * table) @ mass
-    return _Expansion(coefficients[0], coefficients[1], coefficients[2], moments)
+@lru_cache(maxsize=4096)
+def _row(function: ActivationFunction, step: int) -> tuple[Array, Array]:
+    """Coefficients (3, ORDER + 1) and second moments (3,) at one deviation, by quadrature split at the kinks."""
+    s = float(np.exp(step * _STEP))
+    # Panels end at kinks, and shrink around zero where sigma stretches a function that bends on the scale 1.
+    bends = {b for b in function.kinks if abs(b) < 11.0 * s}
+    if s > 2.0:
+        bends |= {b for b in (-40.0, -8.0, -2.0, 2.0, 8.0, 40.0) if abs(b) < 11.0 * s}
+    edges = np.array(sorted({-11.0, -3.0, 0.0, 3.0, 11.0} | {b / s for b in bends}))
+    centre, half = (edges[1:] + edges[:-1]) / 2, (edges[1:] - edges[:-1]) / 2
+    nodes, weights = _LEGENDRE
+    u = (centre[:, None] + half[:, None] * nodes).ravel()
+    mass = (half[:, None] * weights).ravel() * np.exp(-u * u / 2) / np.sqrt(2 * np.pi)
+    slope = function.derivative(s * u)
+    table = np.stack([function.value(s * u), slope, s * u * slope])
+    return (table * mass) @ _hermite(u).T, (table * table) @ mass
 
 
 def _hermite(u: Array) -> Array:
@@ -77,27 +94,6 @@ def _hermite(u: Array) -> Array:
     for k in range(1, ORDER):
         basis[k + 1] = (u * basis[k] - np.sqrt(k) * basis[k - 1]) / np.sqrt(k + 1)
     return basis
-
-
-def _expand_many(function: ActivationFunction, sigma: Array) -> _Expansion:
-    """Expand at every deviation; more than a table's worth of them are interpolated on a logarithmic grid."""
-    distinct, back = np.unique(sigma, return_inverse=True)
-    if distinct.size <= _TABLE:
-        found = _expand(function, distinct)
-        return _Expansion(
-            found.value[back], found.derivative[back], found.tilted[back], found.second_moments[:, back]
-        )
-    floor = distinct[-1] * 1e-4
-    grid = np.linspace(np.log(max(distinct[0], floor)), np.log(distinct[-1]), _TABLE)
-    at = np.log(np.maximum(sigma, floor))
-    found = _expand(function, np.exp(grid))
-
-    def between(table: Array) -> Array:
-        return np.asarray(CubicSpline(grid, table, axis=0)(at), dtype=np.float64)
-
-    return _Expansion(
-        between(found.value), between(found.derivative), between(found.tilted), between(found.second_moments.T).T
-    )
 
 
 def apply_activation(function: ActivationFunction, kernel: PairKernel) -> Duals:
@@ -110,7 +106,7 @@ def apply_activation(function: ActivationFunction, kernel: PairKernel) -> Duals:
     if function.homogeneous:
         return _closed_form(function, factor, kernel)
     sigma = np.sqrt(np.maximum(kernel.diagonal, 0.0)) * np.exp(kernel.log_scale / 2)
-    expansion = _expand_many(function, sigma.ravel())
+    coefficients, moments = _expand(function, sigma.ravel())
     layout, blocks = kernel.layout, kernel.values.shape
     scale = np.exp(kernel.log_scale)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -118,9 +114,7 @@ def apply_activation(function: ActivationFunction, kernel: PairKernel) -> Duals:
     correlation = kernel.values * scale * inverse[layout.left][:, :, None] * inverse[layout.right][:, None, :]
     np.clip(correlation, -1.0, 1.0, out=correlation)
     results = []
-    for table, exact in zip(
-        (expansion.value, expansion.derivative, expansion.tilted), expansion.second_moments, strict=True
-    ):
+    for table, exact in zip(coefficients, moments, strict=True):
         tail = np.sqrt(np.maximum(exact - np.einsum("nk,nk->n", table, table), 0.0))
         series = np.concatenate([table, tail[:, None]], axis=1).reshape(*sigma.shape, -1)
         values = np.empty(blocks)
@@ -129,7 +123,7 @@ def apply_activation(function: ActivationFunction, kernel: PairKernel) -> Duals:
         own = np.arange(blocks[1])
         values[: layout.profiles, own, own] = diagonal
         results.append(replace(kernel, values=values, log_scale=0.0).scaled(1.0))
-    mean = expansion.value[:, 0].reshape(sigma.shape)
+    mean = coefficients[0][:, 0].reshape(sigma.shape)
     out, derivative, tilted = results
     return Duals(mean, out, derivative.scaled(1.0, extra), tilted.scaled(1.0, extra))
 
@@ -171,18 +165,18 @@ def _within_range(
     return function, 1.0, replace(kernel, log_scale=_SAFE), -(kernel.log_scale - _SAFE) / 2
 
 
-@jit_parallel
+@compiled
 def power_series(correlation: Array, left: Ints, right: Ints, series: Array, out: Array) -> None:
-    """out[b, i, j] = sum_k series[left, k, i] series[right, k, j] c[b, i, j]^k by Horner's rule."""
+    """Fill out[b, i, j] with sum_k series[left, k, i] series[right, k, j] c[b, i, j]^k, by Horner's rule."""
     order = series.shape[1]
-    points = correlation.shape[1]
-    for flat in numba.prange(correlation.shape[0] * points):
-        b, i = flat // points, flat % points
+    blocks, points, _ = correlation.shape
+    row = np.empty(points)
+    for b in range(blocks):
         first, second = series[left[b]], series[right[b]]
-        row = np.zeros(points)
-        for k in range(order - 1, -1, -1):
-            a = first[k, i]
-            for j in range(points):
-                row[j] = row[j] * correlation[b, i, j] + a * second[k, j]
-        out[b, i, :] = row
-
+        for i in range(points):
+            row[:] = 0.0
+            for k in range(order - 1, -1, -1):
+                a = first[k, i]
+                for j in range(points):
+                    row[j] = row[j] * correlation[b, i, j] + a * second[k, j]
+            out[b, i, :] = row

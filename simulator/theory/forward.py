@@ -98,7 +98,7 @@ class Signal:
     data
         Of an input that only convolutions read, the samples themselves, shape (profiles, channels, height, width): their
         kernel is worked out where it is needed, on the convolution's output.
-    duals, law, slopes, selection
+    duals, law, selection, relations
         What an activation, a normalisation or a pooling found on the way, for the backward pass.
     """
 
@@ -114,7 +114,6 @@ class Signal:
     data: Array | None = None
     duals: Duals | None = None
     law: VarianceLaw | None = None
-    slopes: Callable[[], Array] | None = None
     selection: float = 1.0
     behind: tuple[Taps, Size] | None = None
     relations: Relations = Relations()
@@ -251,12 +250,12 @@ def cut_out(shape: Shape) -> Size:
 
 def _depthwise(signal: Signal, window: Window, law: WeightLaw, expected: Array) -> tuple[Sample, Taps]:
     """Sampled channels of a depthwise layer; they are those of the node before any zero padding."""
-    gates = None if signal.slopes is None else signal.slopes()
+    inputs = signal.draw()
     if window.inside:
-        return depthwise(signal.draw(), gates, signal.kernel.size, window, law, expected)
+        return depthwise(inputs, signal.kernel.size, window, law, expected)
     padding = tuple(a + b for a, b in zip(window.padding, signal.padding, strict=True))
     size = _unpadded(signal)
-    return depthwise(signal.draw(), gates, size, Window(window.kernel, window.stride, padding), law, expected)
+    return depthwise(inputs, size, Window(window.kernel, window.stride, padding), law, expected)
 
 
 def _pooled_over_samples(kernel: PairKernel) -> tuple[PairKernel, float]:
@@ -278,7 +277,8 @@ def _regrown(sample: Sample, size: Size, wanted: Size) -> Sample:
     rows = np.pad(np.arange(size[0]), (0, wanted[0] - size[0]), mode="symmetric")
     cols = np.pad(np.arange(size[1]), (0, wanted[1] - size[1]), mode="symmetric")
     where = (rows[:, None] * size[1] + cols[None, :]).ravel()
-    return Sample(sample.values[:, :, where], sample.inverse)
+    slopes = None if sample.slopes is None else sample.slopes[:, :, where]
+    return Sample(sample.values[:, :, where], sample.inverse, slopes)
 
 
 def _fixed(sample: Sample | None) -> Callable[[], Sample] | None:
@@ -394,29 +394,36 @@ def _(operation: Activation, node: Node, network: Network, inputs: list[Signal])
     if signal.sample is not None or (signal.origin and signal.origin.function):
         before = signal.draw()
         sample = activated(before, function)
-        duals = correct(duals, function, before, sample)
-        if signal.behind is not None:
+        duals = correct(duals, sample)
+        if signal.behind is not None and sample.slopes is not None:
             taps, size = signal.behind
-            slopes = function.derivative(before.values) ** 2
-            relations = taps.relations(size, _cropped(slopes, signal.kernel.size, taps.window.out_size(size)), before.inverse)
+            relations = taps.relations(size, _cropped(sample.slopes, signal.kernel.size, taps.window.out_size(size)), before.inverse)
     elif signal.origin is not None:
         origin = replace(signal.origin, function=function)
     out = duals.kernel
-    before, after = signal.kernel.centred(), out.centred()
-    slope = float(np.exp(signal.kernel.log_scale - out.log_scale + duals.derivative.log_scale))
-    slope *= duals.derivative.pair_mean * before.second_moment / after.second_moment if after.second_moment > 0 else 0.0
+    spread = 0.0
+    if signal.spread > 0.0 and network.has_batch_norm:
+        spread = _carried(signal, out, duals) ** 2 * signal.spread
     return Signal(
         out,
         duals.mean,
         signal.width,
-        spread=slope**2 * signal.spread,
+        spread=spread,
         origin=origin,
         sample=_fixed(sample),
         amplitude=None if signal.amplitude is None else _edges_after(function, signal, out),
-        slopes=lambda: function.derivative(signal.draw().values) ** 2,
         relations=relations,
         duals=duals,
     )
+
+
+def _carried(signal: Signal, out: PairKernel, duals: Duals) -> float:
+    """Relative change of a kernel's entry after an activation for one before it."""
+    before, after = signal.kernel.centred().second_moment, out.centred().second_moment
+    if after <= 0.0:
+        return 0.0
+    scale = float(np.exp(signal.kernel.log_scale - out.log_scale + duals.derivative.log_scale))
+    return scale * duals.derivative.pair_mean * before / after
 
 
 def _edges_after(function: ActivationFunction, signal: Signal, out: PairKernel) -> Array:
@@ -438,7 +445,9 @@ def _(operation: Add, node: Node, network: Network, inputs: list[Signal]) -> Sig
     total = sum(shares)
     sample = None
     if any(signal.sample is not None or (signal.origin and signal.origin.function) for signal in inputs):
-        sample = Sample(np.sum([signal.draw().values for signal in inputs], axis=0))
+        drawn = [signal.draw().values for signal in inputs]
+        channels = min(map(len, drawn))
+        sample = Sample(np.sum([values[:channels] for values in drawn], axis=0))
     return Signal(
         kernel,
         np.sum([signal.mean for signal in inputs], axis=0),
@@ -520,14 +529,14 @@ def _(operation: MaxPool, node: Node, network: Network, inputs: list[Signal]) ->
     size = signal.kernel.size
     window = Window(operation.kernel, operation.stride)
     index = window.index(size)
-    under = signal.draw().values[:, :, index]
+    drawn = signal.draw()
+    under = drawn.values[:, :, index]
     winner = under.argmax(axis=2)[:, :, None, :]
     sample = Sample(np.take_along_axis(under, winner, axis=2)[:, :, 0, :])
     selection = 1.0
-    if signal.slopes is not None:
-        slopes = signal.slopes()
-        chosen = np.take_along_axis(slopes[:, :, index], winner, axis=2)
-        selection = float(chosen.mean()) / float(slopes.mean()) if slopes.any() else 1.0
+    if drawn.slopes is not None and drawn.slopes.any():
+        chosen = np.take_along_axis(drawn.slopes[:, :, index], winner, axis=2)
+        selection = float(chosen.mean()) / float(drawn.slopes.mean())
     average = window.averaging(size)
     kernel = replace(
         signal.kernel, size=window.out_size(size), values=average @ signal.kernel.values @ average.T
@@ -581,6 +590,5 @@ def _(operation: ZeroPad, node: Node, network: Network, inputs: list[Signal]) ->
         signal.spread,
         origin=signal.origin,
         sample=signal.sample,
-        slopes=signal.slopes,
         padding=operation.padding,
     )

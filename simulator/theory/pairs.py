@@ -14,7 +14,6 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse.linalg import eigsh
 
 from varprop.simulator.theory.maps import Ints, Size, Window, offsets
 
@@ -51,6 +50,14 @@ class Layout:
             return same
         share = 1 / self.batch
         return np.concatenate([share * same, np.full(cross, (1 - share) / cross)])
+
+    @cached_property
+    def partners(self) -> Array:
+        """Matrix that averages, for each profile, over the blocks that it is the left and then the right side of."""
+        left, right = self.left[self.profiles :], self.right[self.profiles :]
+        own = np.arange(self.profiles)[:, None]
+        found = np.concatenate([own == left, own == right], axis=1).astype(np.float64)
+        return found / found.sum(axis=1, keepdims=True)
 
     @staticmethod
     def exchangeable(batch: int) -> Layout:
@@ -100,13 +107,8 @@ class PairKernel:
         own = self.values[:count].mean(axis=2)
         if len(layout.left) == count:
             return own
-        partners = np.zeros((count, self.values.shape[1]))
-        seen = np.zeros(count)
-        np.add.at(partners, layout.left[count:], self.values[count:].mean(axis=2))
-        np.add.at(partners, layout.right[count:], self.values[count:].mean(axis=1))
-        np.add.at(seen, layout.left[count:], 1)
-        np.add.at(seen, layout.right[count:], 1)
-        return own / batch + (1 - 1 / batch) * partners / seen[:, None]
+        either = np.concatenate([self.values[count:].mean(axis=2), self.values[count:].mean(axis=1)])
+        return own / batch + (1 - 1 / batch) * (layout.partners @ either)
 
     def pair_square_mean(self) -> float:
         """Mean of the squared kernel over all pairs of points."""
@@ -140,9 +142,11 @@ class PairKernel:
             full[b, :, a, :] += weight / 2 * block.T
         matrix = full.reshape(size, size) * profiles
         count = min(count, size)
-        if size <= 200:
+        if size <= 300:
             values, vectors = np.linalg.eigh(matrix)
         else:
+            from scipy.sparse.linalg import eigsh  # heavy to import, and needed for large batches of images only
+
             start = np.random.default_rng(0).standard_normal(size)
             values, vectors = eigsh(matrix, k=count, which="LA", v0=start, tol=1e-4)
         order = np.argsort(values)[::-1][:count]
@@ -151,10 +155,11 @@ class PairKernel:
 
     def scaled(self, factor: float, log_factor: float = 0.0) -> PairKernel:
         """Kernel times ``factor * exp(log_factor)``, renormalised where the values drift away from one."""
-        values, log_scale = self.values * factor, self.log_scale + log_factor
-        largest = float(np.abs(values).max(initial=0.0))
-        if largest and not 1e-6 < largest < 1e6:
-            values, log_scale = values / largest, log_scale + float(np.log(largest))
+        log_scale = self.log_scale + log_factor
+        largest = abs(factor) * float(self.diagonal.max(initial=0.0))  # a kernel is nowhere larger
+        if largest > 0 and not 1e-6 < largest < 1e6:
+            factor, log_scale = factor / largest, log_scale + float(np.log(largest))
+        values = self.values if factor == 1.0 else self.values * factor
         return replace(self, values=values, log_scale=log_scale)
 
     def mapped(self) -> Array:

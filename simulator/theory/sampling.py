@@ -20,8 +20,8 @@ from varprop.simulator.theory.pairs import PairKernel
 
 Array = NDArray[np.float64]
 
-CHANNELS = 512
-_VALUES = 2**20  # values that a sample holds at most; many positions leave fewer samples
+_CHANNELS = 256  # of an exchangeable batch; of images, whose channels differ more, twice as many
+_VALUES = 2**17  # values that a sample of an exchangeable batch holds at most
 _RANK = 300  # leading directions kept of a kernel over many points
 
 
@@ -32,14 +32,17 @@ class Sample:
     Attributes
     ----------
     values
-        At sampled points of the data, shape (CHANNELS, samples, positions).
+        At sampled points of the data, shape (channels, samples, positions).
     inverse
-        1 / (v + eps) of the last batch normalisation that each channel went through, shape (CHANNELS,); None
-        where there was none or an activation of sampled channels came after.
+        1 / (v + eps) of the last batch normalisation that each channel went through, shape (channels,); None
+        where there was none.
+    slopes
+        Squared slopes of the activation that gave the values, of their shape; None where none did.
     """
 
     values: Array
     inverse: Array | None = None
+    slopes: Array | None = None
 
 
 def draw(kernel: PairKernel, key: int) -> Sample:
@@ -47,18 +50,18 @@ def draw(kernel: PairKernel, key: int) -> Sample:
     layout, positions = kernel.layout, kernel.values.shape[1]
     rng = np.random.Generator(np.random.Philox(key=key))
     if layout.profiles == 1:
-        samples = min(layout.batch, max(_VALUES // (CHANNELS * positions), 2))
+        samples = min(layout.batch, max(_VALUES // (_CHANNELS * positions), 2))
         cross = kernel.values[1] if len(kernel.values) > 1 else np.zeros((positions, positions))
-        shared = _normal(rng, 1, cross)
-        z = shared + _normal(rng, samples, kernel.values[0] - cross)
+        shared = _normal(rng, _CHANNELS, 1, cross)
+        z = shared + _normal(rng, _CHANNELS, samples, kernel.values[0] - cross)
     else:
-        z = _normal(rng, 1, assemble(kernel)).reshape(CHANNELS, layout.profiles, positions)
+        z = _normal(rng, 2 * _CHANNELS, 1, assemble(kernel)).reshape(-1, layout.profiles, positions)
     return Sample(z * np.exp(kernel.log_scale / 2))
 
 
-def _normal(rng: np.random.Generator, samples: int, covariance: Array) -> Array:
+def _normal(rng: np.random.Generator, channels: int, samples: int, covariance: Array) -> Array:
     root = _root(covariance)
-    half = rng.standard_normal((CHANNELS // 2, samples, root.shape[1])) @ root.T
+    half = rng.standard_normal((channels // 2, samples, root.shape[1])) @ root.T
     return np.concatenate([half, -half])
 
 
@@ -103,14 +106,15 @@ def normalised(sample: Sample, eps: float, mean: float) -> Sample:
 
 def activated(sample: Sample, function: ActivationFunction) -> Sample:
     """The activation of every value."""
-    return Sample(function.value(sample.values), sample.inverse)
+    return Sample(function.value(sample.values), sample.inverse, function.derivative(sample.values) ** 2)
 
 
-def correct(duals: Duals, function: ActivationFunction, before: Sample, after: Sample) -> Duals:
+def correct(duals: Duals, after: Sample) -> Duals:
     """Replace an activation's Gaussian averages by those over sampled channels.
 
     """
-    exact = float(np.mean(function.derivative(before.values) ** 2))
+    assert after.slopes is not None
+    exact = float(np.mean(after.slopes))
     gaussian = duals.derivative.second_moment * float(np.exp(duals.derivative.log_scale))
     return replace(
         duals,
