@@ -30,6 +30,4 @@ def did_you_mean(what: str, name: str, known: list[str]) -> UserError:
     import difflib
 
     near = difflib.get_close_matches(name.lower(), known, n=1)
-    return UserError(
-        what, repr(name), "one of " + ", ".join(known), f"did you mean {near[0]!r}?" if near else ""
-    )
+    return UserError(what, repr(name), "one of " + ", ".join(known), f"did you mean {near[0]!r}?" if near else "")

@@ -127,7 +127,17 @@ class ZeroPad:
 
 
 Operation = (
-    Input | Conv2d | Linear | BatchNorm | Activation | Add | AveragePool | MaxPool | GlobalAveragePool | Flatten | ZeroPad
+    Input
+    | Conv2d
+    | Linear
+    | BatchNorm
+    | Activation
+    | Add
+    | AveragePool
+    | MaxPool
+    | GlobalAveragePool
+    | Flatten
+    | ZeroPad
 )
 
 _KINDS: dict[type, str] = {
@@ -240,6 +250,10 @@ class NetworkBuilder:
     def shape(self, index: int | None = None) -> Shape:
         """Return the output shape of a node (default: the last)."""
         return self._nodes[self.last if index is None else index].shape
+
+    def name(self, index: int | None = None) -> str:
+        """Return a node's name (default: the last)."""
+        return self._nodes[self.last if index is None else index].name
 
     def build(self) -> Network:
         """Return the finished network."""
@@ -360,9 +374,7 @@ class NetworkBuilder:
         if min(padding) < 0:
             raise UserError(f"{name}: padding", padding, "four numbers of at least 0")
         top, bottom, left, right = padding
-        return self._append(
-            name, ZeroPad(padding), source, (channels, height + top + bottom, width + left + right)
-        )
+        return self._append(name, ZeroPad(padding), source, (channels, height + top + bottom, width + left + right))
 
     def _append(self, name: str, operation: Operation, source: int | tuple[int, ...] | None, shape: Shape) -> int:
         if name in self._names:

@@ -149,6 +149,7 @@ def _network(settings: Settings) -> Network:
     if settings.network not in NETWORKS:
         near = did_you_mean("network", settings.network, list(NETWORKS))
         raise UserError(near.what, near.got, f"{near.expected}, or a file that ends in .toml", near.do)
+    images = settings.input != "gaussian" and settings.network == "mlp" and settings.size is None
     return build(
         settings.network,
         framework=framework or "torch",
@@ -157,7 +158,7 @@ def _network(settings: Settings) -> Network:
         activation=settings.activation,
         norm=settings.norm,
         init=None if settings.init is None else parse_initializer(settings.init),
-        size=settings.size,
+        size=32 if images else settings.size,
     )
 
 

@@ -78,7 +78,7 @@ def load(path: Path, framework: FrameworkName | None = None) -> Network:
         indices = {"input": 0}
         for number, layer in enumerate(values["layers"]):
             index = _add_layer(net, layer, f"layers[{number}]", indices)
-            indices[net.build().nodes[index].name] = index
+            indices[net.name(index)] = index
         network = refuse_absurd_size(net.build(), "layers", "use fewer channels or a smaller input")
         _refuse_dead_ends(network)
         check_initializers(network)

@@ -14,13 +14,14 @@ from numba.core import event
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from varprop.simulator.checks import check_batch
 from varprop.simulator.errors import UserError
 from varprop.simulator.montecarlo.aggregate import TrialMoments, summarize, trial_moments
 from varprop.simulator.montecarlo.draws import Draws
 from varprop.simulator.jit import CompilationWatch
 from varprop.simulator.montecarlo.signal import Pool
 from varprop.simulator.montecarlo.trial import run_trial
-from varprop.simulator.network import BatchNorm, Network
+from varprop.simulator.network import Network
 from varprop.simulator.report import Batch, Report
 
 Precision = Literal["float32", "float64"]
@@ -145,21 +146,11 @@ def compile_kernels(network: Network, dtype: Precision = "float32", announce: Ca
 
 def _lay_out(network: Network, batch: Batch, dtype: Precision) -> NDArray[np.floating]:
     """Return the batch with the sample as its last axis, as all maps have it."""
-    shape = network.nodes[0].shape
-    if batch.data.ndim == 0 or batch.data.shape[1:] != shape or len(batch.data) < 1:
-        raise UserError("batch shape", batch.data.shape, f"(batch, {', '.join(map(str, shape))})")
+    check_batch(network, batch)
     with np.errstate(over="ignore"):
         data = np.ascontiguousarray(np.moveaxis(batch.data, 0, -1), dtype=dtype)
     if not np.isfinite(data).all():
         raise UserError("batch", "NaN or infinity", f"finite numbers within {dtype}")
-    for node in network.nodes:
-        if isinstance(node.operation, BatchNorm) and len(batch.data) * math.prod(node.shape[1:]) == 1:
-            raise UserError(
-                f"{node.name}: batch normalisation",
-                "a single value per channel",
-                "two or more, over batch and positions",
-                "use a larger batch or input",
-            )
     return data
 
 

@@ -22,8 +22,7 @@ from varprop.simulator.network import (
     Operation,
     ZeroPad,
 )
-from varprop.simulator.theory.depthwise import Relations
-from varprop.simulator.theory.forward import Signal
+from varprop.simulator.theory.depthwise import UNRELATED, Relations
 from varprop.simulator.theory.maps import Size, Window, window_scatter
 from varprop.simulator.theory.pairs import (
     PairKernel,
@@ -33,6 +32,7 @@ from varprop.simulator.theory.pairs import (
     unmerged,
     windows_transposed,
 )
+from varprop.simulator.theory.signal import Signal
 from varprop.simulator.theory.variance_law import VarianceLaw
 
 Array = NDArray[np.float64]
@@ -64,7 +64,7 @@ class Gradient:
     alignment: float | None = None
     tilt: float = 1.0
     selection: float = 1.0
-    relations: Relations = Relations()
+    relations: Relations = UNRELATED
     amplitude: Array | None = None
 
     @property
@@ -265,6 +265,8 @@ def _(op: MaxPool, gradient: Gradient, inputs: list[Signal], output: Signal, law
 @pull_back.register
 def _(op: Flatten, gradient: Gradient, inputs: list[Signal], output: Signal, law: VarianceLaw | None) -> list[Gradient]:
     source = inputs[0]
+    if source.data is not None:
+        return [gradient]
     points = source.kernel.values.shape[1]
     # Weights at different positions are independent.
     values = gradient.kernel.values * np.eye(points)

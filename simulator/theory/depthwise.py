@@ -97,14 +97,15 @@ class Relations:
     gates: float = 1.0
 
 
+UNRELATED = Relations()
+
+
 def _excess(first: Array, second: Array) -> float:
     apart = float(first.mean()) * float(second.mean())
     return float(np.mean(first * second)) / apart if apart > 0 else 1.0
 
 
-def depthwise(
-    inputs: Sample, size: Size, window: Window, law: WeightLaw, expected: Array
-) -> tuple[Sample, Taps]:
+def depthwise(inputs: Sample, size: Size, window: Window, law: WeightLaw, expected: Array) -> tuple[Sample, Taps]:
     """Convolve sampled channels with kernels of their own; `expected` is the mean of the taps' covariances.
 
     Every other input channel is used, with a kernel and with its negative, as likely as itself.

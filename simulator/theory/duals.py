@@ -66,7 +66,14 @@ def _expand(function: ActivationFunction, sigma: Array) -> tuple[Array, Array]:
     back = back.reshape(-1, 4).T
     coefficients = sum(w[:, None, None] * table[0][k] for w, k in zip(weights, back, strict=True))
     moments = sum(w[:, None] * table[1][k] for w, k in zip(weights, back, strict=True))
-    return np.asarray(coefficients).transpose(1, 0, 2), np.asarray(moments).T
+    coefficients, moments = np.asarray(coefficients).transpose(1, 0, 2), np.asarray(moments).T
+    nothing = sigma == 0.0
+    if nothing.any():
+        at_zero = np.array([float(function.value(0.0)), float(function.derivative(0.0)), 0.0])
+        coefficients[:, nothing] = 0.0
+        coefficients[:, nothing, 0] = at_zero[:, None]
+        moments[:, nothing] = at_zero[:, None] ** 2
+    return coefficients, moments
 
 
 @lru_cache(maxsize=4096)
@@ -139,6 +146,12 @@ def _closed_form(function: ActivationFunction, factor: float, kernel: PairKernel
     correlation[: layout.profiles, own, own] = 1.0
     values = replace(kernel, values=factor**2 * function.dual(q1, q2, correlation))
     slopes = factor**2 * np.broadcast_to(function.derivative_dual(q1, q2, correlation), correlation.shape)
+    if not q.all():
+        # At a point where z is exactly zero the slope is phi'(0), whatever it is on either side.
+        expected = (function.germ_zero[1] + function.germ_zero[2]) / 2
+        slope = factor * np.where(q > 0, expected, float(function.derivative(0.0)))
+        fixed = slope[layout.left][:, :, None] * slope[layout.right][:, None, :]
+        slopes = np.where(scale > 0, slopes, fixed)
     derivative = replace(kernel, values=slopes, log_scale=0.0)
     # z phi'(z) = phi(z) for a positively homogeneous phi.
     return Duals(factor * function.mean(q) * np.exp(kernel.log_scale / 2), values, derivative, values)

@@ -5,11 +5,15 @@ from __future__ import annotations
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from varprop.simulator.checks import check_batch
+from varprop.simulator.errors import UserError
+from varprop.simulator.initializers import weight_law
 from varprop.simulator.network import Input, Network
 from varprop.simulator.report import Batch, LayerMoments, Moments, Report
 from varprop.simulator.theory.backward import Gradient, pull_back, total
-from varprop.simulator.theory.forward import Signal, propagate
+from varprop.simulator.theory.forward import propagate
 from varprop.simulator.theory.pairs import PairKernel
+from varprop.simulator.theory.signal import Signal
 from varprop.simulator.theory.start import cotangent, input_signal
 
 
@@ -29,7 +33,15 @@ def predict(network: Network, batch: Batch) -> Report:
     -------
     Report
         A row per node.
+
+    Raises
+    ------
+    UserError
+        A batch that does not fit, a normalisation over a single value, or weights whose mean is not zero
+        (`check_theory`).
     """
+    check_batch(network, batch)
+    check_theory(network)
     # Kernels are small: a second thread costs more than it brings.
     with threadpool_limits(limits=1, user_api="blas"):
         signals = _forward(network, batch)
@@ -48,6 +60,24 @@ def predict(network: Network, batch: Batch) -> Report:
     log = float(np.log(square)) if square > 0 else -np.inf
     rows[0] = LayerMoments(Moments(float(data.mean()), square, variance, log, log, 0.0), rows[0].backward)
     return Report("theory", network, tuple(rows), {"input": batch.source, "batch": len(data)})
+
+
+def check_theory(network: Network) -> None:
+    """Refuse weights with a mean: every recurrence here rests on their signs being a coin's throw.
+
+    Raises
+    ------
+    UserError
+        A layer's weights are drawn around, or are, a constant other than zero.
+    """
+    for node in network.nodes:
+        if node.fan_in is not None and weight_law(node, network.framework).mean != 0.0:
+            raise UserError(
+                f"theory, {node.name}: initializer",
+                "weights whose mean is not zero",
+                "weights drawn around zero",
+                "use --engine monte-carlo, which takes any",
+            )
 
 
 def _forward(network: Network, batch: Batch) -> list[Signal]:

@@ -17,8 +17,8 @@ Padding = tuple[int, int, int, int]
 class Window:
     """A sliding window: kernel size, stride, zeros around the map.
 
-    `inside` says that the map at hand is a cut-out of a larger one: its border is no edge, and what lies beyond is taken
-    to be like the border.
+    `inside` says that the map at hand is a cut-out of a larger one: its border is no edge, and what lies
+    beyond is taken to be like the border.
     """
 
     kernel: Size
@@ -85,7 +85,7 @@ def window_scatter(field: Array, window: Window, size: Size) -> Array:
 
 
 def offsets(size: Size) -> Ints:
-    """A number for each offset between two positions of a map, shape (positions, positions)."""
+    """Return a number for each offset between two positions of a map, shape (positions, positions)."""
     rows, cols = np.divmod(np.arange(size[0] * size[1]), size[1])
     down = rows[:, None] - rows[None, :] + size[0] - 1
     across = cols[:, None] - cols[None, :] + size[1] - 1

@@ -169,7 +169,7 @@ class PairKernel:
 
 
 def merged(kernel: PairKernel) -> PairKernel:
-    """The same kernel averaged over samples, as of an exchangeable batch."""
+    """Return the same kernel averaged over samples, as of an exchangeable batch."""
     layout = kernel.layout
     count = layout.profiles
     layout_out = Layout.exchangeable(layout.batch)
@@ -234,7 +234,7 @@ def windows_transposed(kernel: PairKernel, taps: Array, window: Window, size: Si
 
 
 def _transposed_inside(kernel: PairKernel, taps: Array, window: Window, size: Size) -> PairKernel:
-    """The same deep inside a large map, where every position is reached by its share of the taps."""
+    """Do the same deep inside a large map, where every position is reached by its share of the taps."""
     stride = window.stride
     if stride == (1, 1):
         return windows(kernel, taps[::-1, ::-1], window)

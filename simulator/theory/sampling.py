@@ -1,7 +1,7 @@
 """Channels that are not Gaussian, followed as a sample.
 
-Where a sum over many inputs makes a channel Gaussian, its kernel says everything. Behind a depthwise kernel (nine taps at
-any width) or a shortcut from behind an activation it does not. There theory integrates over the law of one
+Where a sum over many inputs makes a channel Gaussian, its kernel says everything. Behind a depthwise kernel (nine taps
+at any width) or a shortcut from behind an activation it does not. There theory integrates over the law of one
 channel by cubature: it draws a few hundred channels over points of the data, and what an activation does to them
 corrects the Gaussian averages.
 """
@@ -66,7 +66,7 @@ def _normal(rng: np.random.Generator, channels: int, samples: int, covariance: A
 
 
 def assemble(kernel: PairKernel) -> Array:
-    """The kernel of all carried points as one symmetric matrix."""
+    """Return the kernel of all carried points as one symmetric matrix."""
     layout, positions = kernel.layout, kernel.values.shape[1]
     full = np.empty((layout.profiles, positions, layout.profiles, positions))
     for a, b, block in zip(layout.left, layout.right, kernel.values, strict=True):
@@ -76,7 +76,7 @@ def assemble(kernel: PairKernel) -> Array:
 
 
 def _root(matrix: Array) -> Array:
-    """A square root of a matrix that is positive semidefinite up to approximation errors."""
+    """Return a square root of a matrix that is positive semidefinite up to approximation errors."""
     size = len(matrix)
     if size <= 300:
         values, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
@@ -105,14 +105,12 @@ def normalised(sample: Sample, eps: float, mean: float) -> Sample:
 
 
 def activated(sample: Sample, function: ActivationFunction) -> Sample:
-    """The activation of every value."""
+    """Apply an activation to every value."""
     return Sample(function.value(sample.values), sample.inverse, function.derivative(sample.values) ** 2)
 
 
 def correct(duals: Duals, after: Sample) -> Duals:
-    """Replace an activation's Gaussian averages by those over sampled channels.
-
-    """
+    """Replace an activation's Gaussian averages by those over sampled channels."""
     assert after.slopes is not None
     exact = float(np.mean(after.slopes))
     gaussian = duals.derivative.second_moment * float(np.exp(duals.derivative.log_scale))

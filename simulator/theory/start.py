@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
-from varprop.simulator.network import Conv2d, Network, ZeroPad
+from varprop.simulator.network import Conv2d, Flatten, Network, ZeroPad
 from varprop.simulator.report import Batch
 from varprop.simulator.theory.backward import Gradient
-from varprop.simulator.theory.forward import CUT, Gaussian, Signal, cut_out
+from varprop.simulator.theory.maps import Size
 from varprop.simulator.theory.pairs import Layout, PairKernel
+from varprop.simulator.theory.signal import Gaussian, Signal, cut_out
 
 Array = NDArray[np.float64]
 Ints = NDArray[np.intp]
@@ -32,27 +35,43 @@ def input_signal(batch: Batch, network: Network) -> Signal:
     size = data.shape[2], data.shape[3]
     if batch.exchangeable:
         return _exchangeable(data, size)
-    largest = max((min(n.shape[1], CUT) * min(n.shape[2], CUT) for n in network.nodes[1:] if len(n.shape) == 3), default=1)
-    keep = samples
+    lean = all(_reads_data(network, index) for index in network.consumers[0])
+    maps = [node.shape for node in network.nodes[1 if lean else 0 :] if len(node.shape) == 3]
+    largest = max((cut[0] * cut[1] for cut in map(cut_out, maps)), default=1)
+    keep = min(samples, _FLAT)
     while keep > 2 and keep * (keep + 1) // 2 * largest**2 > _BUDGET:
         keep -= 1
     chosen = data[_representative(data, keep)]
     layout = Layout.all_pairs(keep, samples)
-    if all(_reads_patches(network, index) for index in network.consumers[0]):
-        # One entry per pair says how large the data are; patches say the rest.
+    if lean:
+        # One entry a pair says how large the data are; patches say the rest.
         flat = chosen.reshape(keep, -1)
         values = np.einsum("bi,bi->b", flat[layout.left], flat[layout.right])[:, None, None] / flat.shape[1]
         return Signal(PairKernel(layout, (1, 1), values), flat.mean(axis=1)[:, None], np.inf, data=chosen)
-    return _samples(chosen.reshape(keep, data.shape[1], -1), size, keep, samples)
+    small, amplitude = cut_out(data.shape[1:]), None
+    if small != size:
+        square = np.mean(data**2, axis=(0, 1))
+        amplitude = square / float(square.mean())
+        chosen = np.stack([_crop(image, small, which) for which, image in enumerate(chosen)])
+    signal = _samples(chosen.reshape(keep, data.shape[1], -1), small, keep, samples)
+    return replace(signal, amplitude=amplitude)
 
 
-def _reads_patches(network: Network, index: int) -> bool:
-    """Whether a node is a dense convolution, or zero padding before such."""
+def _crop(image: Array, size: Size, which: int) -> Array:
+    """Cut a piece out of an image, somewhere else for every sample."""
+    rng = np.random.default_rng(which)
+    row = int(rng.integers(0, image.shape[1] - size[0] + 1))
+    col = int(rng.integers(0, image.shape[2] - size[1] + 1))
+    return image[:, row : row + size[0], col : col + size[1]]
+
+
+def _reads_data(network: Network, index: int) -> bool:
+    """Whether a node needs no kernel of the data's maps: a dense convolution, flattening, or padding before such."""
     match network.nodes[index].operation:
-        case Conv2d(groups=1):
+        case Conv2d(groups=1) | Flatten():
             return True
         case ZeroPad():
-            return all(_reads_patches(network, reader) for reader in network.consumers[index])
+            return all(_reads_data(network, reader) for reader in network.consumers[index])
     return False
 
 
@@ -60,7 +79,8 @@ def _samples(flat: Array, size: tuple[int, int], keep: int, samples: int) -> Sig
     layout = Layout.all_pairs(keep, samples)
     part = flat[:keep]
     values = np.einsum("bcp,bcq->bpq", part[layout.left], part[layout.right], optimize=True) / flat.shape[1]
-    return Signal(PairKernel(layout, size, values).scaled(1.0), part.mean(axis=1), np.inf)
+    kernel = PairKernel(layout, size, values).scaled(1.0)
+    return Signal(kernel, part.mean(axis=1), np.inf, origin=Gaussian(kernel, 0))
 
 
 def _exchangeable(data: Array, size: tuple[int, int]) -> Signal:

@@ -70,7 +70,9 @@ def quadratic_form_law(leading: Array, rest: float, rest_square: float, dimensio
         log = -eps * t - 0.5 * np.log1p(2 * np.outer(leading, t)).sum(axis=0) - 0.5 * count * np.log1p(2 * equal * t)
         mass = mass * np.exp(log)
     inverse = float(mass.sum())
-    damping = np.array([*(mass / (1 + 2 * np.outer(leading, t))).sum(axis=1), float(np.sum(mass / (1 + 2 * equal * t)))])
+    damping = np.array(
+        [*(mass / (1 + 2 * np.outer(leading, t))).sum(axis=1), float(np.sum(mass / (1 + 2 * equal * t)))]
+    )
     # A gamma variable that is narrower than the number of weights allows spreads over all of them.
     live = min(count, max(dimensions - len(leading), 0.0))
     idle = max(dimensions - len(leading) - live, 0.0)

@@ -1,0 +1,172 @@
+"""Convolutions of the signal: dense and depthwise, of whole maps, of cut-outs of large maps and of the data."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from varprop.simulator.generated.layers import bias_second_moment, linear_second_moment
+from varprop.simulator.initializers import WeightLaw, bias_law, weight_law
+from varprop.simulator.network import Conv2d, Network, Node
+from varprop.simulator.theory.depthwise import Taps, depthwise, tap_covariance
+from varprop.simulator.theory.maps import Ints, Size, Window, window_sum
+from varprop.simulator.theory.pairs import PairKernel, merged, plus, regridded, windows
+from varprop.simulator.theory.sampling import Sample
+from varprop.simulator.theory.signal import Gaussian, Signal, Weighted, cut_out, fixed, key_of
+
+Array = NDArray[np.float64]
+
+_MERGE = 16  # positions of a map from which on samples of a real batch count as draws of one law
+
+
+def convolved(operation: Conv2d, node: Node, network: Network, signal: Signal) -> Signal:
+    """Return the signal after a convolution."""
+    law = weight_law(node, network.framework)
+    per_group = operation.in_channels // operation.groups
+    window = Window(operation.kernel, operation.stride, operation.padding, signal.amplitude is not None)
+    if signal.data is not None:
+        return _first_convolution(operation, node, network, signal, law)
+    kernel = windows(signal.kernel, np.eye(window.taps), window).scaled(
+        float(linear_second_moment(per_group, law.variance, 1.0))
+    )
+    covariance = tap_covariance(signal.kernel, window)
+    trace = float(np.trace(covariance))
+    # A fluctuation of the kernel between channels is shared by the taps of a window as far as these are correlated.
+    share = float(np.sum(covariance**2)) / trace**2 if trace > 0 else 1.0
+    own = 0.0 if operation.depthwise else 1 / signal.width
+    spread = (signal.spread + own) * share
+    source, sample, taps, amplitude = signal.kernel, None, None, None
+    if operation.depthwise:
+        expected = covariance * float(np.exp(signal.kernel.log_scale))
+        sample, taps = _depthwise(signal, window, law, expected)
+        measured = float(np.mean(sample.values**2))
+        if measured > 0:
+            sample = Sample(sample.values * np.sqrt(kernel.second_moment * np.exp(kernel.log_scale) / measured))
+    behind = None if taps is None else (taps, _unpadded(signal))
+    shrinks = kernel.values.shape[1] < signal.kernel.values.shape[1]
+    if kernel.layout.profiles > 1 and shrinks and (signal.amplitude is not None or kernel.values.shape[1] <= _MERGE):
+        kernel, more = _pooled_over_samples(kernel)
+        spread += more
+        source = merged(source)
+    if signal.amplitude is not None:
+        full = Window(operation.kernel, operation.stride, operation.padding)
+        amplitude = window_sum(signal.amplitude, full) / window.taps
+        if shrinks:
+            kernel = regridded(kernel, cut_out(node.shape))
+            sample = None if sample is None else regrown(sample, window.out_size(signal.kernel.size), kernel.size)
+        if kernel.size == amplitude.shape:
+            kernel, amplitude = with_edges(kernel, amplitude), None
+    kernel = with_bias(kernel, node, network)
+    return Signal(
+        kernel,
+        np.zeros_like(kernel.diagonal),
+        operation.out_channels,
+        spread=spread,
+        weighted=Weighted(law, per_group * window.taps, source, window, taps),
+        origin=Gaussian(kernel, key_of(node.name)),
+        sample=fixed(sample),
+        behind=behind,
+        amplitude=amplitude,
+    )
+
+
+def _unpadded(signal: Signal) -> Size:
+    """Size of the map before any zero padding."""
+    if signal.amplitude is not None:
+        return signal.kernel.size
+    top, bottom, left, right = signal.padding
+    return signal.kernel.size[0] - top - bottom, signal.kernel.size[1] - left - right
+
+
+def _first_convolution(operation: Conv2d, node: Node, network: Network, signal: Signal, law: WeightLaw) -> Signal:
+    """Return the kernel of a convolution of the data themselves: products of patches, position by position."""
+    data = signal.data
+    assert data is not None
+    layout = signal.kernel.layout
+    size = node.shape[1], node.shape[2]
+    window = Window(operation.kernel, operation.stride, operation.padding)
+    index = window.index((data.shape[2], data.shape[3]))
+    small = cut_out(node.shape)
+    amplitude = None
+    if small != size:
+        square = np.mean(data**2, axis=(0, 1))
+        amplitude = window_sum(square, window)
+        index = np.stack([_crops(index.reshape(-1, *size)[:, :, :], small, k) for k in range(layout.profiles)])
+    else:
+        index = np.broadcast_to(index, (layout.profiles, *index.shape))
+    flat = np.pad(data.reshape(*data.shape[:2], -1), ((0, 0), (0, 0), (0, 1)))
+    patches = np.stack([sample[:, where] for sample, where in zip(flat, index, strict=True)])
+    patches = patches.reshape(len(patches), -1, index.shape[-1])
+    gram = patches.transpose(0, 2, 1)[layout.left] @ patches[layout.right]
+    per_group = operation.in_channels // operation.groups
+    kernel = PairKernel(layout, small, gram / operation.in_channels).scaled(
+        float(linear_second_moment(per_group, law.variance, 1.0))
+    )
+    if amplitude is not None:
+        inside = float(np.mean(patches**2)) * window.taps
+        amplitude = amplitude / inside
+    kernel = with_bias(kernel, node, network)
+    taps = sample = None
+    if operation.depthwise:
+        raise NotImplementedError("a depthwise convolution of the data")
+    return Signal(
+        kernel,
+        np.zeros_like(kernel.diagonal),
+        operation.out_channels,
+        weighted=Weighted(law, per_group * window.taps, signal.kernel, window, taps),
+        origin=Gaussian(kernel, key_of(node.name)),
+        sample=sample,
+        amplitude=amplitude,
+    )
+
+
+def _crops(index: Ints, size: Size, which: int) -> Ints:
+    """Cut a piece of the given size out of (taps, height, width), a different one for every sample."""
+    rng = np.random.default_rng(which)
+    row = int(rng.integers(0, index.shape[1] - size[0] + 1))
+    col = int(rng.integers(0, index.shape[2] - size[1] + 1))
+    return index[:, row : row + size[0], col : col + size[1]].reshape(len(index), -1)
+
+
+def _depthwise(signal: Signal, window: Window, law: WeightLaw, expected: Array) -> tuple[Sample, Taps]:
+    """Sample channels of a depthwise layer; they are those of the node before any zero padding."""
+    inputs = signal.draw()
+    if window.inside:
+        return depthwise(inputs, signal.kernel.size, window, law, expected)
+    padding = tuple(a + b for a, b in zip(window.padding, signal.padding, strict=True))
+    size = _unpadded(signal)
+    return depthwise(inputs, size, Window(window.kernel, window.stride, padding), law, expected)
+
+
+def _pooled_over_samples(kernel: PairKernel) -> tuple[PairKernel, float]:
+    """Treat the samples as draws of one law; how much their kernels differ becomes part of the spread."""
+    together = merged(kernel)
+    before, after = kernel.centred(), together.centred()
+    lost = before.pair_square_mean() - after.pair_square_mean()
+    return together, max(lost, 0.0) / after.second_moment**2 if after.second_moment > 0 else 0.0
+
+
+def with_edges(kernel: PairKernel, amplitude: Array) -> PairKernel:
+    """Return the kernel on a whole map from that of its inside and the second moments at its positions."""
+    root = np.sqrt(amplitude.ravel())
+    return replace(kernel, values=kernel.values * root[:, None] * root[None, :])
+
+
+def regrown(sample: Sample, size: Size, wanted: Size) -> Sample:
+    """Continue sampled channels on a larger piece of the map, mirrored to fill it."""
+    rows = np.pad(np.arange(size[0]), (0, wanted[0] - size[0]), mode="symmetric")
+    cols = np.pad(np.arange(size[1]), (0, wanted[1] - size[1]), mode="symmetric")
+    where = (rows[:, None] * size[1] + cols[None, :]).ravel()
+    slopes = None if sample.slopes is None else sample.slopes[:, :, where]
+    return Sample(sample.values[:, :, where], sample.inverse, slopes)
+
+
+def with_bias(kernel: PairKernel, node: Node, network: Network) -> PairKernel:
+    """Return the kernel after a layer's bias, which is the same at every point and adds to every entry."""
+    law = bias_law(node, network.framework)
+    if law is None or law.second_moment == 0.0:
+        return kernel
+    alone = np.full_like(kernel.values, float(bias_second_moment(0.0, law.second_moment)))
+    return plus(kernel, replace(kernel, values=alone, log_scale=0.0))

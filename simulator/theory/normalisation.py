@@ -1,0 +1,80 @@
+"""Batch normalisation of the signal: the law of a channel's variance, and the kernel after division by it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from varprop.simulator.network import BatchNorm
+from varprop.simulator.theory.depthwise import depthwise_law
+from varprop.simulator.theory.pairs import PairKernel, regridded, windows
+from varprop.simulator.theory.sampling import normalised
+from varprop.simulator.theory.signal import Signal, fixed
+from varprop.simulator.theory.variance_law import VarianceLaw, quadratic_form_law
+
+_MODES = 8  # leading modes of the data that a channel's variance is resolved into
+
+
+def batch_normalised(operation: BatchNorm, signal: Signal) -> Signal:
+    """Return the signal after batch normalisation by the statistics of the batch."""
+    centred = signal.kernel.centred()
+    scale = float(np.exp(signal.kernel.log_scale))
+    sample, origin = None, signal.origin
+    taps = signal.weighted.taps if signal.weighted is not None else None
+    if taps is not None:
+        assert signal.weighted is not None
+        assert signal.weighted.window is not None
+        law = depthwise_law(taps, operation.eps)
+        # Dividing by v damps the directions of w that make v large.
+        assert law.taps is not None
+        kernel = windows(signal.weighted.input, law.taps, signal.weighted.window).centred()
+        if kernel.size != signal.kernel.size:
+            kernel = regridded(kernel, signal.kernel.size)
+    else:
+        law, kernel = _normalised(signal, centred, scale, operation.eps)
+    if signal.sample is not None:
+        sample = normalised(signal.sample(), operation.eps, law.mean)
+    elif origin is not None:
+        origin = replace(origin, eps=operation.eps, variance=law.mean)
+    second_moment = kernel.second_moment * signal.edges
+    ratio = law.ratio / second_moment if second_moment > 0 else 0.0
+    return Signal(
+        replace(kernel, values=kernel.values * ratio, log_scale=0.0),
+        np.zeros_like(kernel.diagonal),
+        signal.width,
+        spread=signal.spread,
+        origin=origin if sample is None else None,
+        sample=fixed(sample),
+        amplitude=signal.amplitude,
+        law=law,
+        behind=signal.behind,
+    )
+
+
+def _normalised(signal: Signal, centred: PairKernel, scale: float, eps: float) -> tuple[VarianceLaw, PairKernel]:
+    """Law of a channel's variance that sums many modes of the data, and the kernel after division, up to a factor."""
+    q = centred.second_moment
+    scale *= signal.edges
+    values, vectors = centred.modes(_MODES)
+    values = values[values > 0]
+    vectors = vectors[: len(values)]
+    rest = max(q - float(values.sum()), 0.0)
+    rest_square = max(centred.pair_square_mean() - float(np.sum(values**2)), 0.0)
+    if centred.layout.profiles > 1 and len(values):
+        # All modes were looked at: none of the rest is larger than the least of the leading ones.
+        rest_square = min(rest_square, rest * float(values[-1]))
+    fan_in = float("inf")
+    if signal.weighted is not None:
+        weights = signal.weighted.law
+        fan_in = float(signal.weighted.fan_in)
+        rest_square += q**2 * (signal.spread + weights.excess_kurtosis / (2 * fan_in))
+    rest_square = max(rest_square, 1e-9 * q**2)
+    law = quadratic_form_law(values * scale, rest * scale, rest_square * scale**2, fan_in, eps)
+    assert law.damping is not None
+    more = law.damping[:-1] / law.damping[-1] - 1.0
+    layout = centred.layout
+    damped = centred.values.copy()
+    for factor, vector in zip(values * more, vectors, strict=True):
+        damped += factor * vector[layout.left][:, :, None] * vector[layout.right][:, None, :]
+    return law, replace(centred, values=damped)

@@ -1,0 +1,140 @@
+"""Poolings, padding and flattening of the signal."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from varprop.simulator.network import AveragePool, MaxPool, Node, ZeroPad
+from varprop.simulator.theory.convolution import regrown, with_edges
+from varprop.simulator.theory.maps import Size, Window, window_sum
+from varprop.simulator.theory.pairs import merged, regridded
+from varprop.simulator.theory.sampling import Sample, matched
+from varprop.simulator.theory.signal import Gaussian, Signal, cut_out, fixed
+
+Array = NDArray[np.float64]
+
+
+def average_pooled(operation: AveragePool, node: Node, signal: Signal) -> Signal:
+    """Return the signal after average pooling."""
+    window = Window(operation.kernel, operation.stride, inside=False)
+    pooled = _linear_map(signal, window.averaging(signal.kernel.size), window.out_size(signal.kernel.size))
+    return _after_pooling(pooled, signal, window, node)
+
+
+def _after_pooling(pooled: Signal, signal: Signal, window: Window, node: Node) -> Signal:
+    """Bring what a pooling made of a cut-out of a large map back to its size."""
+    if signal.amplitude is None:
+        return pooled
+    amplitude: Array | None = window_sum(signal.amplitude, window) / window.taps
+    kernel = regridded(merged(pooled.kernel), cut_out(node.shape))
+    assert amplitude is not None
+    if kernel.size == amplitude.shape:
+        kernel, amplitude = with_edges(kernel, amplitude), None
+    sample, size = pooled.draw(), pooled.kernel.size
+    return replace(
+        pooled,
+        kernel=kernel,
+        mean=np.full((1, kernel.values.shape[1]), float(pooled.mean.mean())),
+        origin=None,
+        sample=lambda: regrown(sample, size, kernel.size),
+        amplitude=amplitude,
+    )
+
+
+def globally_averaged(signal: Signal) -> Signal:
+    """Return the signal after averaging over all positions."""
+    if signal.amplitude is None:
+        window = Window(signal.kernel.size, (1, 1))
+        return _linear_map(signal, window.averaging(signal.kernel.size), (1, 1))
+    # The inside of a map says what two positions share; each position counts with its amplitude.
+    root = np.sqrt(signal.amplitude)
+    weight = np.full((1, signal.kernel.values.shape[1]), float(root.mean()) / signal.kernel.values.shape[1])
+    return replace(_linear_map(signal, weight, (1, 1)), amplitude=None)
+
+
+def _linear_map(signal: Signal, matrix: Array, size: Size) -> Signal:
+    """Signal after a fixed linear map of the positions, the same for every channel; `matrix` is (outputs, inputs)."""
+    kernel = replace(signal.kernel, size=size, values=matrix @ signal.kernel.values @ matrix.T).scaled(1.0)
+    origin = signal.origin
+    gaussian = origin is not None and origin.eps is None and origin.function is None and signal.sample is None
+    return Signal(
+        kernel,
+        signal.mean @ matrix.T,
+        signal.width,
+        signal.spread,
+        origin=Gaussian(kernel, origin.key + 1) if gaussian and origin is not None else None,
+        sample=None if gaussian else cache(lambda: Sample(signal.draw().values @ matrix.T)),
+    )
+
+
+def max_pooled(operation: MaxPool, node: Node, signal: Signal) -> Signal:
+    """Return the signal after maximum pooling."""
+    size = signal.kernel.size
+    window = Window(operation.kernel, operation.stride)
+    index = window.index(size)
+    drawn = signal.draw()
+    under = drawn.values[:, :, index]
+    winner = under.argmax(axis=2)[:, :, None, :]
+    sample = Sample(np.take_along_axis(under, winner, axis=2)[:, :, 0, :])
+    selection = 1.0
+    if drawn.slopes is not None and drawn.slopes.any():
+        chosen = np.take_along_axis(drawn.slopes[:, :, index], winner, axis=2)
+        selection = float(chosen.mean()) / float(drawn.slopes.mean())
+    average = window.averaging(size)
+    kernel = replace(signal.kernel, size=window.out_size(size), values=average @ signal.kernel.values @ average.T)
+    mean = np.full((signal.mean.shape[0], average.shape[0]), float(sample.values.mean()))
+    pooled = Signal(
+        matched(kernel, sample), mean, signal.width, signal.spread, sample=fixed(sample), selection=selection
+    )
+    return _after_pooling(pooled, signal, window, node)
+
+
+def flattened(node: Node, signal: Signal) -> Signal:
+    """Return the signal after flattening."""
+    kernel = signal.kernel
+    if signal.data is not None:
+        # The data's entries are the features, and their products are known.
+        return replace(signal, data=None, origin=Gaussian(kernel, 0))
+    positions = kernel.values.shape[1]
+    values = np.einsum("bpp->b", kernel.values)[:, None, None] * (signal.edges / positions)
+
+    def features() -> Sample:
+        drawn = signal.draw().values
+        place = np.arange(len(drawn)) % positions
+        return Sample(drawn[np.arange(len(drawn)), :, place][:, :, None])
+
+    return Signal(
+        replace(kernel, size=(1, 1), values=values),
+        signal.mean.mean(axis=1, keepdims=True),
+        float(np.prod(node.shape)),
+        signal.spread,
+        sample=cache(features),
+    )
+
+
+def zero_padded(operation: ZeroPad, signal: Signal) -> Signal:
+    """Return the signal after zero padding."""
+    top, bottom, left, right = operation.padding
+    rows = ((top, bottom), (left, right))
+    if signal.data is not None:
+        return replace(signal, data=np.pad(signal.data, ((0, 0), (0, 0), *rows)))
+    if signal.amplitude is not None:
+        return replace(signal, amplitude=np.pad(signal.amplitude, rows), duals=None, law=None, weighted=None)
+    kernel = signal.kernel
+    (h, w), n = kernel.size, len(kernel.values)
+    size = h + top + bottom, w + left + right
+    values = np.pad(kernel.mapped(), ((0, 0), *rows, *rows)).reshape(n, size[0] * size[1], size[0] * size[1])
+    mean = np.pad(signal.mean.reshape(-1, h, w), ((0, 0), *rows)).reshape(len(signal.mean), -1)
+    return Signal(
+        replace(kernel, size=size, values=values),
+        mean,
+        signal.width,
+        signal.spread,
+        origin=signal.origin,
+        sample=signal.sample,
+        padding=operation.padding,
+    )

@@ -1,0 +1,128 @@
+"""What theory knows of a node's output."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from varprop.simulator.activations import ActivationFunction
+from varprop.simulator.initializers import WeightLaw
+from varprop.simulator.network import Padding, Shape
+from varprop.simulator.theory.depthwise import UNRELATED, Relations, Taps
+from varprop.simulator.theory.duals import Duals
+from varprop.simulator.theory.maps import Size, Window
+from varprop.simulator.theory.pairs import PairKernel
+from varprop.simulator.theory.sampling import Sample, activated, draw, normalised
+from varprop.simulator.theory.variance_law import VarianceLaw
+
+Array = NDArray[np.float64]
+
+CUT = 16  # rows and columns of a larger map that kernels are carried on
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """Where a node's channels come from, as long as they are a function of Gaussian ones."""
+
+    kernel: PairKernel
+    key: int
+    eps: float | None = None  # of the batch normalisation that came next, if any
+    variance: float = 0.0  # of a channel over the data, as that normalisation saw it
+    function: ActivationFunction | None = None
+
+    def draw(self) -> Sample:
+        """Draw channels of the node."""
+        sample = draw(self.kernel, self.key)
+        if self.eps is not None:
+            sample = normalised(sample, self.eps, self.variance)
+        return sample if self.function is None else activated(sample, self.function)
+
+
+@dataclass(frozen=True)
+class Weighted:
+    """What batch normalisation and the backward pass need to know of a weighted layer."""
+
+    law: WeightLaw
+    fan_in: int
+    input: PairKernel
+    window: Window | None = None
+    taps: Taps | None = None
+
+
+@dataclass(frozen=True)
+class Signal:
+    """What theory knows of one node's output.
+
+    Attributes
+    ----------
+    kernel
+        E[z(x) z(x')] averaged over channels.
+    mean
+        E z(x), shape (profiles, positions).
+    width
+        Number of channels that `kernel` is the expected average of; infinite where it is known exactly.
+    spread
+        How far the kernel of one draw strays from `kernel` because layers before have a finite number of channels:
+        mean over pairs of the variance of a centred entry, over the squared centred second moment.
+    weighted
+        Of a weighted layer's output, what normalisation and the backward pass need.
+    origin, sample
+        The channels' law: a function of Gaussian ones, or, where it is not, a sample, drawn when asked for.
+    padding
+        Zeros around the map since `origin` or `sample`.
+    amplitude
+        None while the kernel's map is the node's map. Of a larger map the kernel is a cut-out deep inside, and
+        `amplitude`, shape (height, width), is the second moment at every position over that inside: edges.
+    data
+        Of an input that only convolutions read, the samples themselves, shape (profiles, channels, height, width):
+        their kernel is worked out where it is needed, on the convolution's output.
+    duals, law, selection, relations
+        What an activation, a normalisation or a pooling found on the way, for the backward pass.
+    """
+
+    kernel: PairKernel
+    mean: Array
+    width: float
+    spread: float = 0.0
+    weighted: Weighted | None = None
+    origin: Gaussian | None = None
+    sample: Callable[[], Sample] | None = None
+    padding: Padding = (0, 0, 0, 0)
+    amplitude: Array | None = None
+    data: Array | None = None
+    duals: Duals | None = None
+    law: VarianceLaw | None = None
+    selection: float = 1.0
+    behind: tuple[Taps, Size] | None = None
+    relations: Relations = UNRELATED
+
+    @property
+    def edges(self) -> float:
+        """Second moment over the whole map relative to the kernel's."""
+        return 1.0 if self.amplitude is None else float(self.amplitude.mean())
+
+    def draw(self) -> Sample:
+        """Channels of the node (before any zero padding)."""
+        if self.sample is not None:
+            return self.sample()
+        assert self.origin is not None
+        return self.origin.draw()
+
+
+def cut_out(shape: Shape) -> Size:
+    """Size of the part of a map that kernels are carried on."""
+    return min(shape[1], CUT), min(shape[2], CUT)
+
+
+def fixed(sample: Sample | None) -> Callable[[], Sample] | None:
+    """Return a sample as something to ask for; None for none."""
+    return None if sample is None else lambda: sample
+
+
+def key_of(name: str) -> int:
+    """Return a number of a node's own for its draws."""
+    return zlib.crc32(name.encode())
