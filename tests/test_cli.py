@@ -54,7 +54,6 @@ MISTAKES = {
     "zero threads": ["propagate", "mlp", "--threads", "0"],
     "empty value": ["propagate", "mlp", "--depth", "1,,2"],
     "one bad value of several": ["propagate", "mlp", "--depth", "2,-1"],
-    "photo into a flat input": ["propagate", "mlp", "--input", "photo"],
     "cifar10 without a folder": ["propagate", "vgg", "--input", "cifar10"],
     "cifar10 in a missing folder": ["propagate", "vgg", "--input", "cifar10", "--data-dir", "missing"],
     "BN over one value": ["propagate", "mlp", "--norm", "batch", "--batch", "1"],

@@ -85,8 +85,9 @@ def total(gradients: list[Gradient]) -> Gradient:
         for g in gradients
         if g.amplitude is not None
     ]
-    amplitude = np.sum(fields, axis=0) / kernel.second_moment if fields and kernel.second_moment > 0 else None
-    return Gradient(kernel, amplitude=amplitude)
+    if not fields or not kernel.second_moment:
+        return Gradient(kernel, amplitude=gradients[0].amplitude)
+    return Gradient(kernel, amplitude=np.asarray(np.sum(fields, axis=0) / kernel.second_moment))
 
 
 @singledispatch
@@ -143,7 +144,7 @@ def _inside(gradient: Gradient, size: Size, source: Signal) -> tuple[PairKernel,
         field = gradient.amplitude
     else:
         field = kernel.diagonal.mean(axis=0).reshape(kernel.size)
-        field = field / float(field.mean())
+        field = field / float(field.mean()) if field.any() else np.ones_like(field)
     if kernel.size != size:
         kernel = regridded(merged(kernel), size)
     return unmerged(kernel, source.kernel.layout), field

@@ -138,12 +138,12 @@ def depthwise_law(channels: Taps, eps: float) -> VarianceLaw:
     tilt = 1.0
     if channels.inverse is not None:
         gain = np.mean(np.sum(weights**2, axis=2) * inverse, axis=1)
-        tilt = float(np.mean(gain * channels.inverse) / (gain.mean() * channels.inverse.mean()))
+        tilt = _excess(gain, channels.inverse)
     return VarianceLaw(
         float(v.mean()),
         float(np.mean(v * inverse)),
         float(inverse.mean()),
-        float(norm @ scale[:, 0]) / float(norm.sum()),
+        float(norm @ scale[:, 0]) / float(norm.sum()) if norm.any() else float(inverse.mean()),
         taps=(flat * scale).T @ flat / len(flat),
         tilt=tilt,
     )

@@ -11,6 +11,7 @@ from varprop.simulator.initializers import weight_law
 from varprop.simulator.network import Input, Network
 from varprop.simulator.report import Batch, LayerMoments, Moments, Report
 from varprop.simulator.theory.backward import Gradient, pull_back, total
+from varprop.simulator.theory.finite_width import log_variances
 from varprop.simulator.theory.forward import propagate
 from varprop.simulator.theory.pairs import PairKernel
 from varprop.simulator.theory.signal import Signal
@@ -46,12 +47,13 @@ def predict(network: Network, batch: Batch) -> Report:
     with threadpool_limits(limits=1, user_api="blas"):
         signals = _forward(network, batch)
         gradients = _backward(network, signals)
+        forward, backward = log_variances(network, signals, gradients)
     rows = [
         LayerMoments(
-            _moments(signal.kernel, signal.edges, float(signal.mean.mean())),
-            _moments(gradient.kernel, gradient.edges, 0.0),
+            _moments(signal.kernel, signal.edges, float(signal.mean.mean()), ahead),
+            _moments(gradient.kernel, gradient.edges, 0.0, back),
         )
-        for signal, gradient in zip(signals, gradients, strict=True)
+        for signal, gradient, ahead, back in zip(signals, gradients, forward, backward, strict=True)
     ]
     data = batch.data
     square = float(np.mean(data**2))
@@ -108,9 +110,12 @@ def _backward(network: Network, signals: list[Signal]) -> list[Gradient]:
     return found[::-1]
 
 
-def _moments(kernel: PairKernel, edges: float, mean: float) -> Moments:
+def _moments(kernel: PairKernel, edges: float, mean: float, log_variance: float | None) -> Moments:
     q = kernel.second_moment * edges
     variance = max(q - kernel.pair_mean * edges, 0.0)
     log = float(np.log(q)) + kernel.log_scale if q > 0 else -np.inf
     with np.errstate(over="ignore", under="ignore"):
-        return Moments(mean, float(np.exp(log)), variance * float(np.exp(kernel.log_scale)), log, None, None)
+        second_moment, variance = float(np.exp(log)), variance * float(np.exp(kernel.log_scale))
+    if log_variance is None:
+        return Moments(mean, second_moment, variance, log, None, None)
+    return Moments(mean, second_moment, variance, log, log - log_variance / 2, float(np.sqrt(log_variance)))

@@ -151,7 +151,7 @@ def _carried(signal: Signal, out: PairKernel, duals: Duals) -> float:
 def _edges_after(function: ActivationFunction, signal: Signal, out: PairKernel) -> Array:
     """Second moments over a large map after an activation, relative to its inside."""
     assert signal.amplitude is not None
-    if function.homogeneous:
+    if function.homogeneous or not signal.kernel.second_moment:
         return signal.amplitude
     inside = signal.kernel.second_moment * float(np.exp(signal.kernel.log_scale))
     levels, where = np.unique(np.round(signal.amplitude, 6), return_inverse=True)
@@ -189,4 +189,6 @@ def _edges_of_sum(inputs: list[Signal], kernel: PairKernel) -> Array | None:
         for signal in inputs
         if signal.amplitude is not None
     ]
-    return np.sum(fields, axis=0) / kernel.second_moment if fields else None
+    if not fields or not kernel.second_moment:
+        return inputs[0].amplitude
+    return np.asarray(np.sum(fields, axis=0) / kernel.second_moment)

@@ -142,6 +142,8 @@ class PairKernel:
             full[b, :, a, :] += weight / 2 * block.T
         matrix = full.reshape(size, size) * profiles
         count = min(count, size)
+        if not self.diagonal.any():
+            return np.zeros(count), np.zeros((count, profiles, positions))
         if size <= 300:
             values, vectors = np.linalg.eigh(matrix)
         else:
