@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from varprop.simulator.activations import ActivationFunction, activation
-from varprop.simulator.jit import kernel as compiled
 from varprop.simulator.theory.pairs import PairKernel
 
 Array = NDArray[np.float64]
 Ints = NDArray[np.intp]
 ORDER = 32
 _STEP = 0.1  # of log sigma between tabulated expansions
+_IN_CACHE = 2**15  # entries of a kernel worked on at a time
 _LEGENDRE = np.polynomial.legendre.leggauss(40)
 _SAFE = 250.0  # log of the second moment up to which an activation is evaluated as it is
 
@@ -124,8 +124,7 @@ def apply_activation(function: ActivationFunction, kernel: PairKernel) -> Duals:
     for table, exact in zip(coefficients, moments, strict=True):
         tail = np.sqrt(np.maximum(exact - np.einsum("nk,nk->n", table, table), 0.0))
         series = np.concatenate([table, tail[:, None]], axis=1).reshape(*sigma.shape, -1)
-        values = np.empty(blocks)
-        power_series(correlation, layout.left, layout.right, np.ascontiguousarray(series.transpose(0, 2, 1)), values)
+        values = power_series(correlation, layout.left, layout.right, np.ascontiguousarray(series.transpose(0, 2, 1)))
         diagonal = exact.reshape(sigma.shape)
         own = np.arange(blocks[1])
         values[: layout.profiles, own, own] = diagonal
@@ -178,18 +177,21 @@ def _within_range(
     return function, 1.0, replace(kernel, log_scale=_SAFE), -(kernel.log_scale - _SAFE) / 2
 
 
-@compiled
-def power_series(correlation: Array, left: Ints, right: Ints, series: Array, out: Array) -> None:
-    """Fill out[b, i, j] with sum_k series[left, k, i] series[right, k, j] c[b, i, j]^k, by Horner's rule."""
-    order = series.shape[1]
+def power_series(correlation: Array, left: Ints, right: Ints, series: Array) -> Array:
+    """Return sum_k series[left, k, i] series[right, k, j] c[b, i, j]^k, by Horner's rule.
+
+    Blocks are taken a few at a time, so that what is worked on stays in the processor's cache.
+    """
     blocks, points, _ = correlation.shape
-    row = np.empty(points)
-    for b in range(blocks):
-        first, second = series[left[b]], series[right[b]]
-        for i in range(points):
-            row[:] = 0.0
-            for k in range(order - 1, -1, -1):
-                a = first[k, i]
-                for j in range(points):
-                    row[j] = row[j] * correlation[b, i, j] + a * second[k, j]
-            out[b, i, :] = row
+    order = series.shape[1]
+    out = np.empty_like(correlation)
+    some = max(1, _IN_CACHE // points**2)
+    for start in range(0, blocks, some):
+        part = slice(start, start + some)
+        c, first, second = correlation[part], series[left[part]], series[right[part]]
+        row = np.zeros_like(c)
+        for k in range(order - 1, -1, -1):
+            row *= c
+            row += first[:, k, :, None] * second[:, k, None, :]
+        out[part] = row
+    return out

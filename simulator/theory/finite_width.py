@@ -42,7 +42,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, reduce
 
 import numba
 import numpy as np
@@ -84,6 +84,42 @@ Fluctuation = dict[Source, float]
 
 
 @dataclass(frozen=True)
+class _Spread:
+    """How far correlations of different points stray from the kernel's, from draw to draw.
+
+    Attributes
+    ----------
+    variance
+        Of the correlation of two different points.
+    unmixed
+        What it would be without convolutions, whose windows average it.
+    """
+
+    variance: float = 0.0
+    unmixed: float = 0.0
+
+    def times(self, factor: float) -> _Spread:
+        return _Spread(self.variance * factor, self.unmixed * factor)
+
+    def plus(self, other: _Spread) -> _Spread:
+        return _Spread(self.variance + other.variance, self.unmixed + other.unmixed)
+
+    def mixed(self, kernel: PairKernel, width: float, node: Node, gates: float = 0.0) -> _Spread:
+        """After a dense layer that averages over `width` channels with the given kernel, and over a window.
+
+        The correlation of two samples over n Gaussian channels has variance (1 - c^2)^2 / n; weighted with the product
+        of their second moments, and where it strayed before from a mean of c, more. Gates that two samples share leave
+        fewer channels. After j windows of T taps about 1 / (1 + (T - 1) j) of it is left: a stray that a window has
+        averaged is smooth already.
+        """
+        square = _apart_square(kernel)
+        fresh = max(1.0 - square - self.variance, 0.0) * (1.0 - square + 2 * self.variance) * (1.0 + gates) / width
+        taps = math.prod(node.operation.kernel) if isinstance(node.operation, Conv2d) else 1
+        rough = self.variance / self.unmixed if self.unmixed else 0.0
+        return _Spread(self.variance / (1 + (taps - 1) * rough) + fresh / taps, self.unmixed + fresh)
+
+
+@dataclass(frozen=True)
 class _Step:
     """What a node makes of its inputs' fluctuations.
 
@@ -96,13 +132,16 @@ class _Step:
     channels
         Relative variance over draws given the input of the last dense layer: that of one channel over their number.
     spread
-        Variance of the correlation of two different points.
+        Of the correlations of different points.
+    kurtosis
+        Excess kurtosis of the channels that the bias brings.
     """
 
     weights: tuple[float, ...]
     own: float
     channels: float
-    spread: float
+    spread: _Spread = _Spread()
+    kurtosis: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -124,7 +163,7 @@ class _Return:
     shares: tuple[float, ...]
     slope: float
     own: float
-    spread: float
+    spread: _Spread = _Spread()
     gates: float = 0.0
 
 
@@ -152,7 +191,7 @@ def log_variances(
     for index in range(count):
         steps.append(_forward(network, index, signals, steps))
         sums.add(index, steps[index])
-    returns = [_Return((), 0.0, math.nan, 0.0)] * count
+    returns = [_Return((), 0.0, math.nan)] * count
     for index in range(count - 1, -1, -1):
         returns[index] = _backward(network, index, signals, gradients, returns)
         sums.add_back(index, returns[index])
@@ -229,13 +268,13 @@ def _forward(network: Network, index: int, signals: list[Signal], steps: list[_S
     inputs = [signals[i] for i in node.inputs]
     before = [steps[i] for i in node.inputs]
     if _log(signal.kernel) == -math.inf:
-        return _Step((0.0,) * len(before), math.nan, math.nan, 0.0)
+        return _Step((0.0,) * len(before), math.nan, math.nan)
     match node.operation:
         case Input():
-            return _Step((), 0.0, 0.0, 0.0)
+            return _Step((), 0.0, 0.0)
         case Conv2d(depthwise=True):
             channels = _measured(signal, node)
-            return _Step((1.0,), max(channels - before[0].channels, 0.0), channels, 0.0)
+            return _Step((1.0,), max(channels - before[0].channels, 0.0), channels)
         case Conv2d() | Linear():
             return _dense(network, node, signal, inputs[0], before[0])
         case BatchNorm():
@@ -249,8 +288,11 @@ def _forward(network: Network, index: int, signals: list[Signal], steps: list[_S
         case Add():
             return _added(node, signal, inputs, before)
         case AveragePool() | GlobalAveragePool() | MaxPool():
-            # Not the channels' squares before, but those after are averaged: the source may take away.
             mean = float(signal.mean.mean()) ** 2 / _size(signal.kernel)
+            if mean < 0.5:
+                # A mean of positions is ruled by its kernel's slow modes, whose spread is not followed.
+                return _Step((1.0,), math.nan, math.nan)
+            # Not the channels' squares before, but those after are averaged: the source may take away.
             channels = 2 / node.shape[0] * (_pair_mean(signal.kernel, _SQUARE, inside=_inside(signal)) - mean**2)
             return _Step((1.0,), channels - before[0].channels, channels, before[0].spread)
     return _Step((1.0,), 0.0, before[0].channels, before[0].spread)
@@ -259,23 +301,11 @@ def _forward(network: Network, index: int, signals: list[Signal], steps: list[_S
 def _dense(network: Network, node: Node, signal: Signal, source: Signal, before: _Step) -> _Step:
     law, bias = weight_law(node, network.framework), bias_law(node, network.framework)
     weight = 1.0 if bias is None else 1.0 - min(bias.second_moment / _size(signal.kernel), 1.0)
-    spread = _mixed(before.spread, source.kernel, source.width, node)
-    square = _pair_mean(signal.kernel, _SQUARE, inside=_inside(signal)) + spread * _apart(signal)
-    channels = 2 / node.shape[0] * square * _free(law)
-    return _Step((weight,), channels, channels, spread)
-
-
-def _mixed(spread: float, kernel: PairKernel, width: float, node: Node, gates: float = 0.0) -> float:
-    """Spread of correlations after a dense layer that averages over `width` channels, and over a window.
-
-    The correlation of two samples over n Gaussian channels has variance (1 - c^2)^2 / n; weighted with the product of
-    their second moments, and where it strayed from a mean of c before, more. Gates that two samples share leave fewer
-    channels.
-    """
-    square = _apart_square(kernel)
-    fresh = max(1.0 - square - spread, 0.0) * (1.0 - square + 2 * spread) * (1.0 + gates) / width
-    taps = math.prod(node.operation.kernel) if isinstance(node.operation, Conv2d) else 1
-    return (spread + fresh) / taps
+    kurtosis = 0.0 if bias is None else bias.excess_kurtosis * (1.0 - weight) ** 2
+    spread = before.spread.mixed(source.kernel, source.width, node)
+    square = _pair_mean(signal.kernel, _SQUARE, inside=_inside(signal)) + spread.variance * _apart(signal)
+    channels = (2 * square * _free(law) + kurtosis) / node.shape[0]
+    return _Step((weight,), channels, channels, spread, kurtosis)
 
 
 def _activated(function: ActivationFunction, node: Node, signal: Signal, source: Signal, before: _Step) -> _Step:
@@ -286,12 +316,16 @@ def _activated(function: ActivationFunction, node: Node, signal: Signal, source:
         own = max(channels - slope**2 * before.channels, 0.0)
     else:
         level = signal.kernel.diagonal / signal.kernel.second_moment
-        own = _pair_mean(source.kernel, squares.series, level=level, inside=_inside(source)) / node.shape[0]
+        own = _pair_mean(source.kernel, squares.series, level=level, inside=_inside(source))
+        if function.homogeneous:
+            # E phi^4 / (E phi^2)^2 is proportional to 3 + excess kurtosis; z^2 knows of one.
+            own += before.kurtosis * ((1.0 + float(squares.series.sum()) + 2.0) / 3.0 - 1.0)
+        own /= node.shape[0]
         channels = slope**2 * before.channels + own
     assert signal.duals is not None
     gates = signal.duals.derivative
     response = _apart_mean(gates) * math.exp(_log(source.kernel) + gates.log_scale - _log(signal.kernel))
-    return _Step((slope,), own, channels, response**2 * before.spread)
+    return _Step((slope,), own, channels, before.spread.times(response**2))
 
 
 def _added(node: Node, signal: Signal, inputs: list[Signal], before: list[_Step]) -> _Step:
@@ -301,7 +335,7 @@ def _added(node: Node, signal: Signal, inputs: list[Signal], before: list[_Step]
     parts = [w * w * _pair_mean(s.kernel, _SQUARE, inside=_inside(s)) for w, s in zip(weights, inputs, strict=True)]
     own = max(_pair_mean(signal.kernel, _SQUARE, inside=_inside(signal)) - sum(parts), 0.0) * 2 / node.shape[0]
     channels = own + sum(w * w * step.channels for w, step in zip(weights, before, strict=True))
-    spread = sum(w * w * step.spread for w, step in zip(weights, before, strict=True))
+    spread = reduce(_Spread.plus, (step.spread.times(w * w) for w, step in zip(weights, before, strict=True)))
     return _Step(weights, own, channels, spread)
 
 
@@ -328,23 +362,19 @@ def _backward(
     inside = _inside(gradient)
     shares = _shares(network, index, gradients)
     if _log(gradient.kernel) == -math.inf or signal.data is not None:
-        return _Return(shares, 0.0, math.nan, 0.0)
-    slope, own, spread, shared = 0.0, 0.0, 0.0, 0.0
+        return _Return(shares, 0.0, math.nan)
+    slope, own, spread, shared = 0.0, 0.0, _Spread(), 0.0
     known, fresh = 0.0, 0.0 if readers else 1.0
     for reader, share in zip(readers, shares, strict=True):
         after, arriving, stray = network.nodes[reader], gradients[reader], returns[reader].spread
         match after.operation:
-            case Conv2d(depthwise=True):
+            case Conv2d(depthwise=True) | BatchNorm():
                 own = math.nan
             case Conv2d() | Linear():
                 fresh = _free(weight_law(after, network.framework), back=True)
-                stray = _mixed(stray, arriving.kernel, after.shape[0], after, returns[reader].gates)
+                stray = stray.mixed(arriving.kernel, after.shape[0], after, returns[reader].gates)
             case Add():
                 known += share**2 * _pair_mean(arriving.kernel, _SQUARE, inside=inside)
-            case BatchNorm():
-                law = signals[reader].law
-                assert law is not None
-                slope -= share * law.ratio
             case Activation(function=name):
                 duals = signals[reader].duals
                 assert duals is not None
@@ -353,17 +383,17 @@ def _backward(
                 level = arriving.kernel.diagonal * gates.diagonal
                 noise = _pair_mean(
                     signal.kernel, squares.gates, level=level / float(level.mean()), inside=_inside(signal),
-                    gradient=arriving.kernel, spread=stray, square=squares.gate_square,
+                    gradient=arriving.kernel, spread=stray.variance, square=squares.gate_square,
                 )  # fmt: skip
                 slope += share * squares.gate_slope
                 own += share**2 * noise / node.shape[0]
-                stray *= (_apart_mean(gates) / gates.second_moment) ** 2
+                stray = stray.times((_apart_mean(gates) / gates.second_moment) ** 2)
                 correlation = math.sqrt(_apart_square(signal.kernel))
                 shared = float(np.polynomial.polynomial.polyval(correlation, squares.gates))
                 shared += squares.gate_square * correlation**2
-        spread += share**2 * stray
+        spread = spread.plus(stray.times(share**2))
     if fresh:
-        square = _pair_mean(gradient.kernel, _SQUARE, inside=inside) + spread * _apart(gradient)
+        square = _pair_mean(gradient.kernel, _SQUARE, inside=inside) + spread.variance * _apart(gradient)
         own += 2 / node.shape[0] * fresh * max(square - known, 0.0)
     return _Return(shares, slope, own, spread, shared)
 
