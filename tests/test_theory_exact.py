@@ -7,9 +7,10 @@ import math
 import numpy as np
 import pytest
 
+from varprop.simulator.activations import activation
 from varprop.simulator.architectures import build
 from varprop.simulator.compare import compare
-from varprop.simulator.initializers import parse_initializer
+from varprop.simulator.initializers import parse_initializer, weight_law
 from varprop.simulator.inputs import load_batch
 from varprop.simulator.montecarlo import simulate
 from varprop.simulator.network import NetworkBuilder
@@ -71,8 +72,20 @@ def test_plain_mlp_is_exact_at_any_width(function):
     assert_normal(scores)
 
 
-@pytest.mark.parametrize("source", ["gaussian", "photo"])
-@pytest.mark.parametrize("function", HOMOGENEOUS)
+POOL_GAP = pytest.mark.xfail(strict=True, reason="the pool sees the batch's own covariances, theory their mean")
+
+
+@pytest.mark.parametrize(
+    ("function", "source"),
+    [
+        pytest.param("linear", "gaussian", marks=POOL_GAP),
+        ("linear", "photo"),
+        ("relu", "gaussian"),
+        ("relu", "photo"),
+        ("leaky_relu(0.2)", "gaussian"),
+        ("leaky_relu(0.2)", "photo"),
+    ],
+)
 def test_plain_convolutions_are_exact_forward(function, source):
     """Zero padding counted, conditioned on the batch: five 3x3 convolutions on an 8x8 map, pooling and classifier."""
     scores = []
@@ -127,19 +140,39 @@ def test_depthwise_factor(framework, init, factor, channels):
     assert layers[0].backward.second_moment == pytest.approx(factor(channels) * 36 / 64, rel=ROUNDING)
 
 
-@pytest.mark.parametrize(("kind", "channels", "printed"), [
-    ("glorot_uniform", 96, 0.8655),
-    ("glorot_normal", 96, 0.858),
-    ("glorot_uniform", 192, 0.766),
-    ("glorot_normal", 192, 0.757),
-])  # fmt: skip
-def test_normalisation_of_small_depthwise_outputs(kind, channels, printed):
-    """E[v / (v + eps)] for Keras's depthwise Glorot kernels and eps 1e-3: v = sum of nine squared weights."""
+@pytest.mark.parametrize(
+    ("init", "channels", "printed"),
+    [
+        ("glorot_uniform", 96, 0.8655),
+        ("glorot_normal", 96, 0.858),
+        ("glorot_uniform", 192, 0.766),
+        ("glorot_normal", 192, 0.757),
+    ],
+)
+def test_normalisation_of_small_depthwise_outputs(init, channels, printed):
+    """E[v / (v + eps)] for Keras's depthwise kernels and eps 1e-3, behind a normalised ReLU6, positions i.i.d.
+
+    Every channel's variance is v = s sum of nine squared weights, with s the variance of relu6(N(0, 1)) up to the
+    mean that all positions share; here by direct draws of the nine weights.
+    """
     net = NetworkBuilder("depthwise", "keras", (channels, 16, 16))
-    net.conv2d(channels, 3, parse_initializer(kind), groups=channels, padding="valid")
-    net.batch_norm()
-    found = predict(net.build(), load_batch("gaussian", (channels, 16, 16), 64, 0)).layers[2].forward.second_moment
-    assert found == pytest.approx(printed, abs=PRINTED)
+    net.batch_norm(eps=0.0)
+    net.activation("relu6")
+    net.conv2d(channels, 3, parse_initializer(init), groups=channels, padding="valid")
+    normalised = net.batch_norm()
+    network = net.build()
+    found = predict(network, load_batch("gaussian", (channels, 16, 16), 64, 0)).layers[normalised].forward
+    rng, draws = np.random.default_rng(0), 200_000
+    law = weight_law(network.nodes[3], "keras")
+    weights = rng.uniform(-law.limit, law.limit, (draws, 9))
+    if init == "glorot_normal":
+        z = rng.standard_normal((draws * 10, 1))
+        weights = (z[np.abs(z) < 2][: draws * 9] * law.limit / 2).reshape(draws, 9)
+    phi = activation("relu6")
+    v = (float(phi.second_moment(1.0)) - float(phi.mean(1.0)) ** 2) * np.sum(weights**2, axis=1)
+    ratio = v / (v + 1e-3)
+    assert ratio.mean() == pytest.approx(printed, abs=PRINTED)
+    assert found.second_moment == pytest.approx(ratio.mean(), abs=SAMPLED)
 
 
 def padded_field(size, layers):
@@ -152,13 +185,15 @@ def padded_field(size, layers):
     return fields
 
 
-@pytest.mark.parametrize("function", ["linear", "relu"])
-@pytest.mark.parametrize(("size", "layers"), [(4, 60), (8, 60), (16, 150), (32, 300)])
-def test_zero_padding(size, layers, function):
+@pytest.mark.parametrize(
+    ("function", "size", "layers"),
+    [("linear", 4, 60), ("relu", 4, 60), ("relu", 8, 60), ("linear", 16, 150), ("relu", 32, 300)],
+)
+def test_zero_padding(function, size, layers):
     """Every layer against plain loops; at last the slowest mode, ((1 + 2 cos(pi / (n + 1))) / 3)^2 a layer.
 
-    32 is beyond the size of map on which kernels are carried whole. Layers are as many as bring the second slowest
-    even mode, cos(3 pi / (n + 1)), below 1e-6.
+    32 is beyond the size of map on which kernels are carried whole. Of a uniform start the second slowest mode,
+    3 pi / (n + 1) along one axis, is 2e-6 of the ratio at most after so many layers, and below 1e-5 at size 32.
     """
     net = NetworkBuilder("padded", "torch", (4, size, size))
     for _ in range(layers):
@@ -170,7 +205,7 @@ def test_zero_padding(size, layers, function):
     expected = [start * field.mean() for field in padded_field(size, layers)]
     np.testing.assert_allclose(found, expected, rtol=DEEP_ROUNDING)
     slowest = ((1 + 2 * math.cos(math.pi / (size + 1))) / 3) ** 2
-    assert found[-1] / found[-2] == pytest.approx(slowest, rel=1e-6)
+    assert found[-1] / found[-2] == pytest.approx(slowest, rel=1e-5)
     if size == 8:
         assert report.layers[20].forward.second_moment == pytest.approx(0.35303, abs=5e-6)
 
@@ -178,7 +213,7 @@ def test_zero_padding(size, layers, function):
 def test_relu_correlation_map():
     """f(c) = (sqrt(1 - c^2) + c (pi - arccos c)) / pi, layer by layer, and 1 - c_l -> (9 pi^2 / 2) / l^2.
 
-    1 / sqrt(1 - c_l) grows by sqrt(2) / (3 pi) a layer in the end; the logarithmic transient cancels in differences.
+    1 / sqrt(1 - c_l) grows by sqrt(2) / (3 pi) a layer in the end; ln l drops out of two differences.
     """
     layers = 2000
     net = NetworkBuilder("pair", "torch", (64,))
@@ -195,11 +230,12 @@ def test_relu_correlation_map():
         c = (math.sqrt(max(1 - c * c, 0.0)) + c * (math.pi - math.acos(c))) / math.pi
         expected.append(1 - c)
     np.testing.assert_allclose(found, expected, rtol=1e-6)  # 1 - c is 1e-5 of what it is the difference of
-    growth = (found[-1] ** -0.5 - found[layers // 2 - 1] ** -0.5) / (layers / 2)
-    assert growth**-2 == pytest.approx(9 * math.pi**2 / 2, rel=LIMIT)
+    root = found**-0.5
+    early, late = (root[999] - root[499]) / 500, (root[1999] - root[999]) / 1000
+    assert (2 * late - early) ** -2 == pytest.approx(9 * math.pi**2 / 2, rel=LIMIT)
 
 
-def normalised_factor(function, batch, width=16384):
+def normalised_factor(function, batch, width=8192):
     """Ratio of the gradient's second moments from one layer to the one before, in a wide plain net with BN."""
     net = NetworkBuilder("normalised", "torch", (width,))
     for _ in range(5):
@@ -213,7 +249,7 @@ def normalised_factor(function, batch, width=16384):
 @pytest.mark.parametrize("batch", [8, 16, 64])
 def test_normalised_linear_layers(batch):
     """(B - 2) / (B - 3) a layer (Yang et al. 2019), for B much smaller than the width."""
-    assert normalised_factor("linear", batch) == pytest.approx((batch - 2) / (batch - 3), rel=batch / 16384)
+    assert normalised_factor("linear", batch) == pytest.approx((batch - 2) / (batch - 3), rel=batch / 8192)
 
 
 @pytest.mark.parametrize(
@@ -223,11 +259,11 @@ def test_normalised_linear_layers(batch):
 def test_normalised_layers_of_large_batches(function, limit):
     """E[phi'^2] / Var[phi] (Yang et al. 2019); the batch's own part of it falls as 1 / B and is extrapolated away.
 
-    A width of 16384 adds about B / width of its own, the same at either batch to that order.
+    Width adds c depth / width of its own, with a c of order one, at either batch.
     """
     small, large = normalised_factor(function, 64), normalised_factor(function, 256)
     assert abs(large / limit - 1) < 4 / 256
-    assert (4 * large - small) / 3 == pytest.approx(limit, rel=NEXT_ORDER + 5 * 3 / 16384)
+    assert (4 * large - small) / 3 == pytest.approx(limit, rel=NEXT_ORDER + 5 / 8192)
 
 
 def test_residual_sums_double():

@@ -25,8 +25,15 @@ DEEP_ROUNDING = 1e-9
 """Hundreds of layers' rounding: 300 steps of a few 1e-14 each, and room for logs."""
 
 SERIES = 1e-6
-"""Dual activations from 40 Hermite terms and a tail term: c^41 times the tail, which at |c| <= 0.5 is below 1e-12 for
-jumps and at |c| <= 0.9 below 1e-6 for smooth functions, in units of the second moment."""
+"""Dual activations from a few dozen Hermite terms and a tail term, at correlations up to 0.5: 2^-32 times the tail."""
+
+INTERPOLATED = 2e-4
+"""The same with coefficients interpolated cubically between deviations 0.1 apart on a log scale: 9/384 (0.1)^4 times
+a fourth derivative, 16 for a square and up to 80 where a function bends."""
+
+KINK = 1e-3
+"""Hermite terms beyond 32 of a function with a kink: squared coefficients fall as 0.13 k^(-5/2), of which every second
+one counts, 4e-4 of ReLU's second moment; twice that at correlation -1, where the tail term has the wrong sign."""
 
 QUADRATURE = 1e-6
 """Law of a quadratic form: composite Gauss-Legendre on a logarithmic grid that is cut at exp(-25)."""
@@ -37,11 +44,11 @@ SAMPLED = 5e-3
 NEXT_ORDER = 2e-4
 """What is left of a 1/B law after one step of Richardson extrapolation from B = 64 and 256: c / (64 * 256)."""
 
-PRINTED = 6e-4
-"""Numbers known to three or four printed digits, half a unit in the last place at most, and the cubature's 2^-15 nodes."""
+PRINTED = 1e-3
+"""Numbers known to three printed digits: half a unit in the last place, and as much for four deviations of our draws."""
 
-LIMIT = 2e-3
-"""A rate's approach to its limit after 1000 layers: ln 2 / 1000 times an order-one constant."""
+LIMIT = 1e-4
+"""The correlation map's rate after 1000 layers and one Richardson step: (ln l / l)^2, which is 5e-5."""
 
 WIDTH_256 = 0.02
 """Infinite-width prediction of five layers at width 256: depth / width, times an order-one constant."""

@@ -135,9 +135,9 @@ def _depthwise(signal: Signal, window: Window, law: WeightLaw, expected: Array) 
     inputs = signal.draw()
     if window.inside:
         return depthwise(inputs, signal.kernel.size, window, law, expected)
-    padding = tuple(a + b for a, b in zip(window.padding, signal.padding, strict=True))
-    size = _unpadded(signal)
-    return depthwise(inputs, size, Window(window.kernel, window.stride, padding), law, expected)
+    (top, bottom, left, right), before = window.padding, signal.padding
+    padding = top + before[0], bottom + before[1], left + before[2], right + before[3]
+    return depthwise(inputs, _unpadded(signal), Window(window.kernel, window.stride, padding), law, expected)
 
 
 def _pooled_over_samples(kernel: PairKernel) -> tuple[PairKernel, float]:

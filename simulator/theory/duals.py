@@ -153,7 +153,9 @@ def _closed_form(function: ActivationFunction, factor: float, kernel: PairKernel
         slopes = np.where(scale > 0, slopes, fixed)
     derivative = replace(kernel, values=slopes, log_scale=0.0)
     # z phi'(z) = phi(z) for a positively homogeneous phi.
-    return Duals(factor * function.mean(q) * np.exp(kernel.log_scale / 2), values, derivative, values)
+    with np.errstate(over="ignore"):
+        mean = factor * function.mean(q) * np.exp(kernel.log_scale / 2)
+    return Duals(mean, values, derivative, values)
 
 
 def _within_range(

@@ -57,7 +57,7 @@ class Layout:
         left, right = self.left[self.profiles :], self.right[self.profiles :]
         own = np.arange(self.profiles)[:, None]
         found = np.concatenate([own == left, own == right], axis=1).astype(np.float64)
-        return found / found.sum(axis=1, keepdims=True)
+        return np.asarray(found / found.sum(axis=1, keepdims=True), dtype=np.float64)
 
     @staticmethod
     def exchangeable(batch: int) -> Layout:
@@ -88,7 +88,7 @@ class PairKernel:
     @cached_property
     def diagonal(self) -> Array:
         """Second moment at each point, shape (profiles, positions)."""
-        return np.einsum("bpp->bp", self.values[: self.layout.profiles]).copy()
+        return np.array(np.einsum("bpp->bp", self.values[: self.layout.profiles]), dtype=np.float64)
 
     @cached_property
     def second_moment(self) -> float:
@@ -106,9 +106,9 @@ class PairKernel:
         count, batch = layout.profiles, layout.batch
         own = self.values[:count].mean(axis=2)
         if len(layout.left) == count:
-            return own
+            return np.asarray(own, dtype=np.float64)
         either = np.concatenate([self.values[count:].mean(axis=2), self.values[count:].mean(axis=1)])
-        return own / batch + (1 - 1 / batch) * (layout.partners @ either)
+        return np.asarray(own / batch + (1 - 1 / batch) * (layout.partners @ either), dtype=np.float64)
 
     def pair_square_mean(self) -> float:
         """Mean of the squared kernel over all pairs of points."""

@@ -1,0 +1,80 @@
+"""Fluctuations of second moments as linear combinations of independent sources."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from scipy.special import zeta
+
+from varprop.simulator.network import Network
+
+Source = tuple[str, int]
+Fluctuation = dict[Source, float]
+"""Relative fluctuation of one second moment: the coefficient of every source."""
+
+
+class Fluctuations:
+    """Every node's fluctuation as a combination of independent sources.
+
+    Where all paths run through one node, its fluctuation becomes a single source of all that comes after (forward) or
+    before (backward), so that the cost of a chain is linear in its depth.
+
+    Attributes
+    ----------
+    forward, backward
+        Variance of every node's fluctuation; nan where a source on the way is nan.
+    """
+
+    def __init__(self, network: Network) -> None:
+        self._network = network
+        reach = np.maximum.accumulate([max(readers, default=0) for readers in network.consumers])
+        self._narrow = [index == 0 or bool(reach[index - 1] <= index) for index in range(len(network))]
+        self._variance: dict[Source, float] = {}
+        self._signals: list[Fluctuation] = []
+        self._inner: list[Fluctuation] = []
+        self._gradients: list[Fluctuation] = [{} for _ in network.nodes]
+        self.forward: list[float] = []
+        self.backward = [math.nan] * len(network)
+
+    def add(self, index: int, weights: tuple[float, ...], own: float) -> None:
+        """Follow a node forward: weights of its inputs, and the relative variance of its own source."""
+        terms = [(w, self._signals[i]) for w, i in zip(weights, self._network.nodes[index].inputs, strict=True)]
+        found = self._combined(terms, ("channels", index), own)
+        self.forward.append(self._total(found))
+        self._inner.append(found)
+        self._signals.append(self._single(("node", index), self.forward[index]) if self._narrow[index] else found)
+
+    def add_back(self, index: int, shares: tuple[float, ...], slope: float, own: float) -> None:
+        """Follow a node backward: shares of its consumers, weight of its signal, and its own source."""
+        terms = [(w, self._gradients[i]) for w, i in zip(shares, self._network.consumers[index], strict=True)]
+        terms.append((slope, self._signals[index]))
+        found = self._combined(terms, ("gradient channels", index), own)
+        self.backward[index] = self._total(found)
+        if self._narrow[index]:
+            # All but what the nodes before know of this one's signal is news to them.
+            shared = found.pop(("node", index), 0.0)
+            later = self._single(("gradient", index), self._total(found))
+            found = self._combined([(1.0, later), (shared, self._inner[index])])
+        self._gradients[index] = found
+
+    def _combined(
+        self, terms: list[tuple[float, Fluctuation]], source: Source | None = None, own: float = 0.0
+    ) -> Fluctuation:
+        found: Fluctuation = {}
+        for weight, fluctuation in terms:
+            if weight:
+                for key, coefficient in fluctuation.items():
+                    found[key] = found.get(key, 0.0) + weight * coefficient
+        if source is not None and own:
+            # The log of a chi-squared of 2 / own degrees of freedom: exact for linear layers of any width.
+            self._variance[source] = float(zeta(2.0, 1.0 / own)) if own > 0 else own
+            found[source] = 1.0
+        return found
+
+    def _single(self, source: Source, variance: float) -> Fluctuation:
+        self._variance[source] = variance
+        return {source: 1.0}
+
+    def _total(self, fluctuation: Fluctuation) -> float:
+        return sum(c * c * self._variance[key] for key, c in fluctuation.items())

@@ -1,0 +1,164 @@
+"""Averages over all pairs of points of power series in their correlation, and the series of phi^2 and phi'^2."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import eval_hermitenorm, gammaln
+
+from varprop.simulator.activations import ActivationFunction
+from varprop.simulator.quadrature import gaussian_mean
+from varprop.simulator.theory.pairs import PairKernel
+
+Array = NDArray[np.float64]
+Ints = NDArray[np.intp]
+
+_ORDER = 40
+_ROWS = 256  # of a kernel between different samples; of larger ones evenly spaced pairs of samples are looked at
+_ENTRIES = 4096  # of these; of larger ones evenly spaced rows
+_FAR = 200.0  # log of the second moment up to which an activation is evaluated as it is
+_GRID = 32  # variances per unit of log q at which an activation is expanded
+
+
+def log_second_moment(kernel: PairKernel) -> float:
+    """Return the log of a kernel's second moment, -inf for zero."""
+    q = kernel.second_moment
+    return math.log(q) + kernel.log_scale if q > 0 else -math.inf
+
+
+@dataclass(frozen=True)
+class SquareSeries:
+    """Hermite coefficients of phi^2 and phi'^2 at one deviation, relative to the constant one.
+
+    Attributes
+    ----------
+    slope, gate_slope
+        s and t: logarithmic derivatives by the variance.
+    series, gates
+        Squared coefficients but for k = 0 and 2, with the truncated tail at the end.
+    gate_square
+        That of phi'^2 at k = 2.
+    """
+
+    slope: float
+    gate_slope: float
+    series: Array
+    gates: Array
+    gate_square: float
+
+
+def square_series(function: ActivationFunction, kernel: PairKernel) -> SquareSeries:
+    """Expand phi^2 and phi'^2 at a kernel's second moment (to the nearest of a grid)."""
+    if function.homogeneous:
+        return _expanded(function, 0)
+    return _expanded(function, round(_GRID * min(max(log_second_moment(kernel), -_FAR), _FAR)))
+
+
+@lru_cache(maxsize=4096)
+def _expanded(function: ActivationFunction, step: int) -> SquareSeries:
+    q = np.full(_ORDER + 2, math.exp(step / _GRID))
+    degree = np.arange(_ORDER + 1)[:, None]
+
+    def moments(square: Array, u: Array) -> Array:
+        basis = eval_hermitenorm(degree, u[None, :]) / np.exp(gammaln(degree + 1) / 2)
+        return np.concatenate([basis * square, (square * square)[None, :]])
+
+    def relative(values: Array) -> tuple[float, Array]:
+        series = (values / values[0]) ** 2
+        tail = max(float(values[-1] / values[0] ** 2 - series[:-1].sum()), 0.0)
+        slope = float(values[2] / values[0]) / math.sqrt(2)
+        series[-1], series[0], series[2] = tail, 0.0, 0.0
+        return slope, series
+
+    sigma = float(np.sqrt(q[0]))
+    value = gaussian_mean(lambda z: moments(function.value(z[0]) ** 2, z[0] / sigma), q, function.kinks)
+    gate = gaussian_mean(lambda z: moments(function.derivative(z[0]) ** 2, z[0] / sigma), q, function.kinks)
+    slope, series = relative(value)
+    gate_slope, gates = relative(gate)
+    return SquareSeries(slope, gate_slope, series, gates, 2 * gate_slope**2)
+
+
+def pair_mean(
+    kernel: PairKernel,
+    series: Array,
+    *,
+    level: Array | None = None,
+    inside: float = 1.0,
+    gradient: PairKernel | None = None,
+    spread: float = 0.0,
+    square: float = 0.0,
+) -> float:
+    """Return the mean over all pairs of points of f(c) = sum_k series[k] c^k, c their correlation.
+
+    With a gradient, whose correlation is gamma: of f(c) + 2 gamma^2 (f(c) + square c^2).
+
+    Parameters
+    ----------
+    level
+        Weight of each point, with mean one; default: its second moment. Shape (profiles, positions).
+    inside
+        Share of the map that the kernel covers; all else is as far away as its corners are from each other.
+    spread
+        Variance of gamma.
+    """
+    layout = kernel.layout
+    if level is None:
+        level = kernel.diagonal / kernel.second_moment
+    blocks, points = len(kernel.values), kernel.values.shape[1]
+    every = max((blocks - layout.profiles) * points // _ROWS, 1)
+    looked = layout.profiles + len(range(layout.profiles, blocks, every))
+    rows = -(-points // min(max(_ENTRIES // (looked * points), 2), points))
+    own = kernel.diagonal
+    arguments = (kernel.values, layout.left, layout.right, layout.profiles, layout.weight, own, level, inside)
+    other = (kernel.values, own, False) if gradient is None else (gradient.values, gradient.diagonal, True)
+    found = _pair_sum(*arguments, series, *other, spread, square, rows, every)
+    if series[1] and (rows > 1 or every > 1):
+        # Positive and negative correlations may cancel (they do after normalisation): in the sum over all pairs only.
+        linear = np.array([0.0, series[1]])
+        alone = (kernel.values, own, False, 0.0, 0.0)
+        found += _pair_sum(*arguments, linear, *alone, 1, 1) - _pair_sum(*arguments, linear, *alone, rows, every)
+    return float(found)
+
+
+def _inverse_root(diagonal: Array) -> Array:
+    return np.divide(1.0, np.sqrt(np.maximum(diagonal, 0.0)), out=np.zeros_like(diagonal), where=diagonal > 0)
+
+
+def _pair_sum(
+    values: Array, left: Ints, right: Ints, profiles: int, weight: Array, diagonal: Array,
+    level: Array, inside: float, series: Array, gradient: Array, gradient_diagonal: Array, gated: bool, spread: float,
+    square: float, row_step: int, block_step: int,
+) -> float:  # fmt: skip
+    """Sum `pair_mean` over every `row_step`-th point, and every `block_step`-th pair of different samples."""
+    points, blocks = values.shape[1], len(values)
+    inverse, gradient_inverse = _inverse_root(diagonal), _inverse_root(gradient_diagonal)
+    rows = np.arange(row_step // 2, points, row_step)
+    total = 0.0
+    for chosen, crossing in ((slice(0, profiles), False), (slice(profiles, blocks, block_step), True)):
+        a, b = left[chosen], right[chosen]
+        if not len(a):
+            continue
+        c = values[chosen][:, rows] * inverse[a][:, rows, None] * inverse[b][:, None, :]
+        np.clip(c, -1.0, 1.0, out=c)
+        term = np.full_like(c, series[-1])
+        for coefficient in series[-2::-1]:
+            term *= c
+            term += coefficient
+        if gated:
+            gamma = gradient[chosen][:, rows] * gradient_inverse[a][:, rows, None] * gradient_inverse[b][:, None, :]
+            more = np.minimum(gamma * gamma, 1.0)
+            apart = True if crossing else rows[:, None] != np.arange(points)[None, :]
+            more = np.where(apart, np.minimum(more + spread, 1.0), more)
+            term += 2 * more * (term + square * c * c)
+        near = np.einsum("bij,bi,bj->b", term, level[a][:, rows], level[b]) / (len(rows) * points)
+        if crossing:
+            total += float(weight[chosen] @ near) * (blocks - profiles) / len(a)
+        else:
+            opposite = np.where(rows < points // 2, points - 1, 0)
+            far = term[:, np.arange(len(rows)), opposite].mean(axis=1)
+            total += float(weight[chosen] @ (inside * near + (1 - inside) * far))
+    return total
