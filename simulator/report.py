@@ -22,7 +22,7 @@ class Moments:
     mean: float
     second_moment: float
     variance: float | None
-    """Batch normalisation's: per channel over batch and positions at fixed weights, averaged over channels and draws."""
+    """Per channel over batch and positions at fixed weights, averaged over channels and draws, as BN sees it."""
     log_second_moment: float
     log_second_moment_mean: float | None
     """Mean over draws of the log of the second moment over batch, channels and positions."""

@@ -55,7 +55,7 @@ def test_selu_mobilenet_accumulates_no_bias():
     network = build(
         "mobilenet_v2", framework="keras", init=parse_initializer("lecun_normal"), activation="selu", size=32
     )
-    q, q_noise, step, step_noise = errors(network, load_batch("gaussian", (3, 32, 32), 64, 0))
+    q, _, step, step_noise = errors(network, load_batch("gaussian", (3, 32, 32), 64, 0))
     assert np.median(np.abs(q)) < MOBILENET["forward median"]
     assert np.median(np.abs(step)) < MOBILENET["step median"]
     assert worst(step, step_noise) < MOBILENET["step worst"]

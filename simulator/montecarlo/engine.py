@@ -16,9 +16,9 @@ from threadpoolctl import threadpool_limits
 
 from varprop.simulator.checks import check_batch
 from varprop.simulator.errors import UserError
+from varprop.simulator.jit import CompilationWatch
 from varprop.simulator.montecarlo.aggregate import TrialMoments, summarize, trial_moments
 from varprop.simulator.montecarlo.draws import Draws
-from varprop.simulator.jit import CompilationWatch
 from varprop.simulator.montecarlo.signal import Pool
 from varprop.simulator.montecarlo.trial import run_trial
 from varprop.simulator.network import Network

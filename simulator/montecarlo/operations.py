@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from varprop.simulator.activations import ActivationFunction, activation
 from varprop.simulator.generated import activations as scalar
+from varprop.simulator.jit import elementwise
 from varprop.simulator.montecarlo import kernels
 from varprop.simulator.montecarlo.draws import Parameters
-from varprop.simulator.jit import elementwise
 from varprop.simulator.montecarlo.signal import Pool, Signal, add_in_place, rows
 from varprop.simulator.network import (
     Activation,
