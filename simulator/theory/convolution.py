@@ -38,8 +38,12 @@ def convolved(operation: Conv2d, node: Node, network: Network, signal: Signal) -
     own = 0.0 if operation.depthwise else 1 / signal.width
     spread = (signal.spread + own) * share
     source, sample, taps, amplitude = signal.kernel, None, None, None
+    if signal.amplitude is not None:
+        full = Window(operation.kernel, operation.stride, operation.padding)
+        amplitude = window_sum(signal.amplitude, full) / window.taps
     if operation.depthwise:
-        expected = covariance * float(np.exp(signal.kernel.log_scale))
+        edges = 1.0 if amplitude is None else float(amplitude.mean())
+        expected = covariance * (edges * float(np.exp(signal.kernel.log_scale)))
         sample, taps = _depthwise(signal, window, law, expected)
         measured = float(np.mean(sample.values**2))
         if measured > 0:
@@ -50,9 +54,7 @@ def convolved(operation: Conv2d, node: Node, network: Network, signal: Signal) -
         kernel, more = _pooled_over_samples(kernel)
         spread += more
         source = merged(source)
-    if signal.amplitude is not None:
-        full = Window(operation.kernel, operation.stride, operation.padding)
-        amplitude = window_sum(signal.amplitude, full) / window.taps
+    if amplitude is not None:
         if shrinks:
             kernel = regridded(kernel, cut_out(node.shape))
             sample = None if sample is None else regrown(sample, window.out_size(signal.kernel.size), kernel.size)

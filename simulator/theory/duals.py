@@ -14,7 +14,7 @@ from varprop.simulator.theory.pairs import PairKernel
 Array = NDArray[np.float64]
 Ints = NDArray[np.intp]
 ORDER = 32
-_STEP = 0.1  # of log sigma between tabulated expansions
+_STEP = 0.025  # of log sigma between tabulated expansions
 _IN_CACHE = 2**15  # entries of a kernel worked on at a time
 _LEGENDRE = np.polynomial.legendre.leggauss(40)
 _SAFE = 250.0  # log of the second moment up to which an activation is evaluated as it is

@@ -34,9 +34,9 @@ def batch_normalised(operation: BatchNorm, signal: Signal) -> Signal:
     else:
         law, kernel = _normalised(signal, centred, scale, operation.eps)
     if signal.sample is not None:
-        sample = normalised(signal.sample(), operation.eps, law.mean)
+        sample = normalised(signal.sample(), operation.eps, law.mean, signal.edges)
     elif origin is not None:
-        origin = replace(origin, eps=operation.eps, variance=law.mean)
+        origin = replace(origin, eps=operation.eps, variance=law.mean, edges=signal.edges)
     second_moment = kernel.second_moment * signal.edges
     ratio = law.ratio / second_moment if second_moment > 0 else 0.0
     return Signal(

@@ -267,6 +267,21 @@ def regridded(kernel: PairKernel, size: Size) -> PairKernel:
     return replace(kernel, size=size, values=np.stack(blocks))
 
 
+def whole_map_mean(kernel: PairKernel, size: Size) -> Array:
+    """Mean of each block over all pairs of positions of a map of `size`, of which the kernel's is a cut-out.
+
+    As in `regridded`, a pair further apart than any in the cut-out counts as the furthest that there is.
+    """
+    h, w = kernel.size
+    known = offsets(kernel.size).ravel()
+    count = np.bincount(known)
+    down, across = np.arange(1 - size[0], size[0]), np.arange(1 - size[1], size[1])
+    pairs = np.outer(size[0] - np.abs(down), size[1] - np.abs(across)) / (size[0] * size[1]) ** 2
+    where = (np.clip(down, 1 - h, h - 1) + h - 1)[:, None] * (2 * w - 1) + np.clip(across, 1 - w, w - 1) + w - 1
+    share = np.bincount(where.ravel(), pairs.ravel(), minlength=len(count))
+    return np.array([share @ (np.bincount(known, block.ravel()) / count) for block in kernel.values])
+
+
 def _padded(kernel: PairKernel, window: Window) -> Array:
     values = kernel.mapped()
     if window.inside:

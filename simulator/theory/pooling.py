@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from varprop.simulator.network import AveragePool, MaxPool, Node, ZeroPad
 from varprop.simulator.theory.convolution import regrown, with_edges
 from varprop.simulator.theory.maps import Size, Window, window_sum
-from varprop.simulator.theory.pairs import merged, regridded
+from varprop.simulator.theory.pairs import merged, regridded, whole_map_mean
 from varprop.simulator.theory.sampling import Sample, matched
 from varprop.simulator.theory.signal import Gaussian, Signal, cut_out, fixed
 
@@ -51,9 +51,12 @@ def globally_averaged(signal: Signal) -> Signal:
         window = Window(signal.kernel.size, (1, 1))
         return _linear_map(signal, window.averaging(signal.kernel.size), (1, 1))
     # The inside of a map says what two positions share; each position counts with its amplitude.
-    root = np.sqrt(signal.amplitude)
-    weight = np.full((1, signal.kernel.values.shape[1]), float(root.mean()) / signal.kernel.values.shape[1])
-    return replace(_linear_map(signal, weight, (1, 1)), amplitude=None)
+    size = signal.amplitude.shape[0], signal.amplitude.shape[1]
+    root = float(np.sqrt(signal.amplitude).mean())
+    positions = signal.kernel.values.shape[1]
+    pooled = _linear_map(signal, np.full((1, positions), root / positions), (1, 1))
+    values = whole_map_mean(signal.kernel, size)[:, None, None] * root**2
+    return replace(pooled, kernel=replace(signal.kernel, size=(1, 1), values=values).scaled(1.0), amplitude=None)
 
 
 def _linear_map(signal: Signal, matrix: Array, size: Size) -> Signal:

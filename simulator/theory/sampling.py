@@ -92,14 +92,18 @@ def _root(matrix: Array) -> Array:
     return np.asarray(root * np.sqrt(np.maximum(np.diag(matrix), 0.0) / np.maximum(found, 1e-300))[:, None])
 
 
-def normalised(sample: Sample, eps: float, mean: float) -> Sample:
-    """Batch normalisation of every channel by its own statistics; `mean` is the known mean of their variances."""
+def normalised(sample: Sample, eps: float, mean: float, edges: float) -> Sample:
+    """Normalise every channel over the batch by its own statistics.
+
+    `mean` is the known mean of the channels' variances; `edges` how much smaller it is than that of the sampled
+    positions, if these are a map's inside.
+    """
     z = sample.values - sample.values.mean(axis=(1, 2), keepdims=True)
     v = np.mean(z * z, axis=(1, 2), keepdims=True)
     average = float(v.mean())
     if average > 0:
         # The sample's few points miss part of what varies over the whole batch.
-        z, v = z * np.sqrt(mean / average), v * (mean / average)
+        z, v = z * np.sqrt(mean / edges / average), v * (mean / average)
     inverse = 1.0 / (v + eps)
     return Sample(z * np.sqrt(inverse), inverse[:, 0, 0])
 

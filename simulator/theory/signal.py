@@ -32,13 +32,14 @@ class Gaussian:
     key: int
     eps: float | None = None  # of the batch normalisation that came next, if any
     variance: float = 0.0  # of a channel over the data, as that normalisation saw it
+    edges: float = 1.0  # and how much smaller that was than deep inside the map
     function: ActivationFunction | None = None
 
     def draw(self) -> Sample:
         """Draw channels of the node."""
         sample = draw(self.kernel, self.key)
         if self.eps is not None:
-            sample = normalised(sample, self.eps, self.variance)
+            sample = normalised(sample, self.eps, self.variance, self.edges)
         return sample if self.function is None else activated(sample, self.function)
 
 
