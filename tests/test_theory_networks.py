@@ -322,7 +322,8 @@ AGREE = {
     pre_activation_blocks: [SMALL, LARGE, SMALL_PHOTO],
     activation_first: [LARGE],
     normalisation_first: [SMALL, SMALL_PHOTO],
-    depthwise_first: [SMALL],
+    depthwise_first: [SMALL, LARGE],
+    two_normalisations: [LARGE],
     depthwise_with_multiplier: [SMALL_PHOTO],
     zero_padding_first: [SMALL, LARGE],
     zero_padding_inside: [SMALL, LARGE, SMALL_PHOTO],
@@ -345,11 +346,7 @@ GAPS = {
     "slopes of two activations in a row are taken as independent": [(two_activations, SMALL)],
     "overlapping windows of a maximum choose independently": [(overlapping_max_pool, SMALL)],
     "edges of pooled parts of maps count twice": [(overlapping_average_pool, LARGE)],
-    "sampled channels of parts of maps are normalised as if they had edges": [
-        (depthwise_of_a_large_map, LARGE),
-        (depthwise_first, LARGE),
-    ],
-    "a global pool averages over part of a map": [(asymmetric_padding, LARGE), (two_normalisations, LARGE)],
+    "a pool sees the batch's own covariances, theory their mean": [(asymmetric_padding, SMALL)],
     "parts of images at random places do not stand for the whole": [
         (three_branches, LARGE_PHOTO),
         (zero_padding_inside, LARGE_PHOTO),
@@ -400,9 +397,8 @@ def test_network(builder, source, size):
     assert failures(predicted, simulate(network, batch, trials=80, seed=3)) == []
 
 
-LARGE_MAP_GAP = pytest.mark.xfail(strict=True, reason="sampled channels of parts of maps are normalised as if they had edges")
 POOLED_GAP = pytest.mark.xfail(strict=True, reason="convolutions after a maximum of parts of maps")
-LINEAR_GAP = pytest.mark.xfail(strict=True, reason="a global pool averages over part of a map")
+LINEAR_GAP = pytest.mark.xfail(strict=True, reason="a pool sees the batch's own covariances, theory their mean")
 
 
 @pytest.mark.parametrize(
@@ -413,10 +409,9 @@ LINEAR_GAP = pytest.mark.xfail(strict=True, reason="a global pool averages over 
         ("plain_conv", {"depth": 6, "width": 32}, "gaussian", 12),
         ("plain_conv", {"depth": 6, "width": 32}, "photo", 12),
         ("resnet", {}, "gaussian", 16),
-        ("resnet", {"depth": 4}, "photo", 16),
+        ("resnet", {}, "gaussian", 32),
         ("vgg", {"depth": 6}, "gaussian", 32),
         pytest.param("plain_conv", {"activation": "linear", "width": 32}, "gaussian", 32, marks=LINEAR_GAP),
-        pytest.param("resnet", {}, "gaussian", 32, marks=LARGE_MAP_GAP),
         pytest.param("vgg", {"norm": "batch", "depth": 6}, "gaussian", 32, marks=POOLED_GAP),
     ],
 )
@@ -475,7 +470,7 @@ def test_error_falls_as_one_over_width(function, sides):
 
 def test_ten_thousand_layers():
     network = build("mlp", depth=10_000, init=parse_initializer("random_normal"))
-    report = predict(network, load_batch("gaussian", (256,), 4, 0))
+    report = predict(network, load_batch("gaussian", (256,), 1, 0))
     assert_finite(report)
     # Every layer but the last multiplies by 256 * 0.05^2 / 2, the last by twice that.
     expected = math.log(report.layers[0].forward.second_moment) + 10_000 * math.log(0.32) + math.log(2)
