@@ -450,8 +450,11 @@ def same_padding(framework: FrameworkName, size: int, kernel: int, stride: int) 
     >>> same_padding("torch", 32, 3, 2), same_padding("keras", 32, 3, 2)
     ((1, 1), (0, 1))
     """
-    least = max((-(-size // stride) - 1) * stride + kernel - size, 0)
-    total = kernel - 1 if framework == "torch" else least
+
+    def least() -> int:
+        return max((-(-size // stride) - 1) * stride + kernel - size, 0)
+
+    total = kernel - 1 if framework == "torch" else least()
     return total // 2, total - total // 2
 
 

@@ -21,7 +21,7 @@ from varprop.simulator.theory.pairs import PairKernel
 Array = NDArray[np.float64]
 
 _CHANNELS = 256  # of an exchangeable batch; of images, whose channels differ more, twice as many
-_VALUES = 2**16  # values that a sample of an exchangeable batch holds at most
+_VALUES = 2**17  # values that a sample of an exchangeable batch holds at most
 _RANK = 300  # leading directions kept of a kernel over many points
 
 
