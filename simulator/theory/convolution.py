@@ -35,7 +35,7 @@ def convolved(operation: Conv2d, node: Node, network: Network, signal: Signal) -
     trace = float(np.trace(covariance))
     # A fluctuation of the kernel between channels is shared by the taps of a window as far as these are correlated.
     share = float(np.sum(covariance**2)) / trace**2 if trace > 0 else 1.0
-    own = 0.0 if operation.depthwise else 1 / signal.width
+    own = 0.0 if operation.depthwise else operation.groups / signal.width
     spread = (signal.spread + own) * share
     source, sample, taps, amplitude = signal.kernel, None, None, None
     if signal.amplitude is not None:
@@ -134,7 +134,7 @@ def _crops(index: Ints, size: Size, which: int) -> Ints:
 
 def _depthwise(signal: Signal, window: Window, law: WeightLaw, expected: Array) -> tuple[Sample, Taps]:
     """Sample channels of a depthwise layer; they are those of the node before any zero padding."""
-    inputs = signal.draw()
+    inputs = signal.draw_inside()
     if window.inside:
         return depthwise(inputs, signal.kernel.size, window, law, expected)
     (top, bottom, left, right), before = window.padding, signal.padding

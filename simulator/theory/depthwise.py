@@ -11,7 +11,7 @@ from scipy.special import ndtr, ndtri
 
 from varprop.simulator.initializers import WeightLaw
 from varprop.simulator.theory.maps import Size, Window
-from varprop.simulator.theory.pairs import PairKernel
+from varprop.simulator.theory.pairs import PairKernel, grown
 from varprop.simulator.theory.sampling import Sample
 from varprop.simulator.theory.variance_law import VarianceLaw
 
@@ -154,6 +154,8 @@ def tap_covariance(kernel: PairKernel, window: Window) -> Array:
 
     Zero padding counts as data. Units: those of ``kernel.values``.
     """
+    if window.inside:
+        kernel, window = grown(kernel, window), Window(window.kernel, window.stride)
     index = window.index(kernel.size)
     layout, positions = kernel.layout, kernel.values.shape[1]
     same = np.pad(kernel.values[: layout.profiles].mean(axis=0), (0, 1))

@@ -15,7 +15,7 @@ from varprop.simulator.theory.finite_width import log_variances
 from varprop.simulator.theory.forward import propagate
 from varprop.simulator.theory.pairs import PairKernel
 from varprop.simulator.theory.signal import Signal
-from varprop.simulator.theory.start import cotangent, input_signal
+from varprop.simulator.theory.start import cotangent, input_signal, nothing
 
 
 def predict(network: Network, batch: Batch) -> Report:
@@ -98,7 +98,7 @@ def _backward(network: Network, signals: list[Signal]) -> list[Gradient]:
     found: list[Gradient] = []
     for index in range(len(network) - 1, -1, -1):
         node = network.nodes[index]
-        gradient = total(arriving[index])
+        gradient = total(arriving[index]) if arriving[index] else nothing(signals[index])
         found.append(gradient)
         if not node.inputs:
             break

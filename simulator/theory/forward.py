@@ -104,7 +104,10 @@ def _(operation: Activation, node: Node, network: Network, inputs: list[Signal])
     duals = apply_activation(function, signal.kernel)
     origin = sample = None
     relations = UNRELATED
-    if signal.sample is not None or (signal.origin and signal.origin.function):
+    gaussian = signal.gaussian
+    if gaussian is not None and gaussian.function is None:
+        origin = replace(gaussian, function=function)
+    elif signal.sample is not None or signal.origin is not None:
         before = signal.draw()
         sample = activated(before, function)
         duals = correct(duals, sample)
@@ -113,8 +116,6 @@ def _(operation: Activation, node: Node, network: Network, inputs: list[Signal])
             relations = taps.relations(
                 size, _cropped(sample.slopes, signal.kernel.size, taps.window.out_size(size)), before.inverse
             )
-    elif signal.origin is not None:
-        origin = replace(signal.origin, function=function)
     out = duals.kernel
     spread = 0.0
     if signal.spread > 0.0 and network.has_batch_norm:
@@ -166,7 +167,7 @@ def _(operation: Add, node: Node, network: Network, inputs: list[Signal]) -> Sig
     shares = [p.second_moment * float(np.exp(p.log_scale - kernel.log_scale)) for p in parts]
     total = sum(shares)
     sample = None
-    if any(signal.sample is not None or (signal.origin and signal.origin.function) for signal in inputs):
+    if any(signal.gaussian is None or signal.gaussian.function is not None for signal in inputs):
         drawn = [signal.draw().values for signal in inputs]
         channels = min(map(len, drawn))
         sample = Sample(np.sum([values[:channels] for values in drawn], axis=0))

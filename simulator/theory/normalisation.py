@@ -33,8 +33,8 @@ def batch_normalised(operation: BatchNorm, signal: Signal) -> Signal:
             kernel = regridded(kernel, signal.kernel.size)
     else:
         law, kernel = _normalised(signal, centred, scale, operation.eps)
-    if signal.sample is not None:
-        sample = normalised(signal.sample(), operation.eps, law.mean, signal.edges)
+    if signal.sample is not None or (origin is not None and any(signal.padding)):
+        sample = normalised(signal.draw(), operation.eps, law.mean, signal.edges)
     elif origin is not None:
         origin = replace(origin, eps=operation.eps, variance=law.mean, edges=signal.edges)
     second_moment = kernel.second_moment * signal.edges

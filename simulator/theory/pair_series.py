@@ -106,6 +106,8 @@ def pair_mean(
         Variance of gamma.
     """
     layout = kernel.layout
+    if not kernel.second_moment:
+        return float(np.sum(series))  # nothing varies: every pair counts as one point with itself
     if level is None:
         level = kernel.diagonal / kernel.second_moment
     blocks, points = len(kernel.values), kernel.values.shape[1]

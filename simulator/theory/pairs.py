@@ -205,6 +205,8 @@ def windows(kernel: PairKernel, taps: Array, window: Window) -> PairKernel:
     """
     if window.taps == 1 and window.stride == (1, 1) and not any(window.padding):
         return replace(kernel, values=kernel.values * taps[0, 0])
+    if window.inside:
+        kernel, window = grown(kernel, window), Window(window.kernel, window.stride)
     out = window.out_size(kernel.size)
     padded = _padded(kernel, window)
     values = np.zeros((len(padded), *out, *out))
@@ -282,14 +284,24 @@ def whole_map_mean(kernel: PairKernel, size: Size) -> Array:
     return np.array([share @ (np.bincount(known, block.ravel()) / count) for block in kernel.values])
 
 
+def grown(kernel: PairKernel, window: Window) -> PairKernel:
+    """Continue the inside of a large map as far as a window reaches beyond it.
+
+    Of an exchangeable batch by the offset, so that what lies beyond is no copy of the border; of images by the border.
+    """
+    size = kernel.size[0] + window.kernel[0] - 1, kernel.size[1] + window.kernel[1] - 1
+    if kernel.layout.profiles == 1:
+        return regridded(kernel, size)
+    before = (window.kernel[0] - 1) // 2, (window.kernel[1] - 1) // 2
+    rows = (before[0], window.kernel[0] - 1 - before[0])
+    cols = (before[1], window.kernel[1] - 1 - before[1])
+    values = np.pad(kernel.mapped(), ((0, 0), rows, cols, rows, cols), mode="edge")
+    return replace(kernel, size=size, values=values.reshape(len(values), size[0] * size[1], size[0] * size[1]))
+
+
 def _padded(kernel: PairKernel, window: Window) -> Array:
-    values = kernel.mapped()
-    if window.inside:
-        before = (window.kernel[0] - 1) // 2, (window.kernel[1] - 1) // 2
-        rows = (before[0], window.kernel[0] - 1 - before[0])
-        cols = (before[1], window.kernel[1] - 1 - before[1])
-        return np.pad(values, ((0, 0), rows, cols, rows, cols), mode="edge")
     top, bottom, left, right = window.padding
+    values = kernel.mapped()
     if not any(window.padding):
         return values
     return np.pad(values, ((0, 0), (top, bottom), (left, right), (top, bottom), (left, right)))

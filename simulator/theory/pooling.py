@@ -62,8 +62,8 @@ def globally_averaged(signal: Signal) -> Signal:
 def _linear_map(signal: Signal, matrix: Array, size: Size) -> Signal:
     """Signal after a fixed linear map of the positions, the same for every channel; `matrix` is (outputs, inputs)."""
     kernel = replace(signal.kernel, size=size, values=matrix @ signal.kernel.values @ matrix.T).scaled(1.0)
-    origin = signal.origin
-    gaussian = origin is not None and origin.eps is None and origin.function is None and signal.sample is None
+    origin = signal.gaussian
+    gaussian = origin is not None and origin.eps is None and origin.function is None
     return Signal(
         kernel,
         signal.mean @ matrix.T,
@@ -122,6 +122,7 @@ def flattened(node: Node, signal: Signal) -> Signal:
 def zero_padded(operation: ZeroPad, signal: Signal) -> Signal:
     """Return the signal after zero padding."""
     top, bottom, left, right = operation.padding
+    before = signal.padding
     rows = ((top, bottom), (left, right))
     if signal.data is not None:
         return replace(signal, data=np.pad(signal.data, ((0, 0), (0, 0), *rows)))
@@ -139,5 +140,5 @@ def zero_padded(operation: ZeroPad, signal: Signal) -> Signal:
         signal.spread,
         origin=signal.origin,
         sample=signal.sample,
-        padding=operation.padding,
+        padding=(before[0] + top, before[1] + bottom, before[2] + left, before[3] + right),
     )

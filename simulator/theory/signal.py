@@ -106,12 +106,32 @@ class Signal:
         """Second moment over the whole map relative to the kernel's."""
         return 1.0 if self.amplitude is None else float(self.amplitude.mean())
 
-    def draw(self) -> Sample:
-        """Channels of the node (before any zero padding)."""
+    @property
+    def gaussian(self) -> Gaussian | None:
+        """Where the channels come from if they are Gaussian at every position, zero padding excluded."""
+        return None if self.sample is not None or any(self.padding) else self.origin
+
+    def draw_inside(self) -> Sample:
+        """Draw channels of the node, before any zero padding."""
         if self.sample is not None:
             return self.sample()
         assert self.origin is not None
         return self.origin.draw()
+
+    def draw(self) -> Sample:
+        """Draw channels of the node."""
+        sample = self.draw_inside()
+        if not any(self.padding):
+            return sample
+        top, bottom, left, right = self.padding
+        size = self.kernel.size[0] - top - bottom, self.kernel.size[1] - left - right
+
+        def padded(values: Array) -> Array:
+            maps = values.reshape(*values.shape[:2], *size)
+            return np.pad(maps, ((0, 0), (0, 0), (top, bottom), (left, right))).reshape(*values.shape[:2], -1)
+
+        slopes = None if sample.slopes is None else padded(sample.slopes)
+        return Sample(padded(sample.values), sample.inverse, slopes)
 
 
 def cut_out(shape: Shape) -> Size:
