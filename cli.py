@@ -113,6 +113,8 @@ def propagate(
         drawn = {file.resolve() for file in companions(plot)}
         if out is not None and out.resolve() in drawn:
             raise UserError("--out", out, "another file than those of --plot")
+    from contextlib import nullcontext
+
     from varprop.simulator import propagate as main_job
     from varprop.simulator.export import to_csv, to_json
     from varprop.simulator.progress import announce_compilation, trials_bar
@@ -144,7 +146,9 @@ def propagate(
     ]
     runs = []
     for problem in problems:
-        with announce_compilation(quiet), trials_bar(quiet, problem.network.name) as progress:
+        # Watching for compilation imports the compiler, which theory does without.
+        watch = announce_compilation(quiet) if "monte-carlo" in problem.settings.engines else nullcontext()
+        with watch, trials_bar(quiet, problem.network.name) as progress:
             runs.append(main_job.propagate(problem, threads, progress))
     if format is Format.table:
         text = to_table(runs, terminal=out is None and sys.stdout.isatty())
