@@ -11,10 +11,10 @@ from varprop.simulator.generated.layers import bias_second_moment, linear_second
 from varprop.simulator.initializers import WeightLaw, bias_law, weight_law
 from varprop.simulator.network import Conv2d, Network, Node
 from varprop.simulator.theory.depthwise import Taps, depthwise, tap_covariance
-from varprop.simulator.theory.maps import Ints, Size, Window, window_sum
+from varprop.simulator.theory.maps import Size, Window, window_sum
 from varprop.simulator.theory.pairs import PairKernel, merged, plus, regridded, windows
 from varprop.simulator.theory.sampling import Sample
-from varprop.simulator.theory.signal import Gaussian, Signal, Weighted, cut_out, fixed, key_of
+from varprop.simulator.theory.signal import Gaussian, Signal, Weighted, cropped, cut_out, fixed, key_of
 
 Array = NDArray[np.float64]
 
@@ -25,9 +25,9 @@ def convolved(operation: Conv2d, node: Node, network: Network, signal: Signal) -
     """Return the signal after a convolution."""
     law = weight_law(node, network.framework)
     per_group = operation.in_channels // operation.groups
-    window = Window(operation.kernel, operation.stride, operation.padding, signal.amplitude is not None)
     if signal.data is not None:
         return _first_convolution(operation, node, network, signal, law)
+    window = Window(operation.kernel, operation.stride, operation.padding, signal.amplitude is not None)
     kernel = windows(signal.kernel, np.eye(window.taps), window).scaled(
         float(linear_second_moment(per_group, law.variance, 1.0))
     )
@@ -95,7 +95,8 @@ def _first_convolution(operation: Conv2d, node: Node, network: Network, signal: 
     if small != size:
         square = np.mean(data**2, axis=(0, 1))
         amplitude = window_sum(square, window)
-        index = np.stack([_crops(index.reshape(-1, *size)[:, :, :], small, k) for k in range(layout.profiles)])
+        maps = index.reshape(-1, *size)
+        index = np.stack([cropped(maps, small, k).reshape(len(maps), -1) for k in range(layout.profiles)])
     else:
         index = np.broadcast_to(index, (layout.profiles, *index.shape))
     flat = np.pad(data.reshape(*data.shape[:2], -1), ((0, 0), (0, 0), (0, 1)))
@@ -110,26 +111,14 @@ def _first_convolution(operation: Conv2d, node: Node, network: Network, signal: 
         inside = float(np.mean(patches**2)) * window.taps
         amplitude = amplitude / inside
     kernel = with_bias(kernel, node, network)
-    taps = sample = None
-    if operation.depthwise:
-        raise NotImplementedError("a depthwise convolution of the data")
     return Signal(
         kernel,
         np.zeros_like(kernel.diagonal),
         operation.out_channels,
-        weighted=Weighted(law, per_group * window.taps, signal.kernel, window, taps),
+        weighted=Weighted(law, per_group * window.taps, signal.kernel, window),
         origin=Gaussian(kernel, key_of(node.name)),
-        sample=sample,
         amplitude=amplitude,
     )
-
-
-def _crops(index: Ints, size: Size, which: int) -> Ints:
-    """Cut a piece of the given size out of (taps, height, width), a different one for every sample."""
-    rng = np.random.default_rng(which)
-    row = int(rng.integers(0, index.shape[1] - size[0] + 1))
-    col = int(rng.integers(0, index.shape[2] - size[1] + 1))
-    return index[:, row : row + size[0], col : col + size[1]].reshape(len(index), -1)
 
 
 def _depthwise(signal: Signal, window: Window, law: WeightLaw, expected: Array) -> tuple[Sample, Taps]:

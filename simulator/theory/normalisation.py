@@ -18,8 +18,6 @@ _MODES = 8  # leading modes of the data that a channel's variance is resolved in
 
 def batch_normalised(operation: BatchNorm, signal: Signal) -> Signal:
     """Return the signal after batch normalisation by the statistics of the batch."""
-    centred = signal.kernel.centred()
-    scale = float(np.exp(signal.kernel.log_scale))
     sample, origin = None, signal.origin
     taps = signal.weighted.taps if signal.weighted is not None else None
     if taps is not None:
@@ -32,7 +30,7 @@ def batch_normalised(operation: BatchNorm, signal: Signal) -> Signal:
         if kernel.size != signal.kernel.size:
             kernel = regridded(kernel, signal.kernel.size)
     else:
-        law, kernel = _normalised(signal, centred, scale, operation.eps)
+        law, kernel = _normalised(signal, operation.eps)
     if signal.sample is not None or (origin is not None and any(signal.padding)):
         sample = normalised(signal.draw(), operation.eps, law.mean, signal.edges)
     elif origin is not None:
@@ -52,10 +50,11 @@ def batch_normalised(operation: BatchNorm, signal: Signal) -> Signal:
     )
 
 
-def _normalised(signal: Signal, centred: PairKernel, scale: float, eps: float) -> tuple[VarianceLaw, PairKernel]:
+def _normalised(signal: Signal, eps: float) -> tuple[VarianceLaw, PairKernel]:
     """Law of a channel's variance that sums many modes of the data, and the kernel after division, up to a factor."""
+    centred = signal.kernel.centred()
     q = centred.second_moment
-    scale *= signal.edges
+    scale = float(np.exp(signal.kernel.log_scale)) * signal.edges
     values, vectors = centred.modes(_MODES)
     values = values[values > 0]
     vectors = vectors[: len(values)]

@@ -20,7 +20,7 @@ Array = NDArray[np.float64]
 
 def average_pooled(operation: AveragePool, node: Node, signal: Signal) -> Signal:
     """Return the signal after average pooling."""
-    window = Window(operation.kernel, operation.stride, inside=False)
+    window = Window(operation.kernel, operation.stride)
     pooled = _linear_map(signal, window.averaging(signal.kernel.size), window.out_size(signal.kernel.size))
     return _after_pooling(pooled, signal, window, node)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,7 @@ from varprop.simulator.theory.sampling import Sample, activated, draw, normalise
 from varprop.simulator.theory.variance_law import VarianceLaw
 
 Array = NDArray[np.float64]
+Number = TypeVar("Number", bound=np.generic)
 
 CUT = 16  # rows and columns of a larger map that kernels are carried on
 
@@ -81,6 +83,8 @@ class Signal:
     data
         Of an input that only convolutions read, the samples themselves, shape (profiles, channels, height, width):
         their kernel is worked out where it is needed, on the convolution's output.
+    behind
+        Behind a depthwise layer its taps and input map, until the next activation has looked at them.
     duals, law, selection, relations
         What an activation, a normalisation or a pooling found on the way, for the backward pass.
     """
@@ -137,6 +141,14 @@ class Signal:
 def cut_out(shape: Shape) -> Size:
     """Size of the part of a map that kernels are carried on."""
     return min(shape[1], CUT), min(shape[2], CUT)
+
+
+def cropped(maps: NDArray[Number], size: Size, which: int) -> NDArray[Number]:
+    """Cut a piece of the given size out of maps, shape (..., height, width), somewhere else for every sample."""
+    rng = np.random.default_rng(which)
+    row = int(rng.integers(0, maps.shape[-2] - size[0] + 1))
+    col = int(rng.integers(0, maps.shape[-1] - size[1] + 1))
+    return maps[..., row : row + size[0], col : col + size[1]]
 
 
 def fixed(sample: Sample | None) -> Callable[[], Sample] | None:

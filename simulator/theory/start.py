@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 from varprop.simulator.network import Conv2d, Flatten, Network, ZeroPad
 from varprop.simulator.report import Batch
 from varprop.simulator.theory.backward import Gradient
-from varprop.simulator.theory.maps import Size
 from varprop.simulator.theory.pairs import Layout, PairKernel
-from varprop.simulator.theory.signal import Gaussian, Signal, cut_out
+from varprop.simulator.theory.signal import Gaussian, Signal, cropped, cut_out
 
 Array = NDArray[np.float64]
 Ints = NDArray[np.intp]
@@ -52,17 +51,9 @@ def input_signal(batch: Batch, network: Network) -> Signal:
     if small != size:
         square = np.mean(data**2, axis=(0, 1))
         amplitude = square / float(square.mean())
-        chosen = np.stack([_crop(image, small, which) for which, image in enumerate(chosen)])
+        chosen = np.stack([cropped(image, small, which) for which, image in enumerate(chosen)])
     signal = _samples(chosen.reshape(keep, data.shape[1], -1), small, keep, samples)
     return replace(signal, amplitude=amplitude)
-
-
-def _crop(image: Array, size: Size, which: int) -> Array:
-    """Cut a piece out of an image, somewhere else for every sample."""
-    rng = np.random.default_rng(which)
-    row = int(rng.integers(0, image.shape[1] - size[0] + 1))
-    col = int(rng.integers(0, image.shape[2] - size[1] + 1))
-    return image[:, row : row + size[0], col : col + size[1]]
 
 
 def _reads_data(network: Network, index: int) -> bool:

@@ -31,6 +31,8 @@ class VarianceLaw:
         of all other modes.
     taps
         Of a depthwise kernel E[w_k w_l / (v + eps)], shape (taps, taps); else None.
+    tilt
+        Of a depthwise layer the mean product of this factor and the inputs' own 1 / (v + eps), over that of the means.
     """
 
     mean: float
