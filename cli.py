@@ -118,7 +118,6 @@ def propagate(
     from varprop.simulator import propagate as main_job
     from varprop.simulator.export import to_csv, to_json
     from varprop.simulator.progress import announce_compilation, trials_bar
-    from varprop.simulator.table import to_table
 
     axes: dict[str, Sequence[Any]] = {
         "framework": _words("--framework", framework),
@@ -151,6 +150,8 @@ def propagate(
         with watch, trials_bar(quiet, problem.network.name) as progress:
             runs.append(main_job.propagate(problem, threads, progress))
     if format is Format.table:
+        from varprop.simulator.table import to_table
+
         text = to_table(runs, terminal=out is None and sys.stdout.isatty())
     else:
         text = to_json(runs) if format is Format.json else to_csv(runs)

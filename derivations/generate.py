@@ -65,7 +65,7 @@ def sources() -> dict[str, str]:
         ),
         "layers.py": _module(
             f'"""Layer recurrences on floats or arrays.\n\n{_NOTE}\n"""',
-            "from typing import Any, TypeAlias\n\nimport numpy as np\nfrom scipy import special\n\n"
+            "from typing import Any, TypeAlias\n\nimport numpy as np\nimport scipy\n\n"
             'Quantity: TypeAlias = Any\n"""A float or an array, combined by NumPy\'s rules."""',
             *(
                 _function(f"{topic}_{name}", result, derivation(topic), array_body, "Quantity", "Quantity")
@@ -85,9 +85,10 @@ def main() -> None:
 _ARRAY_IMPORTS = """from collections.abc import Callable
 from typing import Any
 
+# SciPy imports its rooms when they are first asked for: not every formula needs the slow one of special functions.
 import numpy as np
-from numpy.typing import NDArray
-from scipy import special"""
+import scipy
+from numpy.typing import NDArray"""
 
 
 def _module(docstring: str, imports: str, *blocks: str) -> str:

@@ -6,9 +6,6 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
 
 @contextmanager
 def announce_compilation(quiet: bool) -> Iterator[None]:
@@ -30,10 +27,13 @@ def announce_compilation(quiet: bool) -> Iterator[None]:
 @contextmanager
 def trials_bar(quiet: bool, label: str) -> Iterator[Callable[[int, int], None] | None]:
     """Show trials done and time left on a terminal; yield what an engine calls with (done, total)."""
-    console = Console(stderr=True)
-    if quiet or not console.is_terminal:
+    if quiet or not sys.stderr.isatty():
         yield None
         return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("trials,"))
     bar = Progress(*columns, TimeRemainingColumn(), TextColumn("left"), console=console, transient=True)
     task = bar.add_task(label)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy import special
 
 # Taylor coefficients (-1)^k / Gamma(k/2 + 1) from k = 2; at x = 1 the last is below 1e-22.
-_K = np.arange(2, 48)
-_SERIES = (-1.0) ** _K / special.gamma(_K / 2 + 1)
+_SERIES = np.array([(-1.0) ** k / math.gamma(k / 2 + 1) for k in range(2, 48)])
 
 
 def erfcx_tail(x: ArrayLike) -> NDArray[np.float64]:
@@ -24,5 +25,5 @@ def erfcx_tail(x: ArrayLike) -> NDArray[np.float64]:
     x = np.asarray(x, dtype=np.float64)
     small = np.minimum(x, 1.0)
     series = small * small * np.polynomial.polynomial.polyval(small, _SERIES)
-    direct = special.erfcx(x) - 1 + 2 * x / np.sqrt(np.pi)
+    direct = scipy.special.erfcx(x) - 1 + 2 * x / np.sqrt(np.pi)
     return np.asarray(np.where(x < 1, series, direct), dtype=np.float64)

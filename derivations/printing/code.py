@@ -53,10 +53,10 @@ class ScalarPrinter(_Common, PythonCodePrinter):  # type: ignore[misc]
 
 
 class ArrayPrinter(_Common, SciPyPrinter):  # type: ignore[misc]
-    """Python on arrays, with np and scipy.special in scope."""
+    """Python on arrays, with np and scipy in scope."""
 
     def doprint(self, expr: sp.Expr) -> str:
-        return str(super().doprint(expr)).replace("numpy.", "np.").replace("scipy.special.", "special.")
+        return str(super().doprint(expr)).replace("numpy.", "np.")
 
     def _print_Pi(self, expr: sp.Expr) -> str:
         return "np.pi"
@@ -69,16 +69,16 @@ class ArrayPrinter(_Common, SciPyPrinter):  # type: ignore[misc]
         return text
 
     def _print_Phi(self, expr: sp.Function) -> str:
-        return f"special.ndtr({self._print(expr.args[0])})"
+        return f"scipy.special.ndtr({self._print(expr.args[0])})"
 
     def _print_erfcx(self, expr: sp.Function) -> str:
-        return f"special.erfcx({self._print(expr.args[0])})"
+        return f"scipy.special.erfcx({self._print(expr.args[0])})"
 
     def _print_erfcx_tail(self, expr: sp.Function) -> str:
         return f"erfcx_tail({self._print(expr.args[0])})"
 
     def _print_gammainc(self, expr: sp.Function) -> str:
-        return f"special.gammainc({self._print(expr.args[0])}, {self._print(expr.args[1])})"
+        return f"scipy.special.gammainc({self._print(expr.args[0])}, {self._print(expr.args[1])})"
 
 
 class CPrinter(_Common, C99CodePrinter):  # type: ignore[misc]

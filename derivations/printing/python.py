@@ -10,7 +10,7 @@ from varprop.derivations.theorem import Derivation
 _HEAD = '''"""Variance propagation formulas. Arguments are numbers or NumPy arrays."""
 
 import numpy as np
-from scipy import special
+import scipy
 '''
 
 _TAIL = '''
@@ -20,8 +20,8 @@ def erfcx_tail(x):
     x = np.asarray(x, dtype=float)
     k = np.arange(2, 50)
     small = np.minimum(x, 1.0)[..., None]
-    series = np.sum((-small) ** k / special.gamma(k / 2 + 1), axis=-1)
-    return np.where(x < 1, series, special.erfcx(x) - 1 + 2 * x / np.sqrt(np.pi))
+    series = np.sum((-small) ** k / scipy.special.gamma(k / 2 + 1), axis=-1)
+    return np.where(x < 1, series, scipy.special.erfcx(x) - 1 + 2 * x / np.sqrt(np.pi))
 '''
 
 _QUADRATURE = '''

@@ -7,9 +7,10 @@ Written by `python -m varprop.derivations.generate`; do not edit.
 from collections.abc import Callable
 from typing import Any
 
+# SciPy imports its rooms when they are first asked for: not every formula needs the slow one of special functions.
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import special
 
 Array = NDArray[np.float64]
 
@@ -100,7 +101,7 @@ def tanh_derivative(z: Array, a: float) -> Any:
 
 def erf_value(z: Array, a: float) -> Any:
     """Return phi(z)."""
-    return special.erf(z)
+    return scipy.special.erf(z)
 
 
 def erf_derivative(z: Array, a: float) -> Any:
@@ -110,12 +111,12 @@ def erf_derivative(z: Array, a: float) -> Any:
 
 def gelu_value(z: Array, a: float) -> Any:
     """Return phi(z)."""
-    return z*special.ndtr(z)
+    return z*scipy.special.ndtr(z)
 
 
 def gelu_derivative(z: Array, a: float) -> Any:
     """Return phi'(z)."""
-    return (1/2)*np.sqrt(2)*z*np.exp(-1/2*(z*z))/np.sqrt(np.pi) + special.ndtr(z)
+    return (1/2)*np.sqrt(2)*z*np.exp(-1/2*(z*z))/np.sqrt(np.pi) + scipy.special.ndtr(z)
 
 
 def silu_value(z: Array, a: float) -> Any:

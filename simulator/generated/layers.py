@@ -7,7 +7,7 @@ Written by `python -m varprop.derivations.generate`; do not edit.
 from typing import Any, TypeAlias
 
 import numpy as np
-from scipy import special
+import scipy
 
 Quantity: TypeAlias = Any
 """A float or an array, combined by NumPy's rules."""
@@ -57,10 +57,10 @@ def average_pool_gradient(n: Quantity, g: Quantity) -> Quantity:
 def truncated_normal_variance(limit: Quantity) -> Quantity:
     """Return variance after truncation at +-limit deviations."""
     t0 = np.sqrt(2)*limit
-    return -t0*np.exp(-1/2*(limit*limit))/(np.sqrt(np.pi)*special.erf((1/2)*t0)) + 1
+    return -t0*np.exp(-1/2*(limit*limit))/(np.sqrt(np.pi)*scipy.special.erf((1/2)*t0)) + 1
 
 
 def truncated_normal_deviation(limit: Quantity) -> Quantity:
     """Return deviation after truncation (0.8796... at limit 2)."""
     t0 = np.sqrt(2)*limit
-    return np.sqrt(-t0*np.exp(-1/2*(limit*limit))/(np.sqrt(np.pi)*special.erf((1/2)*t0)) + 1)
+    return np.sqrt(-t0*np.exp(-1/2*(limit*limit))/(np.sqrt(np.pi)*scipy.special.erf((1/2)*t0)) + 1)

@@ -7,9 +7,10 @@ Written by `python -m varprop.derivations.generate`; do not edit.
 from collections.abc import Callable
 from typing import Any
 
+# SciPy imports its rooms when they are first asked for: not every formula needs the slow one of special functions.
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import special
 
 from varprop.simulator.special import erfcx_tail
 
@@ -95,17 +96,17 @@ def relu6_mean(q: Array, a: float) -> Any:
     """Return E[phi(z)], z ~ N(0, q)."""
     t0 = np.sqrt(2)
     t1 = np.sqrt(q)
-    return -1/2*t0*t1*np.expm1(-18/q)/np.sqrt(np.pi) + 3*special.erfc(3*t0/t1)
+    return -1/2*t0*t1*np.expm1(-18/q)/np.sqrt(np.pi) + 3*scipy.special.erfc(3*t0/t1)
 
 
 def relu6_second_moment(q: Array, a: float) -> Any:
     """Return E[phi(z)^2]."""
-    return (1/2)*q*special.gammainc(3/2, 18/q) + 18*special.erfc(3*np.sqrt(2)/np.sqrt(q))
+    return (1/2)*q*scipy.special.gammainc(3/2, 18/q) + 18*scipy.special.erfc(3*np.sqrt(2)/np.sqrt(q))
 
 
 def relu6_derivative_second_moment(q: Array, a: float) -> Any:
     """Return E[phi'(z)^2]."""
-    return (1/2)*special.erf(3*np.sqrt(2)/np.sqrt(q))
+    return (1/2)*scipy.special.erf(3*np.sqrt(2)/np.sqrt(q))
 
 
 def elu_mean(q: Array, a: float) -> Any:
@@ -122,7 +123,7 @@ def elu_second_moment(q: Array, a: float) -> Any:
 
 def elu_derivative_second_moment(q: Array, a: float) -> Any:
     """Return E[phi'(z)^2]."""
-    return (1/2)*(a*a)*special.erfcx(np.sqrt(2)*np.sqrt(q)) + 1/2
+    return (1/2)*(a*a)*scipy.special.erfcx(np.sqrt(2)*np.sqrt(q)) + 1/2
 
 
 def selu_mean(q: Array, a: float) -> Any:
@@ -139,7 +140,7 @@ def selu_second_moment(q: Array, a: float) -> Any:
 
 def selu_derivative_second_moment(q: Array, a: float) -> Any:
     """Return E[phi'(z)^2]."""
-    return 1.5454566461439905*special.erfcx(np.sqrt(2)*np.sqrt(q)) + 0.5519862824148908
+    return 1.5454566461439905*scipy.special.erfcx(np.sqrt(2)*np.sqrt(q)) + 0.5519862824148908
 
 
 def sigmoid_mean(q: Array, a: float) -> Any:
@@ -221,20 +222,20 @@ def gelu_derivative_dual(q1: Array, q2: Array, c: Array, a: float) -> Any:
 def hard_swish_mean(q: Array, a: float) -> Any:
     """Return E[phi(z)], z ~ N(0, q)."""
     t0 = (9/2)/q
-    return (1/2)*np.sqrt(2)*np.sqrt(q)*np.exp(-t0)/np.sqrt(np.pi) + (1/6)*q*special.gammainc(3/2, t0)
+    return (1/2)*np.sqrt(2)*np.sqrt(q)*np.exp(-t0)/np.sqrt(np.pi) + (1/6)*q*scipy.special.gammainc(3/2, t0)
 
 
 def hard_swish_second_moment(q: Array, a: float) -> Any:
     """Return E[phi(z)^2]."""
     t0 = (9/2)/q
-    t1 = special.gammainc(3/2, t0)
-    return (1/12)*(q*q)*special.gammainc(5/2, t0) + (1/4)*q*t1 + (1/2)*q*(1 - t1)
+    t1 = scipy.special.gammainc(3/2, t0)
+    return (1/12)*(q*q)*scipy.special.gammainc(5/2, t0) + (1/4)*q*t1 + (1/2)*q*(1 - t1)
 
 
 def hard_swish_derivative_second_moment(q: Array, a: float) -> Any:
     """Return E[phi'(z)^2]."""
     t0 = (3/2)*np.sqrt(2)/np.sqrt(q)
-    return (1/9)*q*special.gammainc(3/2, (9/2)/q) + (1/4)*special.erf(t0) + (1/2)*special.erfc(t0)
+    return (1/9)*q*scipy.special.gammainc(3/2, (9/2)/q) + (1/4)*scipy.special.erf(t0) + (1/2)*scipy.special.erfc(t0)
 
 
 TABLE: dict[str, dict[str, Callable[..., Any]]] = {

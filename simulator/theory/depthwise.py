@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtr, ndtri
 
 from varprop.simulator.initializers import WeightLaw
 from varprop.simulator.theory.maps import Size, Window
@@ -173,16 +173,24 @@ def tap_nodes(taps: int, law: WeightLaw) -> Array:
 
 @lru_cache(maxsize=8)
 def _unit_nodes(taps: int, distribution: str) -> Array:
-    # Roberts' sequence: multiples of the powers of the positive root of x^(taps + 1) = x + 1, modulo one.
+    # Roberts' sequence: multiples of the powers of the positive root of x^(taps + 1) = x + 1, modulo one. Each axis is
+    # replaced by its ranks, so that every tap takes every quantile of its law once.
     root = 2.0
     for _ in range(64):
         root = (1.0 + root) ** (1.0 / (taps + 1))
-    unit = (0.5 + np.arange(1, NODES + 1)[:, None] * root ** -np.arange(1.0, taps + 1)) % 1.0
-    match distribution:
-        case "uniform":
-            return np.asarray(2 * unit - 1)
-        case "truncated_normal":
-            low = ndtr(-2.0)
-            return np.asarray(ndtri(low + unit * (1 - 2 * low)) / 2)
-        case _:
-            return np.asarray(ndtri(unit))
+    unit = (np.arange(1, NODES + 1)[:, None] * root ** -np.arange(1.0, taps + 1)) % 1.0
+    rank = np.argsort(np.argsort(unit, axis=0), axis=0)
+    return _quantiles(distribution)[rank]
+
+
+@lru_cache(maxsize=3)
+def _quantiles(distribution: str) -> Array:
+    """Return those of the unit law at the middles of NODES equal cells."""
+    p = (0.5 + np.arange(NODES)) / NODES
+    if distribution == "uniform":
+        return 2 * p - 1
+    normal = NormalDist()
+    if distribution == "truncated_normal":
+        low = normal.cdf(-2.0)
+        return np.array([normal.inv_cdf(x) for x in low + p * (1 - 2 * low)]) / 2
+    return np.array([normal.inv_cdf(x) for x in p])

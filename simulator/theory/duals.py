@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -17,6 +18,7 @@ ORDER = 32
 _STEP = 0.025  # of log sigma between tabulated expansions
 _IN_CACHE = 2**15  # entries of a kernel worked on at a time
 _LEGENDRE = np.polynomial.legendre.leggauss(40)
+_ROUNDING = 1e-16
 _SAFE = 250.0  # log of the second moment up to which an activation is evaluated as it is
 
 
@@ -91,14 +93,14 @@ def _row(function: ActivationFunction, step: int) -> tuple[Array, Array]:
     mass = (half[:, None] * weights).ravel() * np.exp(-u * u / 2) / np.sqrt(2 * np.pi)
     slope = function.derivative(s * u)
     table = np.stack([function.value(s * u), slope, s * u * slope])
-    return (table * mass) @ _hermite(u).T, (table * table) @ mass
+    return (table * mass) @ hermite(ORDER, u).T, (table * table) @ mass
 
 
-def _hermite(u: Array) -> Array:
-    """Orthonormal probabilists' Hermite polynomials, shape (ORDER + 1, u.size)."""
-    basis = np.empty((ORDER + 1, u.size))
+def hermite(order: int, u: Array) -> Array:
+    """Return the orthonormal probabilists' Hermite polynomials up to an order >= 1, shape (order + 1, u.size)."""
+    basis = np.empty((order + 1, u.size))
     basis[0], basis[1] = 1.0, u
-    for k in range(1, ORDER):
+    for k in range(1, order):
         basis[k + 1] = (u * basis[k] - np.sqrt(k) * basis[k - 1]) / np.sqrt(k + 1)
     return basis
 
@@ -120,14 +122,14 @@ def apply_activation(function: ActivationFunction, kernel: PairKernel) -> Duals:
         inverse = np.where(sigma > 0, 1.0 / sigma, 0.0)
     correlation = kernel.values * scale * inverse[layout.left][:, :, None] * inverse[layout.right][:, None, :]
     np.clip(correlation, -1.0, 1.0, out=correlation)
+    own = np.arange(blocks[1])
+    correlation[: layout.profiles, own, own] = 0.0  # known exactly, below
     results = []
     for table, exact in zip(coefficients, moments, strict=True):
         tail = np.sqrt(np.maximum(exact - np.einsum("nk,nk->n", table, table), 0.0))
         series = np.concatenate([table, tail[:, None]], axis=1).reshape(*sigma.shape, -1)
         values = power_series(correlation, layout.left, layout.right, np.ascontiguousarray(series.transpose(0, 2, 1)))
-        diagonal = exact.reshape(sigma.shape)
-        own = np.arange(blocks[1])
-        values[: layout.profiles, own, own] = diagonal
+        values[: layout.profiles, own, own] = exact.reshape(sigma.shape)
         results.append(replace(kernel, values=values, log_scale=0.0).scaled(1.0))
     mean = coefficients[0][:, 0].reshape(sigma.shape)
     out, derivative, tilted = results
@@ -182,10 +184,14 @@ def _within_range(
 def power_series(correlation: Array, left: Ints, right: Ints, series: Array) -> Array:
     """Return sum_k series[left, k, i] series[right, k, j] c[b, i, j]^k, by Horner's rule.
 
-    Blocks are taken a few at a time, so that what is worked on stays in the processor's cache.
+    Powers of the largest correlation that are lost in rounding are left out. Blocks are taken a few at a time, so that
+    what is worked on stays in the processor's cache.
     """
     blocks, points, _ = correlation.shape
+    largest = max(float(correlation.max()), -float(correlation.min()))
     order = series.shape[1]
+    if largest < 1.0:
+        order = min(order, 1 + math.ceil(math.log(_ROUNDING) / math.log(max(largest, _ROUNDING))))
     out = np.empty_like(correlation)
     some = max(1, _IN_CACHE // points**2)
     for start in range(0, blocks, some):

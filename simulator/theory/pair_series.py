@@ -8,10 +8,10 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import eval_hermitenorm, gammaln
 
 from varprop.simulator.activations import ActivationFunction
 from varprop.simulator.quadrature import gaussian_mean
+from varprop.simulator.theory.duals import hermite
 from varprop.simulator.theory.pairs import PairKernel
 
 Array = NDArray[np.float64]
@@ -61,11 +61,9 @@ def square_series(function: ActivationFunction, kernel: PairKernel) -> SquareSer
 @lru_cache(maxsize=4096)
 def _expanded(function: ActivationFunction, step: int) -> SquareSeries:
     q = np.full(_ORDER + 2, math.exp(step / _GRID))
-    degree = np.arange(_ORDER + 1)[:, None]
 
     def moments(square: Array, u: Array) -> Array:
-        basis = eval_hermitenorm(degree, u[None, :]) / np.exp(gammaln(degree + 1) / 2)
-        return np.concatenate([basis * square, (square * square)[None, :]])
+        return np.concatenate([hermite(_ORDER, u) * square, (square * square)[None, :]])
 
     def relative(values: Array) -> tuple[float, Array]:
         series = (values / values[0]) ** 2
