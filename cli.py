@@ -93,7 +93,7 @@ def propagate(
     size: Values = None,
     batch: Values = None,
     trials: Annotated[int, typer.Option(help="weight draws of the Monte Carlo")] = 100,
-    engine: Annotated[list[str] | None, typer.Option(help="theory, monte-carlo; default both")] = None,
+    engine: Annotated[list[str] | None, typer.Option(help="theory, monte-carlo, torch; default the first two")] = None,
     check: Annotated[bool, typer.Option("--check", help="exit with 3 where theory and Monte Carlo disagree")] = False,
     plot: Annotated[
         Path | None, typer.Option(help="draw a .png, .pdf or .svg, its data beside it", metavar="FILE")
@@ -131,8 +131,8 @@ def propagate(
         "batch": _numbers("--batch", batch),
     }
     given = {name: values for name, values in axes.items() if values}
-    engines = tuple(dict.fromkeys(_words("--engine", engine))) or tuple(main_job.ENGINES)
-    if check and set(engines) != set(main_job.ENGINES):
+    engines = tuple(dict.fromkeys(_words("--engine", engine))) or main_job.DEFAULT_ENGINES
+    if check and not set(engines) >= set(main_job.DEFAULT_ENGINES):
         raise UserError("--check", f"--engine {','.join(engines)}", "theory and monte-carlo, to compare")
     problems = [
         main_job.prepare(
@@ -160,7 +160,7 @@ def propagate(
 
         save_propagation(plot, runs, ["varprop", *context.obj])
     _deliver(text, out)
-    if check and not all(run.comparison.agrees for run in runs if run.comparison):
+    if check and not all(comparison.agrees for run in runs for comparison in run.comparisons):
         raise typer.Exit(DISAGREEMENT)
 
 

@@ -138,4 +138,5 @@ def _name_layers(axes: Axes, names: Sequence[str], weighted: Collection[str]) ->
 
 
 def _engine(report: Report) -> str:
-    return {"theory": "theory", "monte-carlo": "Monte Carlo ± 1 s.e."}.get(report.engine, report.engine)
+    names = {"theory": "theory", "monte-carlo": "Monte Carlo ± 1 s.e.", "torch": "torch ± 1 s.e."}
+    return names.get(report.engine, report.engine)

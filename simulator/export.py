@@ -96,6 +96,9 @@ def summary_data(run: Run) -> Json:
     for key, report in (("theory", run.theory), ("monte_carlo", run.monte_carlo)):
         found[key] = None if report is None else _factors(report)
     found["agreement"] = None if run.comparison is None else _agreement(run.comparison)
+    if run.torch is not None:
+        found["torch"] = _factors(run.torch)
+        found["torch_agreement"] = None if run.torch_comparison is None else _agreement(run.torch_comparison)
     return found
 
 
@@ -118,6 +121,10 @@ def _direction(run: Run, index: int, direction: str) -> Json:
     for key, report in (("theory", run.theory), ("monte_carlo", run.monte_carlo)):
         found[key] = None if report is None else _moments(getattr(report.layers[index], direction))
     found["z"] = None if run.comparison is None else _score(getattr(run.comparison, direction)[index])
+    if run.torch is not None:
+        found["torch"] = _moments(getattr(run.torch.layers[index], direction))
+        compared = run.torch_comparison
+        found["torch_z"] = None if compared is None else _score(getattr(compared, direction)[index])
     return found
 
 

@@ -15,9 +15,16 @@ from varprop.simulator.initializers import parse_initializer
 from varprop.simulator.inputs import load_batch
 from varprop.simulator.network import Network
 from varprop.simulator.report import Batch, Report
+from varprop.simulator.torch_backend import require_torch
 
-ENGINES = {"theory": "closed-form recurrences", "monte-carlo": "weights drawn many times"}
+ENGINES = {
+    "theory": "closed-form recurrences",
+    "monte-carlo": "weights drawn many times",
+    "torch": "the same by torch, an independent second measurement",
+}
 """Engines by the name that the command line knows, and one line on each."""
+
+DEFAULT_ENGINES = ("theory", "monte-carlo")
 
 LARGEST_BATCH = 65_536
 MOST_TRIALS = 10_000_000
@@ -44,7 +51,7 @@ class Settings:
     batch: int = 64
     trials: int = 100
     seed: int = 0
-    engines: tuple[str, ...] = tuple(ENGINES)
+    engines: tuple[str, ...] = DEFAULT_ENGINES
 
 
 @dataclass(frozen=True)
@@ -64,16 +71,27 @@ class Run:
     network: Network
     theory: Report | None
     monte_carlo: Report | None
+    torch: Report | None = None
 
     @cached_property
     def reports(self) -> tuple[Report, ...]:
         """The engines' reports, theory first."""
-        return tuple(report for report in (self.theory, self.monte_carlo) if report is not None)
+        return tuple(report for report in (self.theory, self.monte_carlo, self.torch) if report is not None)
 
     @cached_property
     def comparison(self) -> Comparison | None:
         """Theory held against Monte Carlo; None unless both ran."""
         return compare(self.theory, self.monte_carlo) if self.theory and self.monte_carlo else None
+
+    @cached_property
+    def torch_comparison(self) -> Comparison | None:
+        """Theory held against torch; None unless both ran."""
+        return compare(self.theory, self.torch) if self.theory and self.torch else None
+
+    @property
+    def comparisons(self) -> tuple[Comparison, ...]:
+        """Theory held against every engine that measured."""
+        return tuple(found for found in (self.comparison, self.torch_comparison) if found is not None)
 
 
 def prepare(settings: Settings, data_dir: Path | None = None) -> Problem:
@@ -94,6 +112,8 @@ def prepare(settings: Settings, data_dir: Path | None = None) -> Problem:
     for engine in settings.engines:
         if engine not in ENGINES:
             raise did_you_mean("--engine", engine, list(ENGINES))
+    if "torch" in settings.engines:
+        require_torch()
     _between("--batch", settings.batch, 1, LARGEST_BATCH)
     _between("--trials", settings.trials, 2, MOST_TRIALS)
     _between("--seed", settings.seed, 0, 2**63 - 1)
@@ -117,10 +137,10 @@ def propagate(problem: Problem, threads: int | None = None, progress: Progress |
     threads
         Of the Monte Carlo engine; the result does not depend on them. Default: all cores.
     progress
-        Called after every Monte Carlo trial.
+        Called after every trial.
     """
     settings, network, batch = problem.settings, problem.network, problem.batch
-    theory = monte_carlo = None
+    theory = monte_carlo = torch = None
     if "theory" in settings.engines:
         from varprop.simulator.theory import predict
 
@@ -131,7 +151,11 @@ def propagate(problem: Problem, threads: int | None = None, progress: Progress |
         monte_carlo = simulate(
             network, batch, trials=settings.trials, seed=settings.seed, threads=threads, progress=progress
         )
-    return Run(settings, network, theory, monte_carlo)
+    if "torch" in settings.engines:
+        from varprop.simulator.torch_backend.engine import measure
+
+        torch = measure(network, batch, trials=settings.trials, seed=settings.seed, progress=progress)
+    return Run(settings, network, theory, monte_carlo, torch)
 
 
 def _network(settings: Settings) -> Network:

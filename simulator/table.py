@@ -121,13 +121,23 @@ def _layers(run: Run, narrow: bool) -> Table:
             table.add_column(f"{symbol} MC ± se", justify="right", no_wrap=True)
         if run.comparison:
             table.add_column("z", justify="right", no_wrap=True)
+        if run.torch:
+            table.add_column(f"{symbol} torch ± se", justify="right", no_wrap=True)
+        if run.torch_comparison:
+            table.add_column("z", justify="right", no_wrap=True)
     for index, node in enumerate(run.network.nodes):
         cells = [str(index), node.name, _SHORT_KINDS.get(node.kind, node.kind) if narrow else node.kind]
         cells += ["x".join(map(str, node.shape)), "" if node.fan_in is None else str(node.fan_in)]
         for direction in ("forward", "backward"):
-            cells += [_moment(getattr(report.layers[index], direction)) for report in run.reports]
-            if run.comparison:
-                cells.append(_z(getattr(run.comparison, direction)[index].z))
+            for report, comparison in (
+                (run.theory, None),
+                (run.monte_carlo, run.comparison),
+                (run.torch, run.torch_comparison),
+            ):
+                if report:
+                    cells.append(_moment(getattr(report.layers[index], direction)))
+                if comparison:
+                    cells.append(_z(getattr(comparison, direction)[index].z))
         table.add_row(*cells)
     return table
 
@@ -187,14 +197,17 @@ def _notes(run: Run) -> list[str]:
 
 def _closing(run: Run) -> list[str]:
     lines = []
-    for name, report in (("theory", run.theory), ("Monte Carlo", run.monte_carlo)):
+    for name, report in (("theory", run.theory), ("Monte Carlo", run.monte_carlo), ("torch", run.torch)):
         if report:
             forward, backward = end_to_end(report)
             lines.append(f"{name}, end to end: q x {_number(forward)} forward, g x {_number(backward)} backward")
-    return lines + (_agreement(run.comparison) if run.comparison else [])
+    for name, comparison in (("Monte Carlo", run.comparison), ("torch", run.torch_comparison)):
+        if comparison:
+            lines += _agreement(name, comparison)
+    return lines
 
 
-def _agreement(comparison: Comparison) -> list[str]:
+def _agreement(name: str, comparison: Comparison) -> list[str]:
     steps = summarise([step.agreement for step in comparison.steps])
     failed, compared = comparison.failures
     verdict = "agree" if comparison.agrees else "DISAGREE"
@@ -203,7 +216,7 @@ def _agreement(comparison: Comparison) -> list[str]:
         f"backward: {_sentence(summarise(comparison.backward))}",
         f"backward, from each weighted layer to the one before it: {_differences(steps)}; "
         f"accumulated over all of them {_percent(comparison.accumulated)}",
-        f"theory and Monte Carlo {verdict}: {failed} of {compared} comparisons beyond |z| = {BEYOND:g} and also beyond "
+        f"theory and {name} {verdict}: {failed} of {compared} comparisons beyond |z| = {BEYOND:g} and also beyond "
         f"{FORWARD_ACCURACY:.0%} (forward q) or {STEP_ACCURACY:.0%} (backward step); {ALLOWED_FAILURES:.0%} may be",
     ]
 
