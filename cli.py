@@ -5,6 +5,7 @@ Every import of numbers, symbols or pictures is inside a command, so that help a
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from enum import StrEnum
@@ -28,6 +29,7 @@ app = typer.Typer(
 
 DISAGREEMENT = 3
 INTERRUPTED = 130
+MOST_STEPS = 2000  # of a range of numbers
 
 
 class Format(StrEnum):
@@ -233,6 +235,43 @@ def gain(
     _deliver(text, out)
 
 
+@app.command()
+def phase(
+    activation: Annotated[str, typer.Argument(help="a name from `varprop list activations`, e.g. leaky_relu(0.2)")],
+    sigma_w2: Annotated[list[str], typer.Option(help="weight variance times fan-in; 0.5:4:lin200 or 0.1:10:log50")],
+    sigma_b2: Annotated[list[str] | None, typer.Option(help="bias variance, likewise; default 0")] = None,
+    format: FormatOption = Format.table,
+    out: Out = None,
+    debug: Debug = False,
+) -> None:
+    """Mean field of a wide plain net: fixed points, chi, depth scales; of several values the phase diagram."""
+    _check_out(out)
+    from dataclasses import asdict
+
+    from varprop.simulator.activations import activation as function
+    from varprop.simulator.export import flat, table_csv
+    from varprop.simulator.mean_field import diagram_rows, phase_diagram
+    from varprop.simulator.mean_field import phase as phase_of
+    from varprop.simulator.table import phase_diagram_table, phase_table
+
+    weights, biases = _reals("--sigma-w2", sigma_w2), _reals("--sigma-b2", sigma_b2) or [0.0]
+    if len(weights) == len(biases) == 1:
+        found = phase_of(function(activation), weights[0], biases[0])
+        data = asdict(found)
+        if format is Format.table:
+            text = phase_table(found)
+        else:
+            points = data.pop("fixed_points")
+            text = table_csv([flat(data)]) if format is Format.csv else _json({**data, "fixed_points": points})
+    else:
+        rows = diagram_rows(phase_diagram(function(activation), weights, biases))
+        if format is Format.table:
+            text = phase_diagram_table(rows)
+        else:
+            text = table_csv(rows) if format is Format.csv else _json({"points": rows})
+    _deliver(text, out)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit code; a user's mistake is one line on stderr."""
     words = list(sys.argv[1:] if arguments is None else arguments)
@@ -282,6 +321,29 @@ def _numbers(option: str, texts: Sequence[str] | None) -> list[int]:
         if not (text.isascii() and text.removeprefix("-").isdigit() and len(text) < 16):
             raise UserError(option, repr(text), "a whole number, or several with commas")
         found.append(int(text))
+    return found
+
+
+def _reals(option: str, texts: Sequence[str] | None) -> list[float]:
+    """Read numbers and ranges ``from:to:linN`` or ``from:to:logN`` of N evenly or geometrically spaced ones."""
+    found = []
+    for text in _words(option, texts):
+        first, *more = text.split(":")
+        spacing, count = (more[1][:3], more[1][3:]) if len(more) == 2 else ("lin", "1")
+        if len(more) not in (0, 2) or spacing not in ("lin", "log") or not (count.isascii() and count.isdigit()):
+            raise UserError(option, repr(text), "a number, or a range like 0.5:4:lin20 or 0.1:10:log20")
+        try:
+            low, high = float(first), float(more[0] if more else first)
+        except ValueError:
+            raise UserError(option, repr(text), "numbers") from None
+        steps = int(count[:9])
+        if not 1 <= steps <= MOST_STEPS or not (-math.inf < low < math.inf and -math.inf < high < math.inf):
+            raise UserError(option, repr(text), f"finite numbers, and 1 to {MOST_STEPS} of them")
+        if spacing == "log" and not (low > 0 and high > 0):
+            raise UserError(option, repr(text), "a logarithmic range between numbers above 0")
+        for step in range(steps):
+            share = step / max(steps - 1, 1)
+            found.append(low + share * (high - low) if spacing == "lin" else low * (high / low) ** share)
     return found
 
 

@@ -110,6 +110,11 @@ class ActivationFunction:
     germ_zero: tuple[float, float, float]
     germ_infinity: tuple[Line, Line]
 
+    @property
+    def closed_dual(self) -> bool:
+        """Whether `dual` and `derivative_dual` are closed forms."""
+        return self.family in moments.TABLE["dual"]
+
     def value(self, z: ArrayLike) -> Array:
         """Return phi(z), elementwise."""
         return self._run(arrays.TABLE["value"][self.family], z)

@@ -5,35 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import numpy as np
-from scipy.optimize import brentq
-
 from varprop.simulator.activations import ActivationFunction
 from varprop.simulator.errors import UserError
 from varprop.simulator.generated.moments import CLOSED_FORMS
+from varprop.simulator.mean_field import FixedPoint, fixed_points
 from varprop.simulator.quadrature import gaussian_mean
-
-_GRID = np.logspace(-12, 12, 481)  # fixed points closer than 12% in q are not told apart
-_TOUCHING = 1e-12  # a logarithm of the map's ratio that only rounding keeps from 0
-
-
-@dataclass(frozen=True)
-class FixedPoint:
-    """A variance that a layer gives back.
-
-    Attributes
-    ----------
-    q
-        The variance q* = gain^2 E[phi(z)^2], z ~ N(0, q*).
-    chi
-        gain^2 E[phi'(z)^2] there: the factor of the gradient's second moment.
-    slope
-        Slope of the variance map there; the fixed point is stable if it is below 1.
-    """
-
-    q: float
-    chi: float
-    slope: float
 
 
 @dataclass(frozen=True)
@@ -117,48 +93,5 @@ def gain(activation: ActivationFunction, q: float = 1.0) -> Gain:
         gain_variance=1 / math.sqrt(variance),
         closed_form=closed,
         method="closed form" if closed else "quadrature",
-        fixed_points=fixed_points(activation, factor),
+        fixed_points=fixed_points(activation, factor**2),
     )
-
-
-def fixed_points(activation: ActivationFunction, factor: float) -> tuple[FixedPoint, ...]:
-    """Return the fixed points q = factor^2 E[phi(z)^2], z ~ N(0, q), with q between 1e-12 and 1e12, in order.
-
-    A positively homogeneous activation multiplies every variance alike: it has none, or all, and gets none here.
-
-    References
-    ----------
-    Poole et al. 2016, section 2 (without bias).
-
-    Examples
-    --------
-    >>> from varprop.simulator.activations import activation
-    >>> [point] = fixed_points(activation("tanh"), 5 / 3)
-    >>> round(point.q, 6)
-    1.17848
-    """
-    if activation.homogeneous or factor == 0:
-        return ()
-
-    log_factor = 2 * math.log(abs(factor))
-
-    def growth(log_q: float) -> float:
-        q = math.exp(log_q)
-        return log_factor + math.log(float(activation.second_moment(q)) / q)
-
-    grid = np.log(_GRID)
-    values = log_factor + np.log(activation.second_moment(_GRID)) - grid
-    roots = []
-    for left, right, below, above in zip(grid, grid[1:], values, values[1:], strict=False):
-        if abs(below) < _TOUCHING and abs(above) < _TOUCHING:
-            continue  # the map touches the diagonal along a stretch, as erf does near 0 at its critical gain
-        if below * above < 0 or below == 0:
-            roots.append(float(brentq(growth, left, right, xtol=1e-14)) if below else float(left))
-    return tuple(_fixed_point(activation, factor, root) for root in roots)
-
-
-def _fixed_point(activation: ActivationFunction, factor: float, log_q: float) -> FixedPoint:
-    q, step = math.exp(log_q), 1e-4
-    above, below = (float(activation.second_moment(math.exp(log_q + sign * step))) for sign in (1, -1))
-    slope = factor**2 * (above - below) / (q * 2 * math.sinh(step))
-    return FixedPoint(q, factor**2 * float(activation.derivative_second_moment(q)), slope)

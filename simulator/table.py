@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -28,6 +28,7 @@ from varprop.simulator.report import Moments
 
 if TYPE_CHECKING:  # scipy.optimize is not to be loaded for a table of layers
     from varprop.simulator.gain import Gain
+    from varprop.simulator.mean_field import Phase
 
 FILE_WIDTH = 180
 """Columns where no terminal says how wide it is."""
@@ -104,6 +105,36 @@ def gain_table(gain: Gain) -> str:
     for name, formula in (gain.closed_form or {}).items():
         text += f"  {name}(q) = {formula}\n"
     return text if gain.closed_form else text + f"  computed by {gain.method}\n"
+
+
+def phase_table(phase: Phase) -> str:
+    """Return where a wide plain net settles, a quantity a line, and the phase in words."""
+    lines = [
+        ("variance q*, from q = 1", phase.q_star),
+        ("correlation c*", phase.c_star),
+        ("gradient factor chi", phase.chi),
+        ("depth scale of variances xi_q", phase.xi_q),
+        ("depth scale of correlations xi_c", phase.xi_c),
+        ("trainable depth, 6 xi_c", phase.trainable_depth),
+        ("critical sigma_w^2, where chi = 1", phase.critical_sigma_w2),
+    ]
+    text = f"{phase.activation}, sigma_w^2 = {phase.sigma_w2:g}, sigma_b^2 = {phase.sigma_b2:g}\n"
+    text += "".join(f"  {name:<36}{'-' if value is None else f'{value:.7g}'}\n" for name, value in lines)
+    for point in phase.fixed_points:
+        stable = "stable" if abs(point.slope) < 1 else "unstable"
+        text += f"  fixed point: q = {point.q:.6g}, chi = {point.chi:.6g}, {stable}\n"
+    return text + f"  {phase.verdict}\n"
+
+
+def phase_diagram_table(rows: Sequence[Mapping[str, float | str | None]]) -> str:
+    """Return the rows of a phase diagram in columns."""
+
+    def cell(value: float | str | None) -> str:
+        return "-" if value is None else value if isinstance(value, str) else f"{value:.6g}"
+
+    names = list(rows[0])
+    lines = [names, *([cell(row[name]) for name in names] for row in rows)]
+    return "".join("".join(f"{word:<19}" for word in line).rstrip() + "\n" for line in lines)
 
 
 def _grid() -> Table:

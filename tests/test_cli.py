@@ -76,6 +76,14 @@ MISTAKES = {
     "unknown derivation format": ["derive", "relu", "--format", "html"],
     "derivations to a missing folder": ["derive", "relu", "--out", "missing/relu.md"],
     "gain of nothing": ["gain"],
+    "phase without a weight variance": ["phase", "tanh"],
+    "phase of an unknown activation": ["phase", "tahn", "--sigma-w2", "1"],
+    "phase at a negative weight variance": ["phase", "tanh", "--sigma-w2=-1"],
+    "phase at a bias variance that is NaN": ["phase", "tanh", "--sigma-w2", "1", "--sigma-b2", "nan"],
+    "phase at a weight variance of zero": ["phase", "tanh", "--sigma-w2", "0"],
+    "phase over a range without spacing": ["phase", "tanh", "--sigma-w2", "1:2:3"],
+    "phase over a range of absurd length": ["phase", "tanh", "--sigma-w2", "1:2:lin99999999999"],
+    "phase over a logarithmic range from zero": ["phase", "tanh", "--sigma-w2", "0:2:log3"],
     "gain of an unknown activation": ["gain", "rleu"],
     "gain at a negative variance": ["gain", "relu", "--q=-1"],
     "gain at NaN": ["gain", "relu", "--q", "nan"],
@@ -282,9 +290,38 @@ def test_gain(capsys) -> None:
     assert "1.592537" in capsys.readouterr().out
 
 
+def test_phase(capsys) -> None:
+    command = ["phase", "tanh", "--sigma-w2", "2.5", "--sigma-b2", "0.05"]
+    assert main([*command, "--format", "json"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert {"q_star", "c_star", "chi", "xi_q", "xi_c", "critical_sigma_w2", "verdict"} <= set(data)
+    assert main([*command, "--format", "csv"]) == 0
+    (row,) = csv.DictReader(io.StringIO(capsys.readouterr().out))
+    assert float(row["xi_c"]) == data["xi_c"]
+    assert main(command) == 0
+    assert "11.7956" in (text := capsys.readouterr().out)
+    assert "chaotic" in text
+    assert main(["phase", "relu", "--sigma-w2", "2", "--format", "json"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert (data["q_star"], data["xi_q"], data["critical_sigma_w2"]) == (None, None, 2.0)
+
+
+def test_phase_over_ranges(capsys) -> None:
+    command = ["phase", "tanh", "--sigma-w2", "1:2.5:lin2,4", "--sigma-b2", "0.05:5:log3"]
+    assert main([*command, "--format", "csv"]) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [float(row["sigma_w2"]) for row in rows] == [1.0] * 3 + [2.5] * 3 + [4.0] * 3
+    assert [float(row["sigma_b2"]) for row in rows[:3]] == pytest.approx([0.05, 0.5, 5.0])
+    assert float(rows[3]["xi_c"]) == pytest.approx(11.7956, abs=5e-3)
+    assert main([*command, "--format", "json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["points"]) == 9
+    assert main(command) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 10
+
+
 @pytest.mark.parametrize("command", [[sys.executable, "-m", "varprop"], [str(Path(sys.executable).parent / "varprop")]])
 def test_as_a_program(command) -> None:
     found = subprocess.run([*command, "gain", "rleu"], capture_output=True, text=True, check=False)
     assert (found.returncode, found.stdout, found.stderr.count("\n")) == (2, "", 1)
     found = subprocess.run([*command, "--help"], capture_output=True, text=True, check=True)
-    assert all(name in found.stdout for name in ("list", "propagate", "derive", "gain"))
+    assert all(name in found.stdout for name in ("list", "propagate", "derive", "gain", "phase"))

@@ -40,7 +40,7 @@ class Duals:
     tilted: PairKernel
 
 
-def _expand(function: ActivationFunction, sigma: Array) -> tuple[Array, Array]:
+def hermite_expansion(function: ActivationFunction, sigma: Array) -> tuple[Array, Array]:
     """Hermite expansions of phi(sigma u), phi'(sigma u) and sigma u phi'(sigma u).
 
     Returns
@@ -115,7 +115,7 @@ def apply_activation(function: ActivationFunction, kernel: PairKernel) -> Duals:
     if function.homogeneous:
         return _closed_form(function, factor, kernel)
     sigma = np.sqrt(np.maximum(kernel.diagonal, 0.0)) * np.exp(kernel.log_scale / 2)
-    coefficients, moments = _expand(function, sigma.ravel())
+    coefficients, moments = hermite_expansion(function, sigma.ravel())
     layout, blocks = kernel.layout, kernel.values.shape
     scale = np.exp(kernel.log_scale)
     with np.errstate(invalid="ignore", divide="ignore"):
