@@ -210,7 +210,7 @@ def derive(
 
 @app.command()
 def gain(
-    activation: Annotated[str, typer.Argument(help="a name from `varprop list activations`, e.g. leaky_relu(0.2)")],
+    activation: Annotated[str, typer.Argument(help="a name like leaky_relu(0.2), or a formula like x*sigmoid(x)")],
     q: Annotated[float, typer.Option("--q", help="variance of the input")] = 1.0,
     format: FormatOption = Format.table,
     out: Out = None,

@@ -4,21 +4,30 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import lru_cache, partial
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from varprop.simulator.errors import UserError, did_you_mean
+from varprop.simulator.formula.function import Formula, formula
+from varprop.simulator.formula.grammar import LONGEST, mentions_x
+from varprop.simulator.formula.terms import shortened
 from varprop.simulator.generated import activations as scalar
 from varprop.simulator.generated import arrays, moments
-from varprop.simulator.quadrature import gaussian_dual, gaussian_mean
+from varprop.simulator.quadrature import gaussian_dual, gaussian_mean, verified_mean
 
 Array = NDArray[np.float64]
 Line = tuple[float, float]
 """Slope and intercept."""
+
+FORMULA = "formula"
+"""Family of the activations that are written out."""
+
+Form = Callable[..., object]
+"""Function of arrays."""
 
 _SATURATED = -1e3  # every registered activation is its left germ there, to the last digit
 
@@ -84,7 +93,8 @@ class ActivationFunction:
     """An activation phi with the facts about it that theory needs.
 
     Moments are over z ~ N(0, q), at any variance q >= 0 up to 1e150: closed forms where there are any, else quadrature
-    split at the kinks; relative error below 1e-12 (of the root mean square, for the mean) for q from 1e-8 to 1e8.
+    split at the kinks; relative error below 1e-12 (of the root mean square, for the mean) for q from 1e-8 to 1e8. Those
+    of a formula are NaN at a q where they are too large for a float, or where quadrature cannot follow the formula.
 
     Attributes
     ----------
@@ -93,13 +103,18 @@ class ActivationFunction:
     family, parameter
         Formula and its parameter (slope, alpha), 0 where it has none.
     kinks
-        Where phi or a derivative of it jumps.
+        Where phi or a derivative of it jumps, or where else quadrature is to be cut.
     homogeneous
         Whether phi(s z) = s phi(z) for every s > 0.
     germ_zero
-        phi(0), and its slopes just below and just above 0.
+        phi(0), and its slopes just below and just above 0; infinite where there is none.
     germ_infinity
-        (slope, intercept) of the lines that phi approaches as z goes to -inf and to +inf.
+        (slope, intercept) of the lines that phi approaches as z goes to -inf and to +inf; an infinite slope where it
+        grows faster than any line.
+    forms
+        Functions of arrays: "value" and "derivative" of z, and of the moments those that have a form of their own.
+    formula
+        What `name` was read as, if it is a formula.
     """
 
     name: str
@@ -109,72 +124,99 @@ class ActivationFunction:
     homogeneous: bool
     germ_zero: tuple[float, float, float]
     germ_infinity: tuple[Line, Line]
+    forms: Mapping[str, Form] = field(repr=False, compare=False)
+    formula: Formula | None = field(default=None, repr=False, compare=False)
 
     @property
     def closed_dual(self) -> bool:
         """Whether `dual` and `derivative_dual` are closed forms."""
-        return self.family in moments.TABLE["dual"]
+        return "dual" in self.forms
 
     def value(self, z: ArrayLike) -> Array:
         """Return phi(z), elementwise."""
-        return self._run(arrays.TABLE["value"][self.family], z)
+        return _run(self.forms["value"], z)
 
     def derivative(self, z: ArrayLike) -> Array:
         """Return phi'(z), elementwise; at a kink the value from the left."""
-        return self._run(arrays.TABLE["derivative"][self.family], z)
+        return _run(self.forms["derivative"], z)
 
     def mean(self, q: ArrayLike) -> Array:
         """Return E[phi(z)]."""
-        closed = moments.TABLE["mean"].get(self.family)
-        return self._run(closed, q) if closed else gaussian_mean(self.value, q, self.kinks)
+        closed = self.forms.get("mean")
+        return _run(closed, q) if closed else gaussian_mean(self.value, q, self.kinks)
 
     def second_moment(self, q: ArrayLike) -> Array:
         """Return E[phi(z)^2]."""
-        closed = moments.TABLE["second_moment"].get(self.family)
-        return self._run(closed, q) if closed else gaussian_mean(lambda z: self.value(z) ** 2, q, self.kinks)
+        closed = self.forms.get("second_moment")
+        return _run(closed, q) if closed else gaussian_mean(lambda z: self.value(z) ** 2, q, self.kinks)
 
     def derivative_second_moment(self, q: ArrayLike) -> Array:
         """Return E[phi'(z)^2]."""
-        closed = moments.TABLE["derivative_second_moment"].get(self.family)
-        return self._run(closed, q) if closed else gaussian_mean(lambda z: self.derivative(z) ** 2, q, self.kinks)
+        closed = self.forms.get("derivative_second_moment")
+        return _run(closed, q) if closed else gaussian_mean(lambda z: self.derivative(z) ** 2, q, self.kinks)
 
     def dual(self, q1: ArrayLike, q2: ArrayLike, c: ArrayLike) -> Array:
         """Return E[phi(z1) phi(z2)] for variances `q1`, `q2` and correlation `c` (clipped to [-1, 1])."""
         c = np.clip(c, -1, 1)
-        closed = moments.TABLE["dual"].get(self.family)
-        return self._run(closed, q1, q2, c) if closed else gaussian_dual(self.value, q1, q2, c, self.kinks)
+        closed = self.forms.get("dual")
+        return _run(closed, q1, q2, c) if closed else gaussian_dual(self.value, q1, q2, c, self.kinks)
 
     def derivative_dual(self, q1: ArrayLike, q2: ArrayLike, c: ArrayLike) -> Array:
         """Return E[phi'(z1) phi'(z2)] for variances `q1`, `q2` and correlation `c` (clipped to [-1, 1])."""
         c = np.clip(c, -1, 1)
-        closed = moments.TABLE["derivative_dual"].get(self.family)
-        return self._run(closed, q1, q2, c) if closed else gaussian_dual(self.derivative, q1, q2, c, self.kinks)
+        closed = self.forms.get("derivative_dual")
+        return _run(closed, q1, q2, c) if closed else gaussian_dual(self.derivative, q1, q2, c, self.kinks)
 
-    def _run(self, formula: Callable[..., object], *inputs: ArrayLike) -> Array:
-        given = np.broadcast_arrays(*(np.asarray(value, dtype=np.float64) for value in inputs))
-        # Branches that np.where discards overflow, and at q = 0 the limit of a/q is the right one.
-        with np.errstate(over="ignore", invalid="ignore", divide="ignore", under="ignore"):
-            found = np.asarray(formula(*given, self.parameter), dtype=np.float64)
-        return np.broadcast_to(found, given[0].shape).copy() if found.shape != given[0].shape else found
+    def require_moments(self, q: float) -> None:
+        """Refuse a variance at which E[phi^2] or E[phi'^2] of a formula is not known.
+
+        Raises
+        ------
+        UserError
+            One of them is beyond float range, or the formula turns too often for quadrature.
+        """
+        if self.family != FORMULA:
+            return
+        if not np.isfinite([self.second_moment(q), self.derivative_second_moment(q)]).all():
+            raise UserError(
+                f"activation {self.name}",
+                f"z ~ N(0, {q:.4g})",
+                "an input at which E[phi^2] and E[phi'^2] are finite numbers that quadrature resolves",
+            )
+
+
+def _run(form: Form, *inputs: ArrayLike) -> Array:
+    given = np.broadcast_arrays(*(np.asarray(value, dtype=np.float64) for value in inputs))
+    # Branches that np.where discards overflow, and at q = 0 the limit of a/q is the right one.
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore", under="ignore"):
+        found = np.asarray(form(*given), dtype=np.float64)
+    return np.broadcast_to(found, given[0].shape).copy() if found.shape != given[0].shape else found
 
 
 @lru_cache(maxsize=256)
 def activation(text: str) -> ActivationFunction:
-    """Return the activation that a text names: ``relu``, ``leaky_relu(0.2)``, ``elu(alpha=0.5)``.
+    """Return the activation of a text: a name (``relu``, ``leaky_relu(0.2)``, ``elu(alpha=0.5)``) or a formula in x.
 
     Raises
     ------
     UserError
-        If the name is unknown, or the parameter is not a finite number, or the activation has none.
+        If the name is unknown, or the parameter is not a finite number, or the activation has none, or the formula
+        cannot be used.
 
     Examples
     --------
     >>> activation("leaky_relu(0.2)").second_moment(1.0)
     array(0.52)
+    >>> activation("max(x, 0.2*x)").second_moment(1.0)
+    array(0.52)
     """
+    if mentions_x(text) or len(text) > LONGEST:
+        return _written(formula(text))
     match = re.fullmatch(r"\s*(\w+)\s*(?:\(\s*(?:(\w+)\s*=)?\s*([^()=]*?)\s*\))?\s*", text)
     if match is None:
-        raise UserError("activation", repr(text), "a name, or a name with a number, like leaky_relu(0.2)")
+        raise UserError(
+            "activation", shortened(text), "a name, a name with a number like leaky_relu(0.2), or a formula in x"
+        )
     name, key, number = match.groups()
     if name not in _FAMILIES:
         raise did_you_mean("activation", name, list(NAMES))
@@ -189,7 +231,102 @@ def activation(text: str) -> ActivationFunction:
         homogeneous=name in ("linear", "relu", "leaky_relu"),
         germ_zero=(value(0.0, parameter), derivative(-1e-300, parameter), derivative(1e-300, parameter)),
         germ_infinity=(family.left(parameter), family.right(parameter)),
+        forms={
+            part: partial(_with_parameter, table[name], parameter)
+            for part, table in (arrays.TABLE | moments.TABLE).items()
+            if name in table
+        },
     )
+
+
+def _with_parameter(form: Callable[..., object], parameter: float, *inputs: Array) -> object:
+    return form(*inputs, parameter)
+
+
+def half_lines(left: float, right: float) -> ActivationFunction:
+    """Return phi(z) = left z for z < 0, right z for z > 0.
+
+    Its moments are those of relu: phi(z) = right relu(z) - left relu(-z).
+    """
+    relu = activation("relu")
+    square, cross = left * left + right * right, left * right
+
+    def dual(q1: Array, q2: Array, c: Array) -> Array:
+        return square * relu.dual(q1, q2, c) - 2 * cross * relu.dual(q1, q2, -c)
+
+    def derivative_dual(q1: Array, q2: Array, c: Array) -> Array:
+        return square * relu.derivative_dual(q1, q2, c) + 2 * cross * relu.derivative_dual(q1, q2, -c)
+
+    return ActivationFunction(
+        name=f"where(x>0,{right!r}*x,{left!r}*x)",
+        family=FORMULA,
+        parameter=0.0,
+        kinks=(0.0,) if left != right else (),
+        homogeneous=True,
+        germ_zero=(0.0, left, right),
+        germ_infinity=((left, 0.0), (right, 0.0)),
+        forms={
+            "value": lambda z: np.where(z > 0, right * z, left * z),
+            "derivative": lambda z: np.where(z > 0, right, left),
+            "mean": lambda q: (right - left) * relu.mean(q),
+            "second_moment": lambda q: square * q / 2,
+            "derivative_second_moment": lambda q: square / 2,
+            "dual": dual,
+            "derivative_dual": derivative_dual,
+        },
+    )
+
+
+_SIDES = np.array([[-1.0], [1.0]])
+_PROBES = _SIDES * np.geomspace(1e-8, 1e8, 33)
+_NEAR_ZERO = _SIDES * np.array([1e-280, 1e-300])
+_FAR_OUT = _SIDES * np.array([1e80, 1e100])
+
+
+def _written(written: Formula) -> ActivationFunction:
+    slopes = written.value(_PROBES) / _PROBES + 0.0  # no -0.0
+    at_zero = float(written.value(0.0))
+    if at_zero == 0.0 and np.all(np.abs(slopes - slopes[:, :1]) <= 1e-15 * np.abs(slopes)):
+        return replace(half_lines(*map(float, slopes[:, 0])), name=written.text, formula=written)
+    kinks = tuple(sorted({*written.kinks, *written.bends}))
+
+    def square(z: Array) -> Array:
+        return written.value(z) ** 2
+
+    def derivative_square(z: Array) -> Array:
+        return written.derivative(z) ** 2
+
+    below, above = map(_limit, written.derivative(_NEAR_ZERO))
+    left, right = map(_limit, written.value(_FAR_OUT) / _FAR_OUT)
+    ends = written.value(_FAR_OUT[:, -1])
+    found = ActivationFunction(
+        name=written.text,
+        family=FORMULA,
+        parameter=0.0,
+        kinks=kinks,
+        homogeneous=False,
+        germ_zero=(at_zero, below, above),
+        # Far out the intercept is lost beside the line.
+        germ_infinity=((left, 0.0 if left else float(ends[0])), (right, 0.0 if right else float(ends[1]))),
+        forms={
+            "value": written.value,
+            "derivative": written.derivative,
+            "mean": lambda q: verified_mean(written.value, q, kinks),
+            "second_moment": lambda q: verified_mean(square, q, kinks),
+            "derivative_second_moment": lambda q: verified_mean(derivative_square, q, kinks),
+        },
+        formula=written,
+    )
+    found.require_moments(1.0)
+    return found
+
+
+def _limit(slopes: Array) -> float:
+    """Return the limit of slopes at two places, the second further on the way; infinite where they still grow."""
+    before, last = slopes
+    if abs(last) < 1e-9:
+        return 0.0
+    return float(last) if abs(last) <= 1.001 * abs(before) else math.copysign(math.inf, last)
 
 
 def _parameter(name: str, family: _Family, key: str | None, number: str) -> float:

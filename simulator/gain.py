@@ -74,12 +74,13 @@ def gain(activation: ActivationFunction, q: float = 1.0) -> Gain:
     """
     if not 1e-150 <= q <= 1e150:
         raise UserError("q", q, "a variance above 0, from 1e-150 to 1e150")
+    activation.require_moments(q)
     mean, second_moment = float(activation.mean(q)), float(activation.second_moment(q))
     # Not second_moment - mean^2: for a sigmoid at small q nothing would be left of it.
     variance = float(gaussian_mean(lambda z: (activation.value(z) - mean) ** 2, q, activation.kinks))
     if not variance > 0:
         raise UserError("activation", activation.name, f"an activation that varies under N(0, {q:g})")
-    forms = CLOSED_FORMS[activation.family]
+    forms = CLOSED_FORMS.get(activation.family, {})
     closed = dict(forms) if "second_moment" in forms else None
     factor = 1 / math.sqrt(second_moment)
     return Gain(

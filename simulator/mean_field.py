@@ -89,7 +89,8 @@ class Phase:
     c_star
         Correlation that two inputs of positive correlation end with: None if each keeps its own.
     chi
-        Factor of the gradient's second moment at q_star, or in the limit where q vanishes or grows without end.
+        Factor of the gradient's second moment at q_star, or in the limit where q vanishes or grows without end: None
+        if it is infinite there, as for x^2.
     xi_q, xi_c
         Depth scales of variances and correlations, in layers: None where the approach is not exponential.
     critical_sigma_w2
@@ -107,7 +108,7 @@ class Phase:
     sigma_b2: float
     q_star: float | None
     c_star: float | None
-    chi: float
+    chi: float | None
     xi_q: float | None
     xi_c: float | None
     critical_sigma_w2: float | None
@@ -168,7 +169,7 @@ def phase(function: ActivationFunction, sigma_w2: float, sigma_b2: float = 0.0) 
         float(sigma_b2),
         _finite(q),
         _finite(c),
-        chi,
+        _finite(chi),
         _finite(xi_q),
         _finite(xi_c),
         _finite(float(grid.critical_sigma_w2[0])),

@@ -6,6 +6,7 @@ signal of a deep network without normalisation, and every gradient, immune to th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import singledispatch
@@ -13,7 +14,7 @@ from functools import singledispatch
 import numpy as np
 from numpy.typing import NDArray
 
-from varprop.simulator.activations import ActivationFunction, activation
+from varprop.simulator.activations import FORMULA, ActivationFunction, activation
 from varprop.simulator.generated import activations as scalar
 from varprop.simulator.jit import elementwise
 from varprop.simulator.montecarlo import kernels
@@ -300,7 +301,7 @@ def _slopes_at_scale(function: ActivationFunction, signal: Signal) -> Array | No
         lines = at_zero == 0
     else:
         (left, _), (right, _) = function.germ_infinity
-        lines = left != 0 or right != 0
+        lines = (left != 0 or right != 0) and math.isfinite(left) and math.isfinite(right)
     number = signal.values.dtype.type
     return np.where(signal.values > 0, number(right), number(left)) if lines else None
 
@@ -312,6 +313,9 @@ def _in_float64(signal: Signal) -> NDArray[np.float64]:
 
 
 def _apply(which: str, function: ActivationFunction, z: Array, out: Array) -> None:
+    if function.family == FORMULA:
+        out[...] = function.value(z) if which == "value" else function.derivative(z)
+        return
     compiled = elementwise(getattr(scalar, f"{function.family}_{which}"), z.dtype.name)
     compiled(z, z.dtype.type(function.parameter), out=out)
 

@@ -9,7 +9,8 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from varprop.simulator.activations import ActivationFunction, activation
+from varprop.simulator.activations import ActivationFunction, half_lines
+from varprop.simulator.errors import UserError
 from varprop.simulator.theory.pairs import PairKernel
 
 Array = NDArray[np.float64]
@@ -82,6 +83,7 @@ def hermite_expansion(function: ActivationFunction, sigma: Array) -> tuple[Array
 def _row(function: ActivationFunction, step: int) -> tuple[Array, Array]:
     """Coefficients (3, ORDER + 1) and second moments (3,) at one deviation, by quadrature split at the kinks."""
     s = float(np.exp(step * _STEP))
+    function.require_moments(s * s)
     # Panels end at kinks, and shrink around zero where sigma stretches a function that bends on the scale 1.
     bends = {b for b in function.kinks if abs(b) < 11.0 * s}
     if s > 2.0:
@@ -111,9 +113,9 @@ def apply_activation(function: ActivationFunction, kernel: PairKernel) -> Duals:
     Positively homogeneous functions use their closed forms; the others Hermite series, whose truncated tail is put on
     the next power of the correlation so that the diagonal stays exact.
     """
-    function, factor, kernel, extra = _within_range(function, kernel)
+    function, kernel, extra = _within_range(function, kernel)
     if function.homogeneous:
-        return _closed_form(function, factor, kernel)
+        return _closed_form(function, kernel)
     sigma = np.sqrt(np.maximum(kernel.diagonal, 0.0)) * np.exp(kernel.log_scale / 2)
     coefficients, moments = hermite_expansion(function, sigma.ravel())
     layout, blocks = kernel.layout, kernel.values.shape
@@ -136,7 +138,7 @@ def apply_activation(function: ActivationFunction, kernel: PairKernel) -> Duals:
     return Duals(mean, out, derivative.scaled(1.0, extra), tilted.scaled(1.0, extra))
 
 
-def _closed_form(function: ActivationFunction, factor: float, kernel: PairKernel) -> Duals:
+def _closed_form(function: ActivationFunction, kernel: PairKernel) -> Duals:
     q = np.maximum(kernel.diagonal, 0.0)
     layout = kernel.layout
     q1, q2 = q[layout.left][:, :, None], q[layout.right][:, None, :]
@@ -145,40 +147,47 @@ def _closed_form(function: ActivationFunction, factor: float, kernel: PairKernel
     np.clip(correlation, -1.0, 1.0, out=correlation)
     own = np.arange(q.shape[1])
     correlation[: layout.profiles, own, own] = 1.0
-    values = replace(kernel, values=factor**2 * function.dual(q1, q2, correlation))
-    slopes = factor**2 * np.broadcast_to(function.derivative_dual(q1, q2, correlation), correlation.shape)
+    values = replace(kernel, values=function.dual(q1, q2, correlation))
+    slopes = np.broadcast_to(function.derivative_dual(q1, q2, correlation), correlation.shape)
     if not q.all():
         # At a point where z is exactly zero the slope is phi'(0), whatever it is on either side.
         expected = (function.germ_zero[1] + function.germ_zero[2]) / 2
-        slope = factor * np.where(q > 0, expected, float(function.derivative(0.0)))
+        slope = np.where(q > 0, expected, float(function.derivative(0.0)))
         fixed = slope[layout.left][:, :, None] * slope[layout.right][:, None, :]
         slopes = np.where(scale > 0, slopes, fixed)
     derivative = replace(kernel, values=slopes, log_scale=0.0)
     # z phi'(z) = phi(z) for a positively homogeneous phi.
     with np.errstate(over="ignore"):
-        mean = factor * function.mean(q) * np.exp(kernel.log_scale / 2)
+        mean = function.mean(q) * np.exp(kernel.log_scale / 2)
     return Duals(mean, values, derivative, values)
 
 
-def _within_range(
-    function: ActivationFunction, kernel: PairKernel
-) -> tuple[ActivationFunction, float, PairKernel, float]:
+def _within_range(function: ActivationFunction, kernel: PairKernel) -> tuple[ActivationFunction, PairKernel, float]:
     """Replace a function far from its own scale by its germ, or a saturated one by itself at a safe scale.
 
-    Returns the function, a factor on it, the kernel, and the log of the factor of the derivative's second moment that
-    the change of scale leaves out: E phi'^2 of a saturating function falls as 1 / sigma.
+    Returns the function, the kernel, and the log of the factor of the derivative's second moment that the change of
+    scale leaves out: E phi'^2 of a saturating function falls as 1 / sigma.
     """
     if function.homogeneous or -_SAFE < kernel.log_scale < _SAFE:
-        return function, 1.0, kernel, 0.0
+        return function, kernel, 0.0
     if kernel.log_scale < 0:
         value, left, right = function.germ_zero
-        if value == 0.0 and right:
-            return activation(f"leaky_relu({left / right!r})"), right, kernel, 0.0
-        return function, 1.0, replace(kernel, log_scale=-_SAFE), 0.0
-    (left, _), (right, _) = function.germ_infinity
-    if right:
-        return activation(f"leaky_relu({left / right!r})"), right, kernel, 0.0
-    return function, 1.0, replace(kernel, log_scale=_SAFE), -(kernel.log_scale - _SAFE) / 2
+        if value != 0.0:
+            return function, replace(kernel, log_scale=-_SAFE), 0.0
+        has_germ = left != 0.0 or right != 0.0
+    else:
+        (left, _), (right, _) = function.germ_infinity
+        if left == right == 0.0:
+            return function, replace(kernel, log_scale=_SAFE), -(kernel.log_scale - _SAFE) / 2
+        has_germ = True
+    if not (has_germ and math.isfinite(left) and math.isfinite(right)):
+        raise UserError(
+            f"theory, activation {function.name}",
+            f"a signal of second moment 1e{kernel.log_scale / math.log(10):.0f}",
+            f"one within 1e+-{_SAFE / math.log(10):.0f}, as the function has no slope beyond",
+            "scale the weights, normalise, or use fewer layers",
+        )
+    return half_lines(left, right), kernel, 0.0
 
 
 def power_series(correlation: Array, left: Ints, right: Ints, series: Array) -> Array:

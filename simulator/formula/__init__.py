@@ -1,0 +1,1 @@
+"""Functions of x written as text: parsed by a grammar of our own, evaluated and differentiated as a tree, never run."""
