@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from varprop.simulator import cifar10
 from varprop.simulator.errors import UserError, did_you_mean
 from varprop.simulator.images import resize
 from varprop.simulator.network import Shape
@@ -21,11 +22,6 @@ NAMES: dict[str, str] = {
 """Every source of input and one line on it."""
 
 _LARGEST_BATCH = 2**28  # elements: 2 GiB
-_CIFAR_SIDE = 32
-_CIFAR_RECORD = 1 + 3 * _CIFAR_SIDE**2  # label, then the red, green and blue planes
-_CIFAR_RECORDS = 10_000
-_CIFAR_FILES = tuple(f"data_batch_{number}.bin" for number in range(1, 6))
-_CIFAR_FOLDER = "cifar-10-batches-bin"
 
 
 def load_batch(source: str, shape: Shape, batch: int, seed: int, data_dir: Path | None = None) -> Batch:
@@ -100,32 +96,8 @@ def _photo_crops(batch: int, height: int, width: int, rng: np.random.Generator) 
 
 def _cifar10(batch: int, rng: np.random.Generator, data_dir: Path | None) -> NDArray[np.float64]:
     """Return training images of shape (batch, 3, 32, 32), without repetition."""
-    files = [np.memmap(path, np.uint8, "r", shape=(_CIFAR_RECORDS, _CIFAR_RECORD)) for path in _cifar10_files(data_dir)]
-    for file in files:
-        if file[:, 0].max() > 9:
-            raise UserError(str(file.filename), "labels above 9", "CIFAR-10's binary records", _CIFAR_ADVICE)
-    available = len(files) * _CIFAR_RECORDS
+    available = cifar10.available("train")
     if batch > available:
         raise UserError("--batch", batch, f"at most CIFAR-10's {available:,} training images")
-    picked = rng.permutation(available)[:batch]
-    records = np.stack([files[index // _CIFAR_RECORDS][index % _CIFAR_RECORDS] for index in picked])
-    return records[:, 1:].reshape(batch, 3, _CIFAR_SIDE, _CIFAR_SIDE) / 255
-
-
-_CIFAR_ADVICE = "fetch the binary version of CIFAR-10 anew and unpack it"
-
-
-def _cifar10_files(data_dir: Path | None) -> list[Path]:
-    if data_dir is None:
-        raise UserError("--data-dir", "nothing", f"the folder that holds {_CIFAR_FOLDER}", "needed by --input cifar10")
-    folder = data_dir / _CIFAR_FOLDER if (data_dir / _CIFAR_FOLDER).is_dir() else data_dir
-    if not folder.is_dir():
-        raise UserError("--data-dir", data_dir, f"a folder that holds {_CIFAR_FOLDER}")
-    paths = [folder / name for name in _CIFAR_FILES]
-    for path in paths:
-        if not path.is_file():
-            raise UserError(str(path), "no such file", "CIFAR-10's binary version", _CIFAR_ADVICE)
-        size, expected = path.stat().st_size, _CIFAR_RECORDS * _CIFAR_RECORD
-        if size != expected:
-            raise UserError(str(path), f"{size:,} bytes", f"{expected:,} bytes", _CIFAR_ADVICE)
-    return paths
+    images, _ = cifar10.read(data_dir, "train", rng.permutation(available)[:batch])
+    return images / 255

@@ -140,7 +140,8 @@ def _(operation: BatchNorm, node: Node, framework: FrameworkName) -> nn.Module:
     # torch's momentum weighs the new batch, Keras's the old average; both average Bessel's variance.
     kind = nn.BatchNorm2d if len(node.shape) == 3 else nn.BatchNorm1d
     momentum = operation.momentum if framework == "torch" else 1 - operation.momentum
-    return kind(node.shape[0], eps=operation.eps, momentum=momentum)
+    eps = operation.eps or torch.finfo(torch.float32).tiny  # torch refuses a zero
+    return kind(node.shape[0], eps=eps, momentum=momentum)
 
 
 @layer.register
