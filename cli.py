@@ -119,7 +119,7 @@ def propagate(
 
     from varprop.simulator import propagate as main_job
     from varprop.simulator.export import to_csv, to_json
-    from varprop.simulator.progress import announce_compilation, trials_bar
+    from varprop.simulator.progress import announce_compilation, progress_bar
 
     axes: dict[str, Sequence[Any]] = {
         "framework": _words("--framework", framework),
@@ -149,7 +149,7 @@ def propagate(
     for problem in problems:
         # Watching for compilation imports the compiler, which theory does without.
         watch = announce_compilation(quiet) if "monte-carlo" in problem.settings.engines else nullcontext()
-        with watch, trials_bar(quiet, problem.network.name) as progress:
+        with watch, progress_bar(quiet, problem.network.name) as progress:
             runs.append(main_job.propagate(problem, threads, progress))
     if format is Format.table:
         from varprop.simulator.table import to_table
@@ -270,6 +270,24 @@ def phase(
         else:
             text = table_csv(rows) if format is Format.csv else _json({"points": rows})
     _deliver(text, out)
+
+
+@app.command()
+def data(
+    name: Annotated[str, typer.Argument(help="cifar10")],
+    data_dir: Annotated[Path, typer.Option(help="where its folder goes", metavar="DIR")],
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Fetch a data set, check and unpack it; prints the folder. Broken off, it goes on where it stopped."""
+    from varprop.simulator.download import fetch_cifar10
+    from varprop.simulator.progress import progress_bar
+
+    if name != "cifar10":
+        raise did_you_mean("data", name, ["cifar10"])
+    with progress_bar(quiet, "CIFAR-10", "MiB") as progress:
+        folder = fetch_cifar10(data_dir, progress and (lambda done, total: progress(done >> 20, total >> 20)))
+    print(folder)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

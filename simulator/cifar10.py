@@ -27,7 +27,7 @@ _FILES: dict[Split, tuple[str, ...]] = {
     "train": tuple(f"data_batch_{number}.bin" for number in range(1, 6)),
     "test": ("test_batch.bin",),
 }
-_ADVICE = "fetch it with varprop data cifar10, or unpack the binary version anew"
+_ADVICE = "remove the folder; varprop data cifar10 fetches it anew"
 
 
 def available(split: Split) -> int:

@@ -25,8 +25,8 @@ def announce_compilation(quiet: bool) -> Iterator[None]:
 
 
 @contextmanager
-def trials_bar(quiet: bool, label: str) -> Iterator[Callable[[int, int], None] | None]:
-    """Show trials done and time left on a terminal; yield what an engine calls with (done, total)."""
+def progress_bar(quiet: bool, label: str, unit: str = "trials") -> Iterator[Callable[[int, int], None] | None]:
+    """Show what is done and the time left on a terminal; yield what the worker calls with (done, total)."""
     if quiet or not sys.stderr.isatty():
         yield None
         return
@@ -34,12 +34,12 @@ def trials_bar(quiet: bool, label: str) -> Iterator[Callable[[int, int], None] |
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("trials,"))
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(f"{unit},"))
     bar = Progress(*columns, TimeRemainingColumn(), TextColumn("left"), console=console, transient=True)
     task = bar.add_task(label)
 
     def show(done: int, total: int) -> None:
-        bar.start()  # on the first trial, so that the bar does not stand at nought while theory is at work
+        bar.start()  # on the first one, so that the bar does not stand at nought while theory is at work
         bar.update(task, completed=done, total=total)
 
     try:
