@@ -172,6 +172,9 @@ def derive(
     all_: Annotated[bool, typer.Option("--all", help="every topic")] = False,
     format: Annotated[list[str] | None, typer.Option(help="latex, markdown, python, c, json; default markdown")] = None,
     check: Annotated[bool, typer.Option("--check", help="prove every step, print the outcome; 3 if one fails")] = False,
+    expr: Annotated[
+        str | None, typer.Option(help="derive an activation of one's own, like x*sigmoid(x)", metavar="FORMULA")
+    ] = None,
     out: Out = None,
     debug: Debug = False,
 ) -> None:
@@ -188,14 +191,16 @@ def derive(
     for form in forms:
         if form not in FORMATS:
             raise did_you_mean("--format", form, list(FORMATS))
-    if not names or (all_ and topics):
-        raise UserError("topic", " ".join(topics or []) or "none", "names from varprop list topics, or --all")
+    if bool(topics) + all_ + (expr is not None) != 1:
+        given = " ".join([*(topics or []), *["--all"] * all_, *["--expr"] * (expr is not None)])
+        raise UserError("topic", given or "none", "names from varprop list topics, or --all, or --expr")
     if check and format:
         raise UserError("--check", f"--format {','.join(forms)}", "no --format: the outcome is printed a line a step")
+    chosen = [derivation(name) for name in names] if expr is None else [_derived(expr)]
     if check:
         from varprop.derivations.checking import check as outcomes
 
-        found = [one for name in names for one in outcomes(derivation(name))]
+        found = [one for each in chosen for one in outcomes(each)]
         words = {True: "holds", False: "FAILS"}
         lines = (f"{one.topic}: {one.step}: {words[one.holds]} ({one.method}) {one.detail}" for one in found)
         _deliver("".join(line.rstrip() + "\n" for line in lines), out)
@@ -204,14 +209,29 @@ def derive(
         return
     from varprop.derivations.printing import render
 
-    chosen = [derivation(name) for name in names]
     _deliver("\n".join(render(chosen, form) for form in forms), out)
+
+
+def _derived(text: str) -> Any:
+    """Derive a formula: its tree goes to the derivations, its numbers come from the simulator."""
+    from varprop.derivations.formula import expression, formula_derivation
+    from varprop.derivations.search import search
+    from varprop.simulator.activations import activation
+    from varprop.simulator.gain import numbers_in_words
+
+    function = activation(text)
+    if function.formula is None:
+        raise UserError("--expr", text, "a formula in x", f"varprop list topics has {function.family}")
+    return formula_derivation(function.name, search(expression(function.formula.term)), numbers_in_words(function))
 
 
 @app.command()
 def gain(
     activation: Annotated[str, typer.Argument(help="a name like leaky_relu(0.2), or a formula like x*sigmoid(x)")],
     q: Annotated[float, typer.Option("--q", help="variance of the input")] = 1.0,
+    closed_form: Annotated[
+        bool, typer.Option("--closed-form", help="look for closed forms of a formula's moments, up to 20 s")
+    ] = False,
     format: FormatOption = Format.table,
     out: Out = None,
     debug: Debug = False,
@@ -225,7 +245,13 @@ def gain(
     from varprop.simulator.gain import gain as gain_of
     from varprop.simulator.table import gain_table
 
-    found = gain_of(function(activation), q)
+    phi = function(activation)
+    found = gain_of(phi, q)
+    if closed_form and phi.formula is not None:
+        from varprop.derivations.formula import expression
+        from varprop.derivations.search import search
+
+        found = found.with_forms(search(expression(phi.formula.term)).readable)
     if format is Format.table:
         text = gain_table(found)
     else:

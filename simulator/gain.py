@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 from varprop.simulator.activations import ActivationFunction
 from varprop.simulator.errors import UserError
@@ -45,6 +46,12 @@ class Gain:
     closed_form: dict[str, str] | None
     method: str
     fixed_points: tuple[FixedPoint, ...]
+
+    def with_forms(self, forms: Mapping[str, str]) -> Gain:
+        """Return the same with closed forms that somebody found; the numbers are quadrature's and stay."""
+        if "second_moment" not in forms:
+            return self
+        return replace(self, closed_form=dict(forms), method="closed form")
 
 
 def gain(activation: ActivationFunction, q: float = 1.0) -> Gain:
@@ -95,4 +102,18 @@ def gain(activation: ActivationFunction, q: float = 1.0) -> Gain:
         closed_form=closed,
         method="closed form" if closed else "quadrature",
         fixed_points=fixed_points(activation, factor**2),
+    )
+
+
+def numbers_in_words(activation: ActivationFunction, q: float = 1.0) -> str:
+    """Return moments, gain, critical weight variance and correlation map at one variance, as a sentence."""
+    found = gain(activation, q)
+    slope = found.derivative_second_moment
+    half, one = float(activation.dual(q, q, 0.5)), found.second_moment
+    critical = f"{1 / slope:.10g}" if slope > 0 else "none"
+    return (
+        f"by quadrature at q = {q:g}: E[phi] = {found.mean:.10g}, E[phi^2] = {one:.10g}, E[phi'^2] = {slope:.10g}; "
+        f"gain 1/sqrt(E[phi^2]) = {found.gain_second_moment:.10g}, critical sigma_w^2 = 1/E[phi'^2] = {critical}; "
+        f"correlation map C(c) = E[phi(z1) phi(z2)] / E[phi^2] with C(0) = {found.mean**2 / one:.10g}, "
+        f"C(1/2) = {half / one:.10g}, C'(1) = {q * slope / one:.10g}"
     )

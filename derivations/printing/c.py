@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from varprop.derivations.printing.code import c_body, function_name, needs_quadrature, numeric, used_arguments
+from varprop.derivations.printing.code import c_body, function_name, integrals, kinks, numeric, used_arguments
 from varprop.derivations.theorem import Derivation
 
 _HEAD = """/* Variance propagation formulas. */
@@ -32,16 +32,27 @@ static double erfcx_tail(double x) {
 """
 
 _QUADRATURE = """
-/* E[f(z)^2] for z ~ N(0, q) and an analytic f of length 1: the trapezium rule converges exponentially. */
-static double gaussian_mean_square(double (*f)(double), double q) {
-    const double step = fmin(sqrt(q), 1.0) / 8.0;
-    const long n = (long)ceil(12.0 * sqrt(q) / step);
-    double sum = 0.0;
-    for (long i = -n; i <= n; i++) {
-        const double z = step * (double)i, value = f(z);
-        sum += value * value * exp(-z * z / (2.0 * q));
+/* E[f(z)^2] for z ~ N(0, q) and an f of length 1: Gauss-Legendre rules on panels between kinks, which are in order. */
+static double gaussian_mean_square(double (*f)(double), double q, const double *kinks, int count) {
+    static const double nodes[6] = {0.1252334085114689, 0.3678314989981802, 0.5873179542866175,
+                                    0.7699026741943047, 0.9041172563704749, 0.9815606342467192};
+    static const double weights[6] = {0.2491470458134028, 0.2334925365383548, 0.2031674267230659,
+                                      0.1600783285433462, 0.1069393259953184, 0.0471753363865118};
+    const double reach = 12.0 * sqrt(q);
+    double sum = 0.0, low = -reach;
+    for (int part = 0; part <= count; part++) {
+        const double high = part < count ? fmin(fmax(kinks[part], low), reach) : reach;
+        const long panels = (long)ceil((high - low) / fmin(sqrt(q), 1.0));
+        for (long i = 0; i < panels; i++) {
+            const double half = 0.5 * (high - low) / (double)panels, middle = low + half * (double)(2 * i + 1);
+            for (int k = 0; k < 12; k++) {
+                const double z = middle + (k % 2 ? half : -half) * nodes[k / 2], value = f(z);
+                sum += half * weights[k / 2] * value * value * exp(-z * z / (2.0 * q));
+            }
+        }
+        low = high;
     }
-    return sum * step / sqrt(2.0 * M_PI * q);
+    return sum / sqrt(2.0 * M_PI * q);
 }
 """
 
@@ -61,9 +72,10 @@ def _blocks(derivation: Derivation, *, alone: bool) -> Iterator[str]:
         body = "\n".join("    " * (depth + 1) + line for depth, line in c_body(numeric(result, derivation)))
         head = f"double {function_name(derivation, name, alone=alone)}({arguments})"
         yield f"/* {result.meaning} */\n{head} {{\n{body}\n}}"
-    if needs_quadrature(derivation):
-        for name, function in (("second_moment", "value"), ("derivative_second_moment", "derivative")):
-            inside = function_name(derivation, function, alone=alone)
-            head = f"double {function_name(derivation, name, alone=alone)}(double q)"
-            body = f"    return gaussian_mean_square({inside}, q);"
-            yield f"/* by quadrature: there is no closed form */\n{head} {{\n{body}\n}}"
+    for name, function in integrals(derivation):
+        inside = function_name(derivation, function, alone=alone)
+        head = f"double {function_name(derivation, name, alone=alone)}(double q)"
+        places = kinks(derivation)
+        cuts = f"(const double[]){{{', '.join(map(repr, places))}}}" if places else "0"
+        body = f"    return gaussian_mean_square({inside}, q, {cuts}, {len(places)});"
+        yield f"/* by quadrature: there is no closed form */\n{head} {{\n{body}\n}}"

@@ -154,6 +154,17 @@ def used_arguments(result: Result) -> tuple[sp.Symbol, ...]:
     return tuple(symbol for symbol in result.arguments if symbol in free or symbol.name != "a")
 
 
-def needs_quadrature(derivation: Derivation) -> bool:
-    """Tell whether an activation's second moments are left as integrals."""
-    return "value" in derivation.results and "second_moment" not in derivation.results
+def integrals(derivation: Derivation) -> tuple[tuple[str, str], ...]:
+    """Return an activation's second moments that have no closed form, each with the function to be squared."""
+    if "value" not in derivation.results:
+        return ()
+    pairs = (("second_moment", "value"), ("derivative_second_moment", "derivative"))
+    return tuple(pair for pair in pairs if pair[0] not in derivation.results)
+
+
+def kinks(derivation: Derivation) -> list[float]:
+    """Return where an activation's pieces meet, in order."""
+    (variable, *_), value = derivation.results["value"].arguments, derivation.results["value"].expression
+    conditions = sp.sympify(value).atoms(sp.core.relational.Relational)
+    places = {part.rhs for part in conditions if part.lhs == variable and part.rhs.is_number}
+    return sorted(float(place) for place in places)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from varprop.derivations.printing.code import array_body, function_name, needs_quadrature, numeric, used_arguments
+from varprop.derivations.printing.code import array_body, function_name, integrals, kinks, numeric, used_arguments
 from varprop.derivations.theorem import Derivation
 
 _HEAD = '''"""Variance propagation formulas. Arguments are numbers or NumPy arrays."""
@@ -26,12 +26,16 @@ def erfcx_tail(x):
 
 _QUADRATURE = '''
 
-def gaussian_mean(function, q):
-    """E[function(z)], z ~ N(0, q), for an analytic function of length 1: the trapezium rule converges exponentially."""
+def gaussian_mean(function, q, kinks=()):
+    """E[function(z)], z ~ N(0, q), for a function of length 1: Gauss-Legendre rules on panels between kinks."""
     deviation = float(np.sqrt(q))
-    step = min(deviation, 1.0) / 8
-    z = step * np.arange(-np.ceil(12 * deviation / step), np.ceil(12 * deviation / step) + 1)
-    return float(np.sum(function(z) * np.exp(-z * z / (2 * q))) * step / np.sqrt(2 * np.pi * q))
+    reach = 12 * deviation
+    panels = 2 * int(np.ceil(reach / min(deviation, 1.0)))
+    edges = np.union1d(np.linspace(-reach, reach, panels + 1), [kink for kink in kinks if abs(kink) < reach])
+    nodes, weights = np.polynomial.legendre.leggauss(12)
+    half = np.diff(edges)[:, None] / 2
+    z = edges[:-1, None] + half * (1 + nodes)
+    return float(np.sum(half * weights * function(z) * np.exp(-z * z / (2 * q))) / np.sqrt(2 * np.pi * q))
 '''
 
 
@@ -55,11 +59,10 @@ def _blocks(derivation: Derivation, *, alone: bool) -> Iterator[str]:
         body = "\n".join("    " * (depth + 1) + line for depth, line in array_body(numeric(result, derivation)))
         title = f'    """{result.meaning}."""'
         yield f"def {function_name(derivation, name, alone=alone)}({arguments}):\n{title}\n{body}"
-    if needs_quadrature(derivation):
-        for name, function in (("second_moment", "value"), ("derivative_second_moment", "derivative")):
-            inside = function_name(derivation, function, alone=alone)
-            yield (
-                f"def {function_name(derivation, name, alone=alone)}(q):\n"
-                f'    """By quadrature: there is no closed form."""\n'
-                f"    return gaussian_mean(lambda z: {inside}(z) ** 2, q)"
-            )
+    for name, function in integrals(derivation):
+        inside = function_name(derivation, function, alone=alone)
+        yield (
+            f"def {function_name(derivation, name, alone=alone)}(q):\n"
+            f'    """By quadrature: there is no closed form."""\n'
+            f"    return gaussian_mean(lambda z: {inside}(z) ** 2, q, {kinks(derivation)})"
+        )
