@@ -50,22 +50,30 @@ Debug = Annotated[bool, typer.Option("--debug", help="show the traceback of an e
 @app.command("list")
 def list_(
     kind: Annotated[
-        str | None, typer.Argument(help="networks, initializers, activations or topics; default all")
+        str | None,
+        typer.Argument(help="networks, initializers, activations, experiments or topics; default all"),
     ] = None,
     format: FormatOption = Format.table,
     out: Out = None,
     debug: Debug = False,
 ) -> None:
-    """List the networks, initializers, activations and topics there are."""
+    """List the networks, initializers, activations, experiments and topics there are."""
     _check_out(out)
     from varprop.derivations import TOPICS
     from varprop.simulator.activations import NAMES as ACTIVATIONS
     from varprop.simulator.architectures import NAMES as NETWORKS
+    from varprop.simulator.experiments import NAMES as EXPERIMENTS
     from varprop.simulator.export import table_csv
     from varprop.simulator.initializers import NAMES as INITIALIZERS
     from varprop.simulator.table import names_table
 
-    kinds = {"networks": NETWORKS, "initializers": INITIALIZERS, "activations": ACTIVATIONS, "topics": TOPICS}
+    kinds = {
+        "networks": NETWORKS,
+        "initializers": INITIALIZERS,
+        "activations": ACTIVATIONS,
+        "experiments": EXPERIMENTS,
+        "topics": TOPICS,
+    }
     if kind is not None and kind not in kinds:
         raise did_you_mean("list", kind, list(kinds))
     chosen = kinds if kind is None else {kind: kinds[kind]}
@@ -314,6 +322,27 @@ def data(
     with progress_bar(quiet, "CIFAR-10", "MiB") as progress:
         folder = fetch_cifar10(data_dir, progress and (lambda done, total: progress(done >> 20, total >> 20)))
     print(folder)
+
+
+@app.command()
+def experiment(
+    name: Annotated[str, typer.Argument(help="a name from `varprop list experiments`")],
+    seed: Annotated[int, typer.Option(help="of the batches and of the weight draws", min=0)] = 0,
+    format: FormatOption = Format.table,
+    out: Out = None,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Explain a published experiment: predicted and simulated, beside the published figures."""
+    _check_out(out)
+    from varprop.simulator.experiments import predict
+    from varprop.simulator.experiments.outcome import outcome_csv, outcome_json, outcome_table
+    from varprop.simulator.progress import announce_compilation, progress_bar
+
+    with announce_compilation(quiet), progress_bar(quiet, name) as progress:
+        outcome = predict(name, seed, progress)
+    printers = {Format.table: outcome_table, Format.json: outcome_json, Format.csv: outcome_csv}
+    _deliver(printers[format](outcome), out)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

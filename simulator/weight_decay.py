@@ -8,17 +8,17 @@ gradient at unit norm. If successive gradients are uncorrelated, their means fol
 .. math:: V' = \mu^2 V + \lambda^2 n + 2 \mu \lambda C + G / n, \quad D = \mu C + \lambda n, \quad
           n' = n - 2 \eta D + \eta^2 V', \quad C' = D - \eta V' ,
 
-whose fixed point has n^2 = eta G / (lambda (1 - mu) (2 - eta lambda / (1 + mu))) [3]_, theorem 1, and turns w by the
-angle theta a step with cos theta = 1 - eta lambda / (1 + mu): sqrt(2 eta lambda / (1 + mu)) for small steps, whatever
-the gradient. Without decay n^2 grows linearly in time, as d(n^2)/dt = 2 (eta / (1 - mu))^2 G.
+whose fixed point has n^2 = eta G / (lambda (1 - mu) (2 - eta lambda / (1 + mu))) [3]_, and turns w by an angle
+theta a step with cos theta = 1 - eta lambda / (1 + mu): sqrt(2 eta lambda / (1 + mu)) for small steps, whatever the
+gradient. Without decay n^2 grows linearly in time, as d(n^2)/dt = 2 (eta / (1 - mu))^2 G.
 
 References
 ----------
-.. [1] T. van Laarhoven, "L2 regularization versus batch and weight normalization", 2017, eqs. 8-9 and section 3.
-.. [2] S. Arora, Z. Li, K. Lyu, "Theoretical analysis of auto rate-tuning by batch normalization", ICLR 2019, lemma 2.4.
-.. [3] R. Wan et al., "Spherical motion dynamics: learning dynamics of neural network with normalization, weight decay,
-   and SGD", NeurIPS 2021, theorem 1.
-.. [4] Z. Li, S. Arora, "An exponential learning rate schedule for deep learning", ICLR 2020, theorems 2.4 and 2.7.
+.. [1] T. van Laarhoven, "L2 regularization versus batch and weight normalization", arXiv:1706.05350, 2017, section 2.
+.. [2] S. Arora, Z. Li, K. Lyu, "Theoretical analysis of auto rate-tuning by batch normalization", ICLR 2019, section 2.
+.. [3] R. Wan, Z. Zhu, X. Zhang, J. Sun, "Spherical motion dynamics: learning dynamics of normalized neural network
+   using SGD and weight decay", NeurIPS 2021, section 3.
+.. [4] Z. Li, S. Arora, "An exponential learning rate schedule for deep learning", ICLR 2020, section 2.
 """
 
 from __future__ import annotations

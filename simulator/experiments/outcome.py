@@ -1,0 +1,100 @@
+"""What an experiment comes to: tables of rows, a verdict in sentences, and numbers for other programs."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from rich.console import Console
+from rich.table import Table
+
+from varprop.simulator.export import table_csv
+
+Cell = str | float | None
+Row = Mapping[str, Cell]
+
+WIDTH = 160
+"""Columns of the text where no terminal says how wide it is."""
+
+
+@dataclass(frozen=True)
+class Section:
+    """One table: rows with the same columns, as `name` for programs and `title` for people."""
+
+    name: str
+    title: str
+    rows: Sequence[Row]
+    digits: int = 4
+    """Significant digits of numbers in the text; JSON and CSV keep all."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Sections in order, then the verdict, a sentence an item; `data` goes into the JSON as it is."""
+
+    experiment: str
+    sections: Sequence[Section]
+    verdict: Sequence[str]
+    data: Mapping[str, object] = field(default_factory=dict)
+
+
+def outcome_table(outcome: Outcome) -> str:
+    """Return tables and verdict as text."""
+    text = io.StringIO()
+    console = Console(file=text, width=WIDTH, color_system=None)
+    console.print(outcome.experiment)
+    for section in outcome.sections:
+        console.print(f"\n{section.title}", markup=False, highlight=False, soft_wrap=True)
+        console.print(_grid(section))
+    console.print("\nverdict")
+    for sentence in outcome.verdict:
+        console.print(f"- {sentence}", markup=False, highlight=False, soft_wrap=True)
+    return text.getvalue()
+
+
+def outcome_json(outcome: Outcome) -> str:
+    """Return the schema ``varprop.experiment/1``; numbers are finite or null."""
+    data: dict[str, object] = {
+        "schema": "varprop.experiment/1",
+        "experiment": outcome.experiment,
+        "sections": [
+            {
+                "name": section.name,
+                "title": section.title,
+                "rows": [{key: _finite(cell) for key, cell in row.items()} for row in section.rows],
+            }
+            for section in outcome.sections
+        ],
+        "verdict": list(outcome.verdict),
+        **outcome.data,
+    }
+    return json.dumps(data, indent=1, allow_nan=False) + "\n"
+
+
+def outcome_csv(outcome: Outcome) -> str:
+    """Return all sections as one table, the section's name first; a column that a section lacks is empty."""
+    return table_csv([{"section": section.name, **dict(row)} for section in outcome.sections for row in section.rows])
+
+
+def _grid(section: Section) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    columns = list(dict.fromkeys(key for row in section.rows for key in row))
+    for column in columns:
+        numeric = all(isinstance(row.get(column), int | float | None) for row in section.rows)
+        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+    for row in section.rows:
+        table.add_row(*(_text(row.get(column), section.digits) for column in columns))
+    return table
+
+
+def _text(cell: Cell, digits: int) -> str:
+    if cell is None:
+        return "-"
+    return f"{cell:.{digits}g}" if isinstance(cell, float) else str(cell)
+
+
+def _finite(cell: Cell) -> Cell:
+    return None if isinstance(cell, float) and not math.isfinite(cell) else cell
