@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -46,6 +47,7 @@ _SHORT_KINDS = {
     "global_average_pool": "gap",
     "zero_pad": "pad",
 }
+_NUMBER = re.compile(r"[-+]?[\d.]+(e[-+]?\d+)?")
 _HEAVY_TAIL = 1.0
 """Deviation of log second moments over draws above which the mean is carried by rare draws."""
 
@@ -211,10 +213,15 @@ def _summaries(runs: Sequence[Run]) -> Table:
 
 
 def _notes(run: Run) -> list[str]:
-    lines = []
+    alike: dict[str, list[str]] = {}
     for index, node in enumerate(run.network.nodes):
-        notes = dict.fromkeys(note for report in run.reports for note in report.layers[index].notes)
-        lines += [f"note: {node.name}: {note}" for note in notes]
+        for note in dict.fromkeys(note for report in run.reports for note in report.layers[index].notes):
+            alike.setdefault(_NUMBER.sub("#", note), []).append(f"{node.name}: {note}")
+    lines = []
+    for first, *more in alike.values():
+        lines.append(f"note: {first}")
+        if more:
+            lines.append(f"note: likewise {len(more)} more, to {more[-1]}" if len(more) > 1 else f"note: {more[0]}")
     report = run.reports[-1]
     for word, moments in (("output", report.layers[-1].forward), ("gradient at the input", report.layers[0].backward)):
         spread = moments.log_second_moment_sd

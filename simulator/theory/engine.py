@@ -13,6 +13,7 @@ from varprop.simulator.report import Batch, LayerMoments, Moments, Report
 from varprop.simulator.theory.backward import Gradient, pull_back, total
 from varprop.simulator.theory.finite_width import log_variances
 from varprop.simulator.theory.forward import propagate
+from varprop.simulator.theory.notes import notes
 from varprop.simulator.theory.pairs import PairKernel
 from varprop.simulator.theory.signal import Signal
 from varprop.simulator.theory.start import cotangent, input_signal, nothing
@@ -49,19 +50,21 @@ def predict(network: Network, batch: Batch) -> Report:
         gradients = _backward(network, signals)
         forward, backward = log_variances(network, signals, gradients)
     rows = [
-        LayerMoments(
-            _moments(signal.kernel, signal.edges, float(signal.mean.mean()), ahead),
-            _moments(gradient.kernel, gradient.edges, 0.0, back),
-        )
-        for signal, gradient, ahead, back in zip(signals, gradients, forward, backward, strict=True)
+        _moments(signal.kernel, signal.edges, float(signal.mean.mean()), spread)
+        for signal, spread in zip(signals, forward, strict=True)
+    ]
+    back = [
+        _moments(gradient.kernel, gradient.edges, 0.0, spread)
+        for gradient, spread in zip(gradients, backward, strict=True)
     ]
     data = batch.data
     square = float(np.mean(data**2))
     axes = (0, *range(2, data.ndim))
     variance = float(np.mean(np.var(data, axis=axes)))
     log = float(np.log(square)) if square > 0 else -np.inf
-    rows[0] = LayerMoments(Moments(float(data.mean()), square, variance, log, log, 0.0), rows[0].backward)
-    return Report("theory", network, tuple(rows), {"input": batch.source, "batch": len(data)})
+    rows[0] = Moments(float(data.mean()), square, variance, log, log, 0.0)
+    layers = tuple(map(LayerMoments, rows, back, notes(network, signals, rows, back)))
+    return Report("theory", network, layers, {"input": batch.source, "batch": len(data)})
 
 
 def check_theory(network: Network) -> None:
