@@ -178,7 +178,9 @@ def propagate(
 def derive(
     topics: Annotated[list[str] | None, typer.Argument(help="names from `varprop list topics`")] = None,
     all_: Annotated[bool, typer.Option("--all", help="every topic")] = False,
-    format: Annotated[list[str] | None, typer.Option(help="latex, markdown, python, c, json; default markdown")] = None,
+    format: Annotated[
+        list[str] | None, typer.Option(help="latex, markdown, python, numba, c, json; default markdown")
+    ] = None,
     check: Annotated[bool, typer.Option("--check", help="prove every step, print the outcome; 3 if one fails")] = False,
     expr: Annotated[
         str | None, typer.Option(help="derive an activation of one's own, like x*sigmoid(x)", metavar="FORMULA")
@@ -188,13 +190,13 @@ def derive(
 ) -> None:
     """Derive the recurrences symbolically: statements, reasons, results, references."""
     _check_out(out)
-    from varprop.derivations import TOPICS, derivation
+    from varprop.derivations import TOPICS
     from varprop.derivations.printing import FORMATS
 
     forms = _words("--format", format) or ["markdown"]
     names = list(TOPICS) if all_ else list(dict.fromkeys(topics or []))
     for name in names:
-        if name not in TOPICS:
+        if name.partition("(")[0] not in TOPICS:
             raise did_you_mean("topic", name, list(TOPICS))
     for form in forms:
         if form not in FORMATS:
@@ -204,7 +206,7 @@ def derive(
         raise UserError("topic", given or "none", "names from varprop list topics, or --all, or --expr")
     if check and format:
         raise UserError("--check", f"--format {','.join(forms)}", "no --format: the outcome is printed a line a step")
-    chosen = [derivation(name) for name in names] if expr is None else [_derived(expr)]
+    chosen = _theorems(names) if expr is None else [_derived(expr)]
     if check:
         from varprop.derivations.checking import check as outcomes
 
@@ -231,6 +233,18 @@ def _derived(text: str) -> Any:
     if function.formula is None:
         raise UserError("--expr", text, "a formula in x", f"varprop list topics has {function.family}")
     return formula_derivation(function.name, search(expression(function.formula.term)), numbers_in_words(function))
+
+
+def _theorems(topics: Sequence[str]) -> list[Any]:
+    from varprop.derivations import derivation
+
+    found = []
+    for topic in topics:
+        try:
+            found.append(derivation(topic))
+        except ValueError as error:
+            raise UserError("topic", topic, str(error)) from None
+    return found
 
 
 @app.command()

@@ -9,7 +9,7 @@ from varprop.derivations.theorem import Derivation, Result, step
 _n = sp.Symbol("n", integer=True, positive=True)
 _i, _j = sp.symbols("i j", integer=True)
 _q, _g = sp.symbols("q g", positive=True)
-_mean, _k = sp.symbols("mean k", real=True)
+_mean, _k, _delta, _mean_g = sp.symbols("mean k delta mean_g", real=True)
 _h, _x = sp.IndexedBase("h"), sp.IndexedBase("x")
 _SIZES = ({_n: 1, _j: 1}, {_n: 2, _j: 2}, {_n: 4, _j: 3})
 _FORWARD = (_q + (_n - 1) * _k) / _n
@@ -36,11 +36,18 @@ DERIVATION = Derivation(
             1 / _n,
             cases=_SIZES,
         ),
+        step(
+            "backward",
+            "Backward: so the gradient's second moment at a value is g / n^2, g being that at the window's output.",
+            "square",
+            E((_delta / _n) ** 2),
+            _g / _n**2,
+        ),
     ),
     {
         "second_moment": Result((_n, _q, _k), _FORWARD, "second moment of the window's mean"),
         "gradient": Result((_n, _g), _g / _n**2, "second moment of the input's gradient"),
     },
     (cite("lecun1998", "section 4.6 (variance of a sum)"),),
-    laws={_h: (_mean, _q)},
+    laws={_h: (_mean, _q), _delta: (_mean_g, _g)},
 )

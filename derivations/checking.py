@@ -38,14 +38,18 @@ def check(derivation: Derivation) -> tuple[Check, ...]:
 def _check(derivation: Derivation, step: Step) -> Check:
     method = "symbolic"
     for left, right in _concrete(derivation, step):
-        if _proved(left - right):
+        inequality = isinstance(step.equation, sp.Le)
+        if not inequality and _proved(left - right):
             continue
         method = "numeric"
         for values in _points(left - right, step):
             found, expected = _number(left, values), _number(right, values)
-            if not abs(found - expected) <= _TOLERANCE * (1 + abs(expected)):
+            excess = found - expected if inequality else abs(found - expected)
+            if not excess <= _TOLERANCE * (1 + abs(expected)):
                 where = ", ".join(f"{symbol} = {mpmath.nstr(value, 6)}" for symbol, value in values.items())
-                detail = f"{mpmath.nstr(found, 17)} is not {mpmath.nstr(expected, 17)} at {where or 'no free symbol'}"
+                relation = "is above" if inequality else "is not"
+                numbers = f"{mpmath.nstr(found, 17)} {relation} {mpmath.nstr(expected, 17)}"
+                detail = f"{numbers} at {where or 'no free symbol'}"
                 return Check(derivation.topic, step.name, False, method, detail)
     return Check(derivation.topic, step.name, True, method)
 
@@ -65,9 +69,9 @@ def _concrete(derivation: Derivation, step: Step) -> Iterator[tuple[sp.Expr, sp.
 def _written_out(side: sp.Expr, case: Mapping[sp.Symbol, int], derivation: Derivation) -> sp.Expr:
     side = side.subs(case)
     laws = {base: tuple(moment.subs(case) for moment in law) for base, law in derivation.laws.items()}
-    side = side.replace(lambda part: isinstance(part, sp.Sum), lambda part: part.doit())
+    side = side.replace(lambda part: isinstance(part, sp.Sum | sp.Product), lambda part: part.doit())
     side = evaluate(side, laws)
-    return side.replace(lambda part: isinstance(part, sp.Derivative), lambda part: part.doit())
+    return side.replace(lambda part: isinstance(part, sp.Derivative | sp.Limit | sp.Subs), lambda part: part.doit())
 
 
 def _proved(residual: sp.Expr) -> bool:

@@ -40,7 +40,7 @@ _k = c * sp.sqrt(q1 * q2)
 _D = 1 + q1 + q2 + q1 * q2 * (1 - c**2)
 _P = 1 / (2 * sp.pi * sp.sqrt(_D))  # E[pdf(z1) pdf(z2)]
 _BOTH = _quarter + sp.atan(_k / sp.sqrt(_D)) / (2 * sp.pi)  # E[Phi(z1) Phi(z2)]
-_DUAL = _k * _BOTH + _P * (q1 * q2 - q1 * _k**2 / (1 + q1) + _k**2 / (1 + q2))
+_DUAL = _k * _BOTH + _P * q1 * q2 * ((1 + q1 * (1 - c**2)) / (1 + q1) + c**2 / (1 + q2))  # nothing cancels
 _DERIVATIVE_DUAL = _BOTH + _P * _k * (1 / (1 + q1) + 1 / (1 + q2) + 1 / _D)
 
 DERIVATION = Derivation(

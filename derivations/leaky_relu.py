@@ -23,9 +23,11 @@ from varprop.derivations.relu import ARC_COSINE, ARC_STEPS, BOTH_POSITIVE
 from varprop.derivations.relu import VALUE as RECTIFIED
 from varprop.derivations.theorem import Derivation, step
 
-_VALUE = sp.Piecewise((z, z > 0), (a * z, True))
-_DERIVATIVE = sp.Piecewise((1, z > 0), (a, True))
-_MEAN = (1 - a) * sp.sqrt(q / (2 * sp.pi))
+VALUE = sp.Piecewise((z, z > 0), (a * z, True))
+DERIVATIVE = sp.Piecewise((1, z > 0), (a, True))
+SECOND = q * (1 + a**2) / 2
+BACKWARD = (1 + a**2) / 2
+MEAN = (1 - a) * sp.sqrt(q / (2 * sp.pi))
 _DUAL = sp.sqrt(q1 * q2) * (a * c + (1 - a) ** 2 * ARC_COSINE)
 _DERIVATIVE_DUAL = a + (1 - a) ** 2 * BOTH_POSITIVE
 
@@ -34,25 +36,25 @@ DERIVATION = Derivation(
     "Leaky rectified linear unit",
     (*ASSUMPTIONS, "the slope a below zero is a constant"),
     (
-        derivative_step(_VALUE, _DERIVATIVE),
+        derivative_step(VALUE, DERIVATIVE),
         step(
             "split",
             "A leaky rectifier is a line plus a rectifier.",
             "both sides agree on each half line",
-            _VALUE,
+            VALUE,
             a * z + (1 - a) * RECTIFIED,
         ),
-        mean_step(_VALUE, _MEAN, "the line has mean 0"),
-        forward_step(_VALUE, q * (1 + a**2) / 2, "each half line carries half of q, one of them scaled by a^2"),
-        backward_step(_DERIVATIVE, (1 + a**2) / 2, "each half line carries half of the mass"),
+        mean_step(VALUE, MEAN, "the line has mean 0"),
+        forward_step(VALUE, SECOND, "each half line carries half of q, one of them scaled by a^2"),
+        backward_step(DERIVATIVE, BACKWARD, "each half line carries half of the mass"),
         *ARC_STEPS,
         price_step(_DUAL, _DERIVATIVE_DUAL),
     ),
-    function_results(_VALUE, _DERIVATIVE)
+    function_results(VALUE, DERIVATIVE)
     | moment_results(
-        mean=_MEAN,
-        second_moment=q * (1 + a**2) / 2,
-        derivative_second_moment=(1 + a**2) / 2,
+        mean=MEAN,
+        second_moment=SECOND,
+        derivative_second_moment=BACKWARD,
         dual=_DUAL,
         derivative_dual=_DERIVATIVE_DUAL,
     ),

@@ -47,7 +47,7 @@ DERIVATION = Derivation(
         ),
         step(
             "second_moment",
-            "Second moment of the largest of four, for q = 1.",
+            "Forward: second moment of the largest of four, for q = 1.",
             "integrate by parts twice",
             _order_statistic(2, sp.Integer(4)),
             _SECOND,

@@ -33,6 +33,9 @@ class erfcx(sp.Function):  # type: ignore[misc]
 
     nargs = 1
 
+    def fdiff(self, argindex: int = 1) -> sp.Expr:
+        return 2 * self.args[0] * self - 2 / sp.sqrt(sp.pi)
+
     def _eval_rewrite_as_exp(self, x: sp.Expr, **_: object) -> sp.Expr:
         return sp.exp(x**2) * sp.erfc(x)
 
@@ -41,6 +44,9 @@ class erfcx_tail(sp.Function):  # type: ignore[misc]
     """Remainder of erfcx after its first two Taylor terms: erfcx(x) - 1 + 2 x / sqrt(pi)."""
 
     nargs = 1
+
+    def fdiff(self, argindex: int = 1) -> sp.Expr:
+        return 2 * self.args[0] * erfcx(self.args[0])
 
     def _eval_rewrite_as_exp(self, x: sp.Expr, **_: object) -> sp.Expr:
         return sp.exp(x**2) * sp.erfc(x) - 1 + 2 * x / sp.sqrt(sp.pi)

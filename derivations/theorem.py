@@ -15,7 +15,7 @@ Moments = tuple[sp.Expr, ...]
 
 @dataclass(frozen=True)
 class Step:
-    """One equation with what it says and why it holds.
+    """One equation, or one bound, with what it says and why it holds.
 
     `equation` is what is printed and, by `varprop.derivations.checking`, what is checked.
     """
@@ -23,7 +23,7 @@ class Step:
     name: str
     statement: str
     reason: str
-    equation: sp.Eq
+    equation: sp.Eq | sp.Le
     cases: tuple[Mapping[sp.Symbol, int], ...] = ()
     """Sizes at which sums of symbolic length are written out to be checked."""
     domain: Mapping[sp.Symbol, tuple[float, float]] = field(default_factory=dict)
@@ -69,3 +69,17 @@ def step(
 ) -> Step:
     """Return a step whose equation is kept as written: SymPy must not evaluate it to True."""
     return Step(name, statement, reason, sp.Eq(left, right, evaluate=False), cases, domain or {})
+
+
+def bound(
+    name: str,
+    statement: str,
+    reason: str,
+    smaller: sp.Expr,
+    larger: sp.Expr,
+    *,
+    cases: tuple[Mapping[sp.Symbol, int], ...] = (),
+    domain: Mapping[sp.Symbol, tuple[float, float]] | None = None,
+) -> Step:
+    """Return a step that says smaller <= larger; it is checked at random points."""
+    return Step(name, statement, reason, sp.Le(smaller, larger, evaluate=False), cases, domain or {})

@@ -28,12 +28,22 @@ DERIVATION = Derivation(
     (
         step(
             "profile",
-            "Along one axis a layer replaces the profile of second moments by a third of the sum over the three taps;"
+            "Forward: along one axis a layer replaces the profile of second moments by a third of the sum over the"
+            " three taps;"
             " what lies outside is 0. A map that starts flat keeps all but 2/(3 n) of it.",
             "2 of the 3 n taps along an axis see the padding",
             sp.Sum(sp.Sum(_INSIDE / 3, (_j, -1, 1)), (_i, 1, _n)) / _n,
             1 - sp.Rational(2, 3) / _n,
             cases=({_n: 2}, {_n: 3}, {_n: 5}),
+        ),
+        step(
+            "backward",
+            "Backward: an input position is seen by as many outputs as there are taps inside at that position, so the"
+            " gradient's profile takes the same steps, and decays at the same rate.",
+            "the transposed three taps are the three taps, mirrored",
+            sp.Sum(_INSIDE.subs(_j, -_j) / 3, (_j, -1, 1)),
+            sp.Sum(_INSIDE / 3, (_j, -1, 1)),
+            cases=({_n: 3, _i: 1}, {_n: 3, _i: 2}, {_n: 3, _i: 3}),
         ),
         step(
             "sine",

@@ -7,6 +7,7 @@ import io
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,9 @@ MISTAKES = {
     "unknown list": ["list", "nets"],
     "no topic": ["derive"],
     "unknown topic": ["derive", "reluu"],
+    "sizes of a topic that has none": ["derive", "relu(2)"],
+    "sizes that do not fit": ["derive", "image_kernel(2x2,3x3)"],
+    "sizes that are code": ["derive", "image_kernel(__import__('os'))"],
     "topic and all": ["derive", "relu", "--all"],
     "unknown derivation format": ["derive", "relu", "--format", "html"],
     "derivations to a missing folder": ["derive", "relu", "--out", "missing/relu.md"],
@@ -258,13 +262,13 @@ def test_network_file(tmp_path, capsys) -> None:
     assert [layer["kind"] for layer in data["layers"]] == ["input", "linear", "activation"]
 
 
-@pytest.mark.parametrize("form", ["latex", "markdown", "python", "c", "json"])
+@pytest.mark.parametrize("form", ["latex", "markdown", "python", "numba", "c", "json"])
 def test_derive(form, capsys) -> None:
     assert main(["derive", "relu", "--format", form]) == 0
     text = capsys.readouterr().out
     if form == "json":
         assert json.loads(text)["derivations"][0]["topic"] == "relu"
-    if form == "python":
+    if form in ("python", "numba"):
         assert "def second_moment(q)" in text
         compile(text, "relu.py", "exec")
     assert text.endswith("\n")
@@ -275,6 +279,44 @@ def test_derive_check(capsys) -> None:
     lines = capsys.readouterr().out.splitlines()
     assert lines
     assert all(": holds (" in line for line in lines)
+
+
+def test_derive_check_names_a_broken_step(monkeypatch, capsys) -> None:
+    import sympy as sp
+
+    from varprop import derivations
+
+    honest = derivations.derivation
+
+    def broken(topic: str) -> object:
+        theorem = honest(topic)
+        first, *rest = theorem.steps
+        return replace(theorem, steps=(replace(first, equation=sp.Eq(sp.Symbol("x"), 2)), *rest))
+
+    monkeypatch.setattr(derivations, "derivation", broken)
+    name = honest("linear").steps[0].name
+    assert main(["derive", "linear", "--check"]) == 3
+    failed = [line for line in capsys.readouterr().out.splitlines() if "FAILS" in line]
+    assert len(failed) == 1
+    assert failed[0].startswith(f"linear: {name}: FAILS")
+
+
+def test_derive_takes_sizes(capsys) -> None:
+    assert main(["derive", "image_kernel(1x3,1x2)", "--format", "json"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)["derivations"]
+    equations = {step["name"]: step["equation"] for step in found["steps"]}
+    assert equations["kernel_gradient_1_2"].endswith(" = delta[1, 1]*x[1, 2] + delta[1, 2]*x[1, 3]")
+
+
+def test_no_command_but_derive_imports_sympy() -> None:
+    """It takes half a second."""
+    code = (
+        "import sys; from varprop.cli import main;"
+        "codes = [main(words.split()) for words in ("
+        "'list', 'gain relu --format json', 'propagate mlp --depth 1 --width 4 --batch 2 --trials 2 --quiet')];"
+        "assert codes == [0, 0, 0]; assert 'sympy' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
 def test_gain(capsys) -> None:

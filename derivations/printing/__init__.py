@@ -11,11 +11,12 @@ FORMATS: dict[str, str] = {
     "latex": "a document for pdflatex, every equation numbered",
     "markdown": "text with LaTeX equations",
     "python": "a module that needs NumPy and SciPy",
+    "numba": "the same, compiled by numba",
     "c": "C99, self-contained",
     "json": "steps, results and references as data",
 }
 
-_MODULES = {"latex": "latex", "markdown": "markdown", "python": "python", "c": "c", "json": "data"}
+_MODULES = {"latex": "latex", "markdown": "markdown", "python": "python", "numba": "compiled", "c": "c", "json": "data"}
 
 
 def render(derivations: Sequence[Derivation], form: str) -> str:

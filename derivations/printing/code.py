@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import keyword
+import re
+from collections.abc import Callable, Iterator, Mapping
+from functools import reduce
 
 import sympy as sp
 from sympy.printing.c import C99CodePrinter
@@ -10,7 +13,6 @@ from sympy.printing.codeprinter import CodePrinter
 from sympy.printing.numpy import SciPyPrinter
 from sympy.printing.pycode import PythonCodePrinter
 
-from varprop.derivations.special_functions import elementary
 from varprop.derivations.theorem import Derivation, Result
 
 Line = tuple[int, str]
@@ -46,7 +48,7 @@ def _float(printer: CodePrinter, expression: sp.Expr) -> str:
 
 
 class ScalarPrinter(_Common, PythonCodePrinter):  # type: ignore[misc]
-    """Python on floats with the math module alone, which numba compiles as it is."""
+    """Python on floats with the math module alone."""
 
     def _print_Phi(self, expr: sp.Function) -> str:
         return f"(0.5*math.erfc({self._print(-expr.args[0] / sp.sqrt(2))}))"
@@ -80,6 +82,20 @@ class ArrayPrinter(_Common, SciPyPrinter):  # type: ignore[misc]
     def _print_gammainc(self, expr: sp.Function) -> str:
         return f"scipy.special.gammainc({self._print(expr.args[0])}, {self._print(expr.args[1])})"
 
+    def _print_Min(self, expr: sp.Expr) -> str:
+        first, *rest = (self._print(part) for part in expr.args)
+        return str(reduce(lambda so_far, part: f"np.minimum({so_far}, {part})", rest, first))
+
+
+class JitPrinter(ArrayPrinter):
+    """The same on numbers or arrays for numba, which does not know scipy.special: its functions stand in the module."""
+
+    def doprint(self, expr: sp.Expr) -> str:
+        return str(super().doprint(expr)).replace("scipy.special.", "")
+
+    def _print_polygamma(self, expr: sp.Function) -> str:
+        return f"{('digamma', 'trigamma')[int(expr.args[0])]}({self._print(expr.args[1])})"
+
 
 class CPrinter(_Common, C99CodePrinter):  # type: ignore[misc]
     """C99; the calling file supplies erfcx and erfcx_tail."""
@@ -101,7 +117,10 @@ class CPrinter(_Common, C99CodePrinter):  # type: ignore[misc]
         return f"erfcx_tail({self._print(expr.args[0])})"
 
     def _print_gammainc(self, expr: sp.Function) -> str:
-        return f"({self._print(elementary(expr))})"
+        return f"gammainc({self._print(expr.args[0])}, {self._print(expr.args[1])})"
+
+    def _print_polygamma(self, expr: sp.Function) -> str:
+        return f"polygamma({self._print(expr.args[0])}, {self._print(expr.args[1])})"
 
 
 def numeric(result: Result, derivation: Derivation) -> sp.Expr:
@@ -113,6 +132,11 @@ def numeric(result: Result, derivation: Derivation) -> sp.Expr:
 def array_body(expression: sp.Expr) -> Iterator[Line]:
     """Yield the lines of a function on arrays."""
     return _straight(expression, ArrayPrinter().doprint, "", "")
+
+
+def jit_body(expression: sp.Expr) -> Iterator[Line]:
+    """Yield the lines of a function for numba."""
+    return _straight(expression, JitPrinter().doprint, "", "")
 
 
 def scalar_body(expression: sp.Expr) -> Iterator[Line]:
@@ -168,3 +192,25 @@ def kinks(derivation: Derivation) -> list[float]:
     conditions = sp.sympify(value).atoms(sp.core.relational.Relational)
     places = {part.rhs for part in conditions if part.lhs == variable and part.rhs.is_number}
     return sorted(float(place) for place in places)
+
+
+def signature(derivation: Derivation, result: Result) -> str:
+    """Return the arguments of an exported Python function, a parameter with its customary value."""
+    return ", ".join(
+        f"{symbol}={derivation.defaults[symbol]}" if symbol in derivation.defaults else _word(symbol)
+        for symbol in used_arguments(result)
+    )
+
+
+def _word(symbol: sp.Symbol) -> str:
+    return f"{symbol}_" if keyword.iskeyword(str(symbol)) else str(symbol)
+
+
+def used_parts(text: str, parts: Mapping[str, str]) -> str:
+    """Return those helper functions, given by name in the order of their definition, that a text calls."""
+    needed: list[str] = []
+    for name, source in reversed(list(parts.items())):
+        if re.search(rf"(?<![\w.]){name}\(", text):
+            needed.append(source)
+            text += source
+    return "".join(reversed(needed))

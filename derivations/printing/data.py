@@ -10,6 +10,8 @@ import sympy as sp
 from varprop.derivations.printing.text import equation
 from varprop.derivations.theorem import Derivation
 
+_RELATIONS = {sp.Eq: "=", sp.Le: "<="}
+
 
 def render(derivations: Sequence[Derivation]) -> str:
     """Return ``{"schema": "varprop.derive/1", "derivations": [...]}``."""
@@ -27,7 +29,7 @@ def _derivation(derivation: Derivation) -> dict[str, object]:
                 "name": step.name,
                 "statement": step.statement,
                 "reason": step.reason,
-                "equation": f"{step.equation.lhs} = {step.equation.rhs}",
+                "equation": f"{step.equation.lhs} {_RELATIONS[type(step.equation)]} {step.equation.rhs}",
                 "latex": equation(step.equation),
             }
             for step in derivation.steps

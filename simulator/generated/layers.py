@@ -54,6 +54,12 @@ def average_pool_gradient(n: Quantity, g: Quantity) -> Quantity:
     return g/(n*n)
 
 
+def truncated_normal_signal(q: Quantity, limit: Quantity, L: Quantity) -> Quantity:
+    """Return second moment behind L uncorrected layers."""
+    t0 = np.sqrt(2)*limit
+    return q*(-t0*np.exp(-1/2*(limit*limit))/(np.sqrt(np.pi)*scipy.special.erf((1/2)*t0)) + 1)**L
+
+
 def truncated_normal_variance(limit: Quantity) -> Quantity:
     """Return variance after truncation at +-limit deviations."""
     t0 = np.sqrt(2)*limit

@@ -202,12 +202,12 @@ def gelu_derivative_second_moment(q: Array, a: float) -> Any:
 def gelu_dual(q1: Array, q2: Array, c: Array, a: float) -> Any:
     """Return E[phi(z1) phi(z2)], variances q1 and q2, correlation c."""
     t0 = (c*c)
-    t1 = q1*q2
+    t1 = q1*(1 - t0)
     t2 = q2 + 1
-    t3 = 1/np.sqrt(q1 + t1*(1 - t0) + t2)
+    t3 = 1/np.sqrt(q1 + q2*t1 + t2)
     t4 = c*np.sqrt(q1)*np.sqrt(q2)
     t5 = (1/2)/np.pi
-    return t3*t5*(-(q1*q1)*q2*t0/(q1 + 1) + t0*t1/t2 + t1) + t4*(t5*np.arctan(t3*t4) + 1/4)
+    return q1*q2*t3*t5*(t0/t2 + (t1 + 1)/(q1 + 1)) + t4*(t5*np.arctan(t3*t4) + 1/4)
 
 
 def gelu_derivative_dual(q1: Array, q2: Array, c: Array, a: float) -> Any:
