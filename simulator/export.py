@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 from varprop.simulator.compare import Agreement, Comparison, Summary, end_to_end, summarise
+from varprop.simulator.differences import differences
 from varprop.simulator.initializers import weight_law
 from varprop.simulator.network import Node
 from varprop.simulator.propagate import Run
@@ -25,7 +26,20 @@ Json = dict[str, object]
 def to_json(runs: Sequence[Run]) -> str:
     """Return one run as ``varprop.propagate/1``, several as ``varprop.compare/1``."""
     bodies = [run_data(run) for run in runs]
-    data: Json = bodies[0] if len(bodies) == 1 else {"schema": "varprop.compare/1", "runs": bodies}
+    data: Json = bodies[0]
+    if len(bodies) > 1:
+        parted = [
+            {
+                "runs": [0, number],
+                "layer": part.layer,
+                "what": part.what,
+                "values": list(part.values),
+                "reason": part.reason,
+            }
+            for number, run in enumerate(runs)
+            for part in differences(runs[0].network, run.network)
+        ]
+        data = {"schema": "varprop.compare/1", "runs": bodies, "differences": parted}
     return json.dumps(data, allow_nan=False) + "\n"  # no indent: it takes six times as long, and jq does it
 
 

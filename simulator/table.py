@@ -24,6 +24,7 @@ from varprop.simulator.compare import (
     merged_layers,
     summarise,
 )
+from varprop.simulator.differences import differences
 from varprop.simulator.propagate import Run
 from varprop.simulator.report import Moments
 
@@ -78,8 +79,10 @@ def to_table(runs: Sequence[Run], *, terminal: bool = False) -> str:
         console.print("\nfactors from end to end; largest |z| and worst relative difference of each direction")
         console.print(_summaries(runs))
         for number, run in enumerate(runs, 1):
-            for line in _notes(run):
-                console.print(f"{number}: {line}", markup=False, highlight=False, soft_wrap=not terminal)
+            parted = [(part.layer, part.text) for part in differences(runs[0].network, run.network)]
+            lines = [f"1 against {number}: {line}" for line in _alike(parted)]
+            for line in lines + [f"{number}: {line}" for line in _notes(run)]:
+                console.print(line, markup=False, highlight=False, soft_wrap=not terminal)
     return text.getvalue()
 
 
@@ -213,15 +216,12 @@ def _summaries(runs: Sequence[Run]) -> Table:
 
 
 def _notes(run: Run) -> list[str]:
-    alike: dict[str, list[str]] = {}
-    for index, node in enumerate(run.network.nodes):
-        for note in dict.fromkeys(note for report in run.reports for note in report.layers[index].notes):
-            alike.setdefault(_NUMBER.sub("#", note), []).append(f"{node.name}: {note}")
-    lines = []
-    for first, *more in alike.values():
-        lines.append(f"note: {first}")
-        if more:
-            lines.append(f"note: likewise {len(more)} more, to {more[-1]}" if len(more) > 1 else f"note: {more[0]}")
+    said = [
+        (node.name, note)
+        for index, node in enumerate(run.network.nodes)
+        for note in dict.fromkeys(note for report in run.reports for note in report.layers[index].notes)
+    ]
+    lines = [f"note: {line}" for line in _alike(said)]
     report = run.reports[-1]
     for word, moments in (("output", report.layers[-1].forward), ("gradient at the input", report.layers[0].backward)):
         spread = moments.log_second_moment_sd
@@ -230,6 +230,19 @@ def _notes(run: Run) -> list[str]:
                 f"note: the {word} spreads by e^±{spread:.1f} over draws: rare draws carry its mean, and se misses "
                 "them; compare means of logs"
             )
+    return lines
+
+
+def _alike(said: Sequence[tuple[str, str]]) -> list[str]:
+    """Return sentences about layers as lines; of those that differ in numbers alone the first and the last."""
+    groups: dict[str, list[str]] = {}
+    for layer, sentence in said:
+        groups.setdefault(_NUMBER.sub("#", sentence), []).append(f"{layer}: {sentence}")
+    lines = []
+    for first, *more in groups.values():
+        lines.append(first)
+        if more:
+            lines.append(f"likewise {len(more)} more, to {more[-1]}" if len(more) > 1 else more[0])
     return lines
 
 

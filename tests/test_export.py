@@ -55,6 +55,7 @@ def test_several_runs_are_a_comparison(run) -> None:
     data = json.loads(to_json([run, run]))
     assert data["schema"] == "varprop.compare/1"
     assert data["runs"] == [json.loads(to_json([run]))] * 2
+    assert data["differences"] == []
 
 
 def test_missing_engine_is_null(run) -> None:
@@ -90,6 +91,9 @@ def test_side_by_side_table_has_every_layer_of_the_deepest(run, chain, make_repo
     short = Run(Settings("chain", depth=1), chain(1), make_report(chain(1), [0, 0], [0, 0]), None)
     text = to_table([short, run])
     assert all(node.name in text for node in run.network.nodes)
+    assert "1 against 2: linear2: layer none against linear" in text
+    parts = json.loads(to_json([short, run]))["differences"]
+    assert {"runs": [0, 1], "layer": "linear2", "what": "layer", "values": ["none", "linear"], "reason": ""} in parts
 
 
 def test_files_are_whole_or_not_there(tmp_path) -> None:
