@@ -321,6 +321,84 @@ def phase(
 
 
 @app.command()
+def train(
+    context: typer.Context,
+    network: Annotated[str, typer.Argument(help="a name from `varprop list networks`, or a .toml file")],
+    data_dir: Annotated[Path, typer.Option(help="folder of the CIFAR-10 binary files", metavar="DIR")],
+    out: Annotated[Path, typer.Option(help="folder for records and checkpoints", metavar="DIR")],
+    framework: str | None = None,
+    depth: int | None = None,
+    width: int | None = None,
+    activation: str | None = None,
+    init: str | None = None,
+    norm: str | None = None,
+    size: Annotated[int | None, typer.Option(help="of the images, resized on the device")] = None,
+    epochs: int = 10,
+    steps: Annotated[int | None, typer.Option(help="stop after so many steps")] = None,
+    lr: Annotated[float, typer.Option(help="learning rate")] = 0.1,
+    momentum: float = 0.0,
+    weight_decay: Annotated[float, typer.Option(help="times w in every parameter's gradient")] = 0.0,
+    l2: Annotated[float, typer.Option("--l2", help="Keras's: loss term l2 sum w^2 of every kernel")] = 0.0,
+    batch: int = 32,
+    subset: Annotated[int | None, typer.Option(help="train on so many images")] = None,
+    seed: Annotated[int, typer.Option(help="of the weights and of the data's order")] = 0,
+    seeds: Annotated[int, typer.Option(help="number of runs, the seed counting up")] = 1,
+    side_by_side: Annotated[int, typer.Option(help="runs that share the device step by step")] = 1,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
+    bf16: Annotated[bool, typer.Option("--bf16", help="layers in bfloat16, weights in float32")] = False,
+    channels_last: Annotated[bool, typer.Option("--channels-last", help="memory format of the maps")] = False,
+    graph: Annotated[bool, typer.Option(help="on CUDA, replay a step as one graph")] = True,
+    record: Annotated[list[str] | None, typer.Option(help="steps at which every layer is recorded")] = None,
+    watch: Annotated[str | None, typer.Option(help="layer whose first ten weights are recorded")] = None,
+    check_start: Annotated[bool, typer.Option("--check-start", help="hold the first step against theory")] = False,
+    format: FormatOption = Format.table,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Train a network on CIFAR-10 by plain SGD; the same command continues what was broken off."""
+    from varprop.simulator.torch_backend import require_torch
+
+    require_torch()
+    from varprop.simulator.progress import progress_bar
+    from varprop.simulator.propagate import Settings, build_network
+    from varprop.simulator.provenance import provenance
+    from varprop.simulator.torch_backend import seeds as many
+    from varprop.simulator.torch_backend import summary
+    from varprop.simulator.torch_backend.data import cifar10_data
+    from varprop.simulator.torch_backend.training import TrainingSettings
+
+    chosen = Settings(network, framework, depth, width, activation, init, norm, input="cifar10", size=size)
+    settings = TrainingSettings(
+        network=build_network(chosen),
+        epochs=epochs,
+        steps=steps,
+        learning_rate=lr,
+        momentum=momentum,
+        batch=batch,
+        weight_decay=weight_decay,
+        l2=l2,
+        seed=seed,
+        precision="bfloat16" if bf16 else "float32",
+        channels_last=channels_last,
+        record_steps=tuple(_numbers("--record", record)),
+        watch=watch,
+    )
+    images = cifar10_data(data_dir, subset)
+    job = many.plan(settings, seeds, images, out, device=device, use_graph=graph, side_by_side=side_by_side)
+    written = {**settings.describe(), "nodes": len(settings.network), "seeds": list(job.seeds)}
+    many.write_provenance(job, provenance(["varprop", *context.obj], written, "torch"))
+    with progress_bar(quiet, job.settings.network.name, "steps") as progress:
+        found = many.train_seeds(job, progress, None if quiet else lambda line: print(line, file=sys.stderr))
+    if check_start:
+        many.check_start(job, found)
+    if format is Format.table:
+        text = summary.to_table(found)
+    else:
+        text = summary.to_json(written, found) if format is Format.json else summary.to_csv(found)
+    _deliver(text, None)
+
+
+@app.command()
 def data(
     name: Annotated[str, typer.Argument(help="cifar10")],
     data_dir: Annotated[Path, typer.Option(help="where its folder goes", metavar="DIR")],

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-import platform
-import subprocess
-from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -15,9 +12,9 @@ from matplotlib.figure import Figure
 from varprop.figures.style import paper
 from varprop.simulator.errors import UserError
 from varprop.simulator.files import require_writable, write_whole
+from varprop.simulator.provenance import provenance
 
 FORMATS = ("png", "pdf", "svg")
-_DISTRIBUTIONS = ("varprop", "numpy", "scipy", "numba", "matplotlib")
 _UNDATED: dict[str, dict[str, str | None]] = {
     "png": {"Software": None},
     "pdf": {"CreationDate": None},
@@ -65,32 +62,3 @@ def save(path: Path, draw: Callable[[], Figure], table: str, command: Sequence[s
     write_whole(files[0], image.getvalue())
     write_whole(files[1], table)
     write_whole(files[2], json.dumps(provenance(command, settings), indent=1, allow_nan=False) + "\n")
-
-
-def provenance(command: Sequence[str], settings: object) -> Mapping[str, object]:
-    """Return what is needed to make a result again: command, settings, versions, commit."""
-    return {
-        "command": list(command),
-        "settings": settings,
-        "versions": {"python": platform.python_version(), **{name: _version(name) for name in _DISTRIBUTIONS}},
-        "commit": _commit(),
-    }
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
-
-
-def _commit() -> str | None:
-    """Return the commit that the package runs from; None where it is no checkout of its own."""
-    root = Path(__file__).resolve().parents[1]
-    if not (root / ".git").exists():
-        return None
-    try:
-        found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        return None
-    return found.stdout.strip() if found.returncode == 0 else None

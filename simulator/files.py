@@ -25,6 +25,23 @@ def require_writable(path: Path, what: str = "--out") -> None:
         raise UserError(what, path, "a folder that can be written to")
 
 
+def make_folder(path: Path, what: str = "--out") -> None:
+    """Make a folder for results unless it is there.
+
+    Raises
+    ------
+    UserError
+        The parent folder is missing or read-only, or the path is a file.
+    """
+    if not path.parent.is_dir():
+        raise UserError(what, path, "a folder whose parent exists", f"make the folder {path.parent} first")
+    if path.exists() and not path.is_dir():
+        raise UserError(what, path, "a folder, not a file")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise UserError(what, path, "a folder that can be written to")
+    path.mkdir(exist_ok=True)
+
+
 def write_whole(path: Path, content: str | bytes) -> None:
     """Write a file so that a crash leaves the old one, or none, but never half of the new one."""
     data = content.encode() if isinstance(content, str) else content

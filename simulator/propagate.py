@@ -117,7 +117,7 @@ def prepare(settings: Settings, data_dir: Path | None = None) -> Problem:
     _between("--batch", settings.batch, 1, LARGEST_BATCH)
     _between("--trials", settings.trials, 2, MOST_TRIALS)
     _between("--seed", settings.seed, 0, 2**63 - 1)
-    network = _network(settings)
+    network = build_network(settings)
     elements = settings.batch * sum(_elements(node.shape) for node in network.nodes)
     if elements > LARGEST_RUN:
         raise UserError(
@@ -158,7 +158,14 @@ def propagate(problem: Problem, threads: int | None = None, progress: Progress |
     return Run(settings, network, theory, monte_carlo, torch)
 
 
-def _network(settings: Settings) -> Network:
+def build_network(settings: Settings) -> Network:
+    """Build the network that the settings name: a family, or a ``.toml`` file.
+
+    Raises
+    ------
+    UserError
+        Any setting that cannot be used.
+    """
     framework = None if settings.framework is None else FRAMEWORKS.get(settings.framework)
     if settings.framework is not None and framework is None:
         raise did_you_mean("--framework", settings.framework, list(FRAMEWORKS))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -72,9 +73,18 @@ class TrainingData:
         return rng.permutation(len(self.train))
 
     def describe(self) -> dict[str, object]:
-        """Return what tells these data from others in a record."""
-        validation = 0 if self.validation is None else len(self.validation)
-        return {"source": self.source, "train": len(self.train), "validation": validation, "shuffle": self.shuffle}
+        """Return what tells these data from others in a record, their bytes' sum among it."""
+        parts = [self.train] if self.validation is None else [self.train, self.validation]
+        digest = hashlib.sha256()
+        for tensor in (tensor for part in parts for tensor in (part.inputs, part.targets)):
+            digest.update(tensor.cpu().numpy().tobytes())
+        return {
+            "source": self.source,
+            "train": len(self.train),
+            "validation": sum(map(len, parts[1:])),
+            "shuffle": self.shuffle,
+            "sha256": digest.hexdigest(),
+        }
 
 
 def cifar10_data(data_dir: Path | None, subset: int | None = None) -> TrainingData:

@@ -106,14 +106,14 @@ class Records:
             | {f"weight_{number}": value for number, value in enumerate(row.weights)}
             for row in self.weights
         ]
-        plain: dict[str, list[Row]] = {name: _plain(getattr(self, name)) for name in ("epochs", "layers", "weights")}
-        for name, rows in {**plain, "weights": weights}.items():
+        tables: dict[str, list[Row]] = {name: plain(getattr(self, name)) for name in ("epochs", "layers", "weights")}
+        for name, rows in {**tables, "weights": weights}.items():
             write_whole(folder / f"{name}.csv", table_csv(rows))
-        lines = [json.dumps({"record": name, **row}, allow_nan=False) for name, rows in plain.items() for row in rows]
+        lines = [json.dumps({"record": name, **row}, allow_nan=False) for name, rows in tables.items() for row in rows]
         write_whole(folder / "log.jsonl", "".join(line + "\n" for line in lines))
 
 
-def _plain(rows: Sequence[Any]) -> list[Row]:
+def plain(rows: Sequence[Any]) -> list[Row]:
     """Return records as dictionaries; numbers that are not finite become None."""
     return [{each.name: _finite(getattr(row, each.name)) for each in fields(row)} for row in rows]
 

@@ -226,11 +226,19 @@ def train(
     return run.result()
 
 
-def finish(runs: Sequence[Run], progress: Progress | None = None) -> None:
-    """Advance several runs step by step in turn until all are done; on a GPU they fill each other's gaps."""
+def finish(
+    runs: Sequence[Run], progress: Progress | None = None, announce: Callable[[Run], None] | None = None
+) -> None:
+    """Advance several runs step by step in turn until all are done; on a GPU they fill each other's gaps.
+
+    `announce` is called with a run whenever it has finished an epoch.
+    """
     total = sum(run.total for run in runs)
     while unfinished := [run for run in runs if not run.finished]:
         for run in unfinished:
+            before = len(run.records.epochs)
             run.advance()
+            if announce is not None and len(run.records.epochs) > before:
+                announce(run)
         if progress is not None:
             progress(sum(run.step for run in runs), total)

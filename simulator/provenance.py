@@ -1,0 +1,43 @@
+"""What a result was made with."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+_DISTRIBUTIONS = ("varprop", "numpy", "scipy", "numba", "matplotlib")
+
+
+def provenance(command: Sequence[str], settings: object, *also: str) -> Mapping[str, object]:
+    """Return what is needed to make a result again: command, settings, versions (of `also` too), commit."""
+    return {
+        "command": list(command),
+        "settings": settings,
+        "versions": {
+            "python": platform.python_version(),
+            **{name: _version(name) for name in (*_DISTRIBUTIONS, *also)},
+        },
+        "commit": _commit(),
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    """Return the commit that the package runs from; None where it is no checkout of its own."""
+    root = Path(__file__).resolve().parents[1]
+    if not (root / ".git").exists():
+        return None
+    try:
+        found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return None
+    return found.stdout.strip() if found.returncode == 0 else None
