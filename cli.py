@@ -5,6 +5,7 @@ Every import of numbers, symbols or pictures is inside a command, so that help a
 
 from __future__ import annotations
 
+import errno
 import math
 import sys
 from collections.abc import Sequence
@@ -448,12 +449,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(words, error, error.format_message(), error.exit_code)
     except MemoryError as error:
         return _fail(words, error, "out of memory: lower --size, --batch or --width", 2)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            return _bug(words, error)
+        where = f" at {error.filename}" if error.filename else ""
+        return _fail(words, error, f"no space left on the disk{where}: free some and run the same command again", 2)
     except (KeyboardInterrupt, typer.Abort):
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
     except Exception as error:
-        advice = "this is a bug of varprop; --debug shows where"
-        return _fail(words, error, f"{type(error).__name__}: {error}; {advice}", 1)
+        return _bug(words, error)
+
+
+def _bug(words: Sequence[str], error: Exception) -> int:
+    return _fail(words, error, f"{type(error).__name__}: {error}; this is a bug of varprop; --debug shows where", 1)
 
 
 def _fail(words: Sequence[str], error: Exception, message: str, code: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 import subprocess
@@ -120,6 +121,19 @@ def test_a_mistake_is_one_line_and_exit_code_2(arguments, folder, capsys) -> Non
 def test_debug_shows_the_traceback(capsys) -> None:
     assert main(["gain", "rleu", "--debug"]) == 2
     assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_the_users_matter_and_other_trouble_is_ours(monkeypatch, tmp_path, capsys) -> None:
+    for number, code in ((errno.ENOSPC, 2), (errno.EIO, 1)):
+
+        def fail(path: Path, content: str, number: int = number) -> None:
+            raise OSError(number, "told by the system", str(path))
+
+        monkeypatch.setattr("varprop.simulator.files.write_whole", fail)
+        assert main(["gain", "relu", "--out", str(tmp_path / "gain")]) == code
+        printed = capsys.readouterr().err
+        assert printed.count("\n") == 1
+        assert ("no space left on the disk" in printed) == (code == 2)
 
 
 def test_a_bug_of_ours_is_exit_code_1(monkeypatch, capsys) -> None:

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from collections import OrderedDict
 from itertools import pairwise
 
@@ -22,6 +23,7 @@ from varprop.simulator.errors import UserError
 from varprop.simulator.images import resize
 from varprop.simulator.initializers import parse_initializer
 from varprop.simulator.network import ZEROS, NetworkBuilder
+from varprop.simulator.weight_decay import Sgd, motion
 
 torch = pytest.importorskip("torch")
 
@@ -144,20 +146,28 @@ def test_a_dead_network_decays_and_learns_nothing():
     assert records.epochs[-1].loss > -np.sum(shares * np.log(shares))
 
 
-def test_norms_grow_and_angles_turn_as_scale_invariance_says():
-    """Orthogonal gradients: |w|^2 grows by lr^2 |g|^2 a step, and the step turns w by atan(lr |g| / |w|)."""
+@pytest.mark.parametrize("decay", [0.0, 0.05])
+def test_norms_and_angles_follow_from_scale_invariance(decay):
+    """Gradients are orthogonal to the weights, so that |w| and |g| before a step give |w| after it and the angle."""
     data = TrainingData(samples(32, (3, 6, 6), 3), None, "clusters")
     settings = TrainingSettings(
-        normalised(), epochs=2, batch=8, learning_rate=0.5, precision="float64", record_steps=tuple(range(8))
+        normalised(),
+        epochs=2,
+        batch=8,
+        learning_rate=0.5,
+        weight_decay=decay,
+        precision="float64",
+        record_steps=tuple(range(8)),
     )
     rows = train(settings, data, device="cpu").records.layers
     for layer in ("conv1", "conv2"):
         own = [row for row in rows if row.layer == layer]
         assert [row.step for row in own] == list(range(9))
         for before, after in pairwise(own):
-            turn = 0.5 * before.gradient_norm
-            np.testing.assert_allclose(after.weight_norm**2, before.weight_norm**2 + turn**2, rtol=ROUNDING)
-            np.testing.assert_allclose(before.angle, math.atan(turn / before.weight_norm), rtol=1e-9)
+            square = before.weight_norm**2
+            predicted = motion(Sgd(0.5, decay), square, before.gradient_norm**2 * square, steps=1)
+            np.testing.assert_allclose(after.weight_norm**2, predicted.squared_norm[1], rtol=ROUNDING)
+            np.testing.assert_allclose(before.angle, predicted.angle[0], rtol=1e-9)
         assert own[-1].angle is None  # no step follows
     output = [row for row in rows if row.layer == "input"]
     np.testing.assert_allclose(
@@ -342,6 +352,31 @@ def test_what_a_run_leaves_is_complete_and_finite(tmp_path):
     assert "Infinity" not in text
     assert {json.loads(line)["record"] for line in text.splitlines()} == {"epochs", "layers", "weights"}
     assert (tmp_path / "layers.csv").read_text().count("\n") == 1 + 4 * 4
+
+
+def test_tensorboard_gets_the_curves_where_it_is_installed(tmp_path, monkeypatch):
+    added = {}
+
+    class SummaryWriter:
+        def __init__(self, folder, purge_step):
+            assert folder == str(tmp_path / "tensorboard")
+            assert purge_step == 1
+
+        def add_scalar(self, name, value, step):
+            added.setdefault(name, []).append((step, value))
+
+        def flush(self):
+            pass
+
+    module = types.ModuleType("torch.utils.tensorboard")
+    module.SummaryWriter = SummaryWriter
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
+    monkeypatch.setattr("varprop.simulator.torch_backend.board.find_spec", lambda name: True)
+    data = TrainingData(samples(8, (5,), 3), None, "clusters")
+    result = train(TrainingSettings(two_layers(), epochs=2, batch=4), data, tmp_path, device="cpu")
+    assert added["epoch/loss"] == [(2, result.records.epochs[0].loss), (4, result.records.epochs[1].loss)]
+    assert [step for step, _ in added["linear1/weight_norm"]] == [0, 2, 4]
+    assert "epoch/validation_loss" not in added
 
 
 @pytest.mark.parametrize(

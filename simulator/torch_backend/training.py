@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from varprop.simulator.torch_backend import checkpoint
+from varprop.simulator.torch_backend.board import Board
 from varprop.simulator.torch_backend.data import TrainingData, check_data
 from varprop.simulator.torch_backend.devices import find_device, out_of_memory
 from varprop.simulator.torch_backend.measuring import LayerWatch, first_weights
@@ -77,11 +78,13 @@ class Run:
         self._seconds = 0.0  # spent on the epoch's steps
         self._saved = time.monotonic()
         self._order: Tensor | None = None
+        torch.backends.cudnn.benchmark = where.type == "cuda"  # all steps but an epoch's last have one shape
         self._stream = torch.cuda.Stream(where) if where.type == "cuda" else None  # type: ignore[no-untyped-call]
         with self._on_stream():
             self._data = data.to(where)
             self._steps = Steps(settings, where, loss, use_graph)
             self._resume(where)
+        self._board = None if out is None else Board(out, self.step)
 
     @property
     def finished(self) -> bool:
@@ -96,8 +99,7 @@ class Run:
             index = self._batch(epoch, place)
             if place == 0 or self.step in self.settings.record_steps:
                 self._record_weights(epoch + 1)
-                watch = self._steps.observed(self._data.train, index)
-                self.records.layers += watch.rows(self.step, epoch + 1)
+                self._record_layers(self._steps.observed(self._data.train, index), epoch + 1)
             else:
                 self._steps.plain(self._data.train, index)
             self.step += 1
@@ -126,6 +128,13 @@ class Run:
         name = self.settings.watched
         self.records.weights.append(WeightsRecord(self.step, epoch, name, first_weights(self._steps.module, name)))
 
+    def _record_layers(self, watch: LayerWatch, epoch: int) -> None:
+        rows = watch.rows(self.step, epoch)
+        self.records.layers += rows
+        if self._board is not None:
+            for row in rows:
+                self._board.layer(row)
+
     def _end_epoch(self, epoch: int, loss: float, hits: float, count: float) -> None:
         validation: tuple[float, float] | tuple[None, None] = (None, None)
         if self._data.validation is not None:
@@ -145,11 +154,13 @@ class Run:
                 images_per_second=images / self._seconds,
             )
         )
+        if self._board is not None:
+            self._board.epoch(self.records.epochs[-1])
         self._steps.sums.zero_()
         self._seconds = 0.0
         if self.finished:
             self._record_weights(epoch)
-            self.records.layers += LayerWatch(self._steps.module).rows(self.step, epoch)
+            self._record_layers(LayerWatch(self._steps.module), epoch)
 
     def _save(self) -> None:
         if self._out is not None:
