@@ -98,6 +98,7 @@ def layers_data(run: Run) -> list[Json]:
                 **_fans(node, run),
                 "forward": _direction(run, index, "forward"),
                 "backward": _direction(run, index, "backward"),
+                "weightless": None if run.monte_carlo is None else run.monte_carlo.layers[index].weightless,
                 "notes": [note for report in run.reports for note in report.layers[index].notes],
             }
         )

@@ -33,9 +33,9 @@ def reduction(function: Callable[P, R]) -> Callable[P, R]:
 
 
 @cache
-def elementwise(function: Callable[[float, float], float], dtype: str) -> Callable[..., Array]:
+def elementwise(function: Callable[[float, float], float], dtype: np.dtype[np.floating]) -> Callable[..., Array]:
     """Compile a scalar function of (z, parameter) into a NumPy ufunc for one floating type."""
-    policy = numba.vectorize([f"{dtype}({dtype}, {dtype})"], cache=True)  # type: ignore[no-untyped-call]
+    policy = numba.vectorize([f"{dtype.name}({dtype.name}, {dtype.name})"], cache=True)  # type: ignore[no-untyped-call]
     return cast(Callable[..., Array], policy(function))
 
 

@@ -40,6 +40,8 @@ class LayerMoments:
     backward: Moments
     notes: tuple[str, ...] = ()
     """Assumptions that fail at this layer, in words."""
+    weightless: bool = False
+    """Whether the layer acted without its weights being drawn (Monte Carlo only)."""
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from varprop.simulator.compare import (
     end_to_end,
     merged_layers,
     summarise,
+    weighted_layers,
 )
 from varprop.simulator.differences import differences
 from varprop.simulator.propagate import Run
@@ -252,6 +253,10 @@ def _closing(run: Run) -> list[str]:
         if report:
             forward, backward = end_to_end(report)
             lines.append(f"{name}, end to end: q x {_number(forward)} forward, g x {_number(backward)} backward")
+            unseen = sum(layer.weightless for layer in report.layers)
+            if unseen:
+                weighted = len(weighted_layers(report))
+                lines.append(f"{name}: the weights of {unseen} of {weighted} layers acted without being drawn")
     for name, comparison in (("Monte Carlo", run.comparison), ("torch", run.torch_comparison)):
         if comparison:
             lines += _agreement(name, comparison)

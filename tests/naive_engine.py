@@ -5,7 +5,7 @@ from functools import singledispatch
 import numpy as np
 
 from varprop.simulator.activations import activation
-from varprop.simulator.montecarlo.draws import Draws
+from varprop.simulator.montecarlo.draws import COTANGENT, Draws, Parameters
 from varprop.simulator.network import (
     Activation,
     Add,
@@ -22,13 +22,18 @@ from varprop.simulator.network import (
 
 def draw(network, seed, trial, batch):
     """The parameters of every node (None without) and the cotangent, samples first, as the fast engine draws them."""
-    draws = Draws(seed, trial, np.float64)
+    draws = Draws(seed, trial, 1, np.float64)
+
+    def one(index, node):
+        drawn = draws.parameters(index, node, network.framework)
+        return Parameters(drawn.weight[0], None if drawn.bias is None else drawn.bias[0])
+
     parameters = [
-        draws.parameters(index, node, network.framework) if isinstance(node.operation, Conv2d | Linear) else None
+        one(index, node) if isinstance(node.operation, Conv2d | Linear) else None
         for index, node in enumerate(network.nodes)
     ]
     cotangent = np.empty((*network.nodes[-1].shape, batch))
-    draws.cotangent(len(network) - 1, cotangent)
+    draws.normals(len(network) - 1, COTANGENT, cotangent)
     return parameters, np.moveaxis(cotangent, -1, 0)
 
 

@@ -20,7 +20,7 @@ from varprop.simulator.initializers import parse_initializer, weight_law
 from varprop.simulator.inputs import load_batch
 from varprop.simulator.montecarlo import simulate, simulate_trials
 from varprop.simulator.montecarlo.aggregate import trial_moments
-from varprop.simulator.montecarlo.draws import Draws
+from varprop.simulator.montecarlo.draws import COTANGENT, Draws
 from varprop.simulator.network import NetworkBuilder
 from varprop.simulator.report import Batch
 from varprop.simulator.theory import predict
@@ -69,7 +69,7 @@ def with_draws(network, draws, dtype=torch.float64):
     module = TorchNetwork(network).to(dtype)
     for index, node, _ in module.weighted:
         drawn = draws.parameters(index, node, network.framework)
-        module.load(index, drawn.weight, drawn.bias)
+        module.load(index, drawn.weight[0], None if drawn.bias is None else drawn.bias[0])
     return module
 
 
@@ -90,7 +90,7 @@ def test_every_map_and_gradient_is_the_naive_engines(framework):
         found[index] = output.detach().numpy()
         output.register_hook(lambda gradient: back.__setitem__(index, gradient.numpy()))
 
-    module = with_draws(network, Draws(3, 2, np.float64))
+    module = with_draws(network, Draws(3, 2, 1, np.float64))
     module(torch.from_numpy(data).requires_grad_(), observe).backward(torch.from_numpy(cotangent.copy()))
     for index, node in enumerate(network.nodes):
         assert found[index].shape == outputs[index].shape, node.name
@@ -117,13 +117,13 @@ def test_every_activation_and_its_slope_is_the_formulas(function, native, monkey
 
 def assert_same_moments(network, batch, dtype, tolerance):
     """Hold one trial's moments, with the compiled engine's own draws, against those it records."""
-    draws = Draws(7, 0, dtype)
+    draws = Draws(7, 0, 1, dtype)
     cotangent = np.empty((*network.nodes[-1].shape, len(batch.data)), dtype)
-    draws.cotangent(len(network) - 1, cotangent)
+    draws.normals(len(network) - 1, COTANGENT, cotangent)
     module = with_draws(network, draws, getattr(torch, dtype))
     data = torch.from_numpy(batch.data.astype(dtype)).requires_grad_()
     records = moments(module, data, torch.from_numpy(np.moveaxis(cotangent, -1, 0).copy()))
-    compiled = simulate_trials(network, batch, trials=1, seed=7, dtype=dtype)
+    compiled = simulate_trials(network, batch, trials=1, seed=7, dtype=dtype, weightless=False)
     for found, expected in zip(trial_moments(records[None]), compiled, strict=True):
         np.testing.assert_allclose(found.log_second_moment, expected.log_second_moment, rtol=0, atol=tolerance)
         square = np.exp(expected.log_second_moment)

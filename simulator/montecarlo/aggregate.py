@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Set
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,10 +46,13 @@ def trial_moments(records: Array) -> tuple[TrialMoments, TrialMoments]:
     return forward, backward
 
 
-def summarize(forward: TrialMoments, backward: TrialMoments) -> tuple[LayerMoments, ...]:
-    """Return every node's averages over trials."""
+def summarize(
+    forward: TrialMoments, backward: TrialMoments, unseen: Set[int] = frozenset()
+) -> tuple[LayerMoments, ...]:
+    """Return every node's averages over trials; `unseen` are the nodes whose weights were not drawn."""
     return tuple(
-        LayerMoments(_average(forward, node), _average(backward, node)) for node in range(forward.mean.shape[1])
+        LayerMoments(_average(forward, node), _average(backward, node), weightless=node in unseen)
+        for node in range(forward.mean.shape[1])
     )
 
 

@@ -1,8 +1,9 @@
-"""What a trial draws: every layer's weights and bias, and the cotangent, from the stream keyed (seed, trial, layer)."""
+"""What trials draw: every layer's weights and bias, and the cotangent, from the stream keyed (seed, trial, layer)."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,43 +11,26 @@ from numpy.typing import DTypeLike, NDArray
 
 from varprop.simulator import random
 from varprop.simulator.initializers import TRUNCATION_POINT, WeightLaw, bias_law, draw, weight_law
-from varprop.simulator.jit import kernel
+from varprop.simulator.montecarlo import stream
 from varprop.simulator.network import Conv2d, FrameworkName, Linear, Node, Shape
 
 Array = NDArray[np.floating]
 
-WEIGHT, BIAS, COTANGENT = range(3)
-OUTSIDE = math.erfc(TRUNCATION_POINT / math.sqrt(2)) / 2
-"""Probability below the lower truncation point."""
+WEIGHT, BIAS, COTANGENT, COMPLEMENT = range(4)
+"""What a draw is for; COMPLEMENT is a weight matrix's action off the span of its inputs."""
 
-philox4x32 = kernel(random.philox4x32)
-unit_interval = kernel(random.unit_interval)
-normal_quantile = kernel(random.normal_quantile)
+INSIDE = math.erf(TRUNCATION_POINT / math.sqrt(2))
+"""Probability between the truncation points."""
 
-
-@kernel
-def fill(
-    out: Array,
-    scale: float,
-    low: float,
-    width: float,
-    normal: bool,
-    counter: tuple[int, int, int],
-    key: tuple[int, int],
-) -> None:
-    """Write scale * f(low + width * u) with u uniform on (0, 1); f is the normal quantile, or nothing."""
-    for start in range(0, out.size, 4):
-        words = philox4x32(start // 4, counter[0], counter[1], counter[2], key[0], key[1])
-        for k in range(min(4, out.size - start)):
-            value = low + width * unit_interval(words[k])
-            if normal:
-                value = normal_quantile(value)
-            out[start + k] = scale * value
+Take = Callable[[Shape], Array]
 
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
-    """One layer's draw: weights of shape (out, in / groups, kh, kw) or (out, in), bias of shape (out,) or None."""
+    """One layer's draws: weights of shape (trials, out, in / groups, kh, kw) or (trials, out, in), bias (trials, out).
+
+    `bias` is None where the layer has none, or one that is always 0.
+    """
 
     weight: Array
     bias: Array | None
@@ -54,49 +38,62 @@ class Parameters:
 
 @dataclass(frozen=True, slots=True)
 class Draws:
-    """All that one trial draws.
+    """All that the trials first, first + 1, ... draw; every array has one of the `count` trials a row.
 
-    Every number is rounded to `dtype` from the same float64 value, so that trials in float32 and float64 see the same
-    weights. A bias whose law is the constant 0 is left out.
+    Draws in float32 and in float64 differ by rounding: those in float32 are within 2e-6 of the others, relatively.
     """
 
     seed: int
-    trial: int
+    first: int
+    count: int
     dtype: DTypeLike
 
-    def parameters(self, index: int, node: Node, framework: FrameworkName) -> Parameters:
-        """Return the weights and bias of the node at `index`, a convolution or a linear layer."""
+    def parameters(self, index: int, node: Node, framework: FrameworkName, take: Take | None = None) -> Parameters:
+        """Return the weights and bias of the node at `index`, a convolution or a linear layer.
+
+        `take` provides the memory for an array of a given shape.
+        """
+        take = take or self._fresh
         law = weight_law(node, framework)
+        weight = take((self.count, *_weight_shape(node)))
         if law.matrix is None:
-            weight = self._independent(law, _weight_shape(node), index, WEIGHT)
+            self._independent(law, index, WEIGHT, weight)
         else:
-            weight = draw(law, node, np.random.default_rng([self.seed, self.trial, index])).astype(self.dtype)
-        bias = bias_law(node, framework)
-        if bias is None or bias.second_moment == 0.0:
-            return Parameters(weight, None)
-        return Parameters(weight, self._independent(bias, weight.shape[:1], index, BIAS))
+            for row in range(self.count):
+                weight[row] = draw(law, node, np.random.default_rng([self.seed, self.first + row, index]))
+        return Parameters(weight, self.bias(index, node, framework))
 
-    def cotangent(self, index: int, out: Array) -> None:
-        """Write i.i.d. N(0, 1) into the gradient of the node at `index`."""
-        self._fill(out, 1.0, 0.0, 1.0, True, index, COTANGENT)
-
-    def _independent(self, law: WeightLaw, shape: Shape, index: int, purpose: int) -> Array:
-        out: Array = np.empty(shape, self.dtype)
-        match law.distribution:
-            case "normal":
-                self._fill(out, law.std, 0.0, 1.0, True, index, purpose)
-            case "truncated_normal":
-                parent = law.limit / TRUNCATION_POINT
-                self._fill(out, parent, OUTSIDE, 1.0 - 2.0 * OUTSIDE, True, index, purpose)
-            case "uniform":
-                self._fill(out, law.limit, -1.0, 2.0, False, index, purpose)
-            case "constant":
-                out.fill(law.mean)
+    def bias(self, index: int, node: Node, framework: FrameworkName) -> Array | None:
+        """Return the bias of the node at `index`."""
+        law = bias_law(node, framework)
+        if law is None or law.second_moment == 0.0:
+            return None
+        out = self._fresh((self.count, node.shape[0]))
+        self._independent(law, index, BIAS, out)
         return out
 
-    def _fill(self, out: Array, scale: float, low: float, width: float, normal: bool, index: int, purpose: int) -> None:
+    def normals(self, index: int, purpose: int, out: Array) -> None:
+        """Write i.i.d. N(0, 1)."""
+        self._fill(out, 1.0, 1.0, True, index, purpose)
+
+    def _fresh(self, shape: Shape) -> Array:
+        return np.empty(shape, self.dtype)
+
+    def _independent(self, law: WeightLaw, index: int, purpose: int, out: Array) -> None:
+        match law.distribution:
+            case "normal":
+                self._fill(out, law.std, 1.0, True, index, purpose)
+            case "truncated_normal":
+                self._fill(out, law.limit / TRUNCATION_POINT, INSIDE, True, index, purpose)
+            case "uniform":
+                self._fill(out, law.limit, 1.0, False, index, purpose)
+            case "constant":
+                out.fill(law.mean)
+
+    def _fill(self, out: Array, scale: float, span: float, normal: bool, index: int, purpose: int) -> None:
+        fill: Callable[..., None] = stream.fill_single if out.dtype == np.float32 else stream.fill_double
         key = self.seed & random.MASK, self.seed >> 32
-        fill(out.reshape(-1), scale, low, width, normal, (index, self.trial, purpose), key)
+        fill(out.reshape(self.count, -1), scale, span, normal, (index, self.first, purpose), key)
 
 
 def _weight_shape(node: Node) -> Shape:

@@ -17,10 +17,12 @@ from threadpoolctl import threadpool_limits
 from varprop.simulator.checks import check_batch
 from varprop.simulator.errors import UserError
 from varprop.simulator.jit import CompilationWatch
+from varprop.simulator.limits import weight_count
 from varprop.simulator.montecarlo.aggregate import TrialMoments, summarize, trial_moments
 from varprop.simulator.montecarlo.draws import Draws
 from varprop.simulator.montecarlo.signal import Pool
-from varprop.simulator.montecarlo.trial import run_trial
+from varprop.simulator.montecarlo.trial import Plan, run_trials
+from varprop.simulator.montecarlo.weightless import unseen_layers
 from varprop.simulator.network import Network
 from varprop.simulator.report import Batch, Report
 
@@ -28,6 +30,15 @@ Precision = Literal["float32", "float64"]
 Progress = Callable[[int, int], None]
 
 WORD = 2**32
+
+BLOCK = 2**16
+"""Numbers that a map of a block should hold: then the calls into compiled code cost less than their work."""
+
+MOST_TRIALS = 64
+"""Largest number of trials in a block."""
+
+MEMORY = 2**29
+"""Numbers that all blocks at work may hold (2 GB in float32); a single trial may be larger."""
 
 
 def simulate(
@@ -38,6 +49,7 @@ def simulate(
     seed: int,
     threads: int | None = None,
     dtype: Precision = "float32",
+    weightless: bool = True,
     progress: Progress | None = None,
 ) -> Report:
     """Measure every node's moments over random draws of the weights.
@@ -61,8 +73,11 @@ def simulate(
     dtype
         Type of weights and maps. Powers of two are carried beside the maps, so that depth alone does not leave its
         range; only sums of very different magnitudes and activations that are not homogeneous feel it.
+    weightless
+        Let layers of independent Gaussian weights act without being drawn where that is cheaper: the law of all that is
+        measured is the same, the draws are others.
     progress
-        Called as progress(done, trials) after every trial, from the calling thread.
+        Called as progress(done, trials) after every block of trials, from the calling thread.
 
     Returns
     -------
@@ -76,7 +91,14 @@ def simulate(
         A count or the seed out of range, a batch that does not fit the network, a normalisation over a single value.
     """
     forward, backward = simulate_trials(
-        network, batch, trials=trials, seed=seed, threads=threads, dtype=dtype, progress=progress
+        network,
+        batch,
+        trials=trials,
+        seed=seed,
+        threads=threads,
+        dtype=dtype,
+        weightless=weightless,
+        progress=progress,
     )
     settings: dict[str, object] = {
         "trials": trials,
@@ -85,7 +107,8 @@ def simulate(
         "batch": len(batch.data),
         "input": batch.source,
     }
-    return Report("monte-carlo", network, summarize(forward, backward), settings)
+    unseen = unseen_layers(network, len(batch.data)) if weightless else frozenset()
+    return Report("monte-carlo", network, summarize(forward, backward, unseen), settings)
 
 
 def simulate_trials(
@@ -96,6 +119,7 @@ def simulate_trials(
     seed: int,
     threads: int | None = None,
     dtype: Precision = "float32",
+    weightless: bool = True,
     progress: Progress | None = None,
 ) -> tuple[TrialMoments, TrialMoments]:
     """Return the moments of every single trial, (forward, backward); everything else as in `simulate`."""
@@ -104,26 +128,40 @@ def simulate_trials(
     _check_range("threads", threads, 1, 4096)
     _check_range("seed", seed, 0, WORD**2 - 1)
     data = _lay_out(network, batch, dtype)
+    plan = Plan(network, unseen_layers(network, len(batch.data)) if weightless else frozenset())
     records = np.empty((trials, 2, len(network), 4))
     local = threading.local()
 
-    def run(trial: int) -> None:
+    def run(first: int) -> int:
         if not hasattr(local, "pool"):
             local.pool = Pool(dtype)
-        records[trial] = run_trial(network, data, Draws(seed, trial, dtype), local.pool)
+        count = min(size, trials - first)
+        records[first : first + count] = run_trials(plan, data, Draws(seed, first, count, dtype), local.pool)
+        return count
 
-    # One BLAS thread a trial: trials are parallel already, and a product's rounding may depend on its threads.
+    size = min(_block_size(plan, len(batch.data), threads), -(-trials // (4 * threads)))
+    # One BLAS thread a block: blocks are parallel already, and a product's rounding may depend on its threads.
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(min(threads, trials)) as executor:
-        futures = [executor.submit(run, trial) for trial in range(trials)]
+        futures = [executor.submit(run, first) for first in range(0, trials, size)]
+        done = 0
         try:
-            for done, future in enumerate(as_completed(futures), start=1):
-                future.result()
+            for future in as_completed(futures):
+                done += future.result()
                 if progress is not None:
                     progress(done, trials)
         except BaseException:
             executor.shutdown(cancel_futures=True)
             raise
     return trial_moments(records)
+
+
+def _block_size(plan: Plan, batch: int, threads: int) -> int:
+    """Return how many trials to run at once: maps of about `BLOCK` numbers, as far as `MEMORY` goes."""
+    nodes = plan.network.nodes
+    maps = [batch * math.prod(node.shape) for node in nodes]
+    weights = [0 if index in plan.unseen else weight_count(node) for index, node in enumerate(nodes)]
+    fitting = MEMORY // (threads * (2 * sum(maps) + sum(weights)))
+    return max(1, min(MOST_TRIALS, BLOCK * len(maps) // sum(maps), fitting))
 
 
 def compile_kernels(network: Network, dtype: Precision = "float32", announce: Callable[[], None] | None = None) -> None:

@@ -1,7 +1,8 @@
 """Compiled loops over maps whose last axis is the sample, so that neighbours in memory share channel and position.
 
 A map of shape (channels, height, width, batch) comes here as (channels, height, width * batch): with stride 1 a whole
-row of a window is one contiguous run, and with any other stride it is one run of `batch` values a column.
+row of a window is one contiguous run, and with any other stride it is one run of `batch` values a column. Where all
+channels are treated alike, the channels of several trials come as those of one map.
 """
 
 from __future__ import annotations
@@ -17,25 +18,51 @@ Pair = tuple[int, int]
 
 
 @reduction
-def row_moments(x: Array, mean: Statistics, variance: Statistics) -> None:
-    """Write mean and variance of every row of x, summed in float64 about the row's first value.
+def moments(x: Array, mean: Statistics, variance: Statistics, summary: Statistics, low: float, high: float) -> bool:
+    """Write every trial's mean, second moment and mean variance of a row, summed in float64.
 
-    The shift keeps a constant row's variance at exactly 0, and one pass accurate where the mean is far from 0
-    (Chan, Golub and LeVeque, The American Statistician 37 (1983), 242-247, eq. 1.7).
+    Return whether a second moment, 0 and infinity apart, lies outside [low, high).
+
+    x is (trials, channels, n), summary (trials, 3); mean and variance of every row are written too where the arrays
+    of shape (trials, channels) are not empty. Sums are about the row's first value. The shift keeps a constant row's
+    variance at exactly 0, and one pass accurate where the mean is far from 0 (Chan, Golub and LeVeque, The American
+    Statistician 37 (1983), 242-247, eq. 1.7).
     """
-    rows, n = x.shape
-    for i in range(rows):
-        pivot = np.float64(x[i, 0])
-        total = 0.0
-        squares = 0.0
-        for k in range(n):
-            deviation = x[i, k] - pivot
-            total += deviation
-            squares += deviation * deviation
-        shift = total / n
-        spread = squares / n - shift * shift
-        mean[i] = pivot + shift
-        variance[i] = 0.0 if spread < 0.0 else spread
+    trials, channels, n = x.shape
+    outside = False
+    for t in range(trials):
+        means = 0.0
+        seconds = 0.0
+        variances = 0.0
+        if n == 1 and mean.size == 0:
+            line = x[t].reshape(-1)  # the same sums as below, over neighbours
+            for c in range(channels):
+                value = np.float64(line[c])
+                means += value
+                seconds += value * value
+        else:
+            for c in range(channels):
+                pivot = np.float64(x[t, c, 0])
+                total = 0.0
+                squares = 0.0
+                for k in range(n):
+                    deviation = x[t, c, k] - pivot
+                    total += deviation
+                    squares += deviation * deviation
+                shift = total / n
+                spread = max(squares / n - shift * shift, 0.0)
+                center = pivot + shift
+                means += center
+                seconds += spread + center * center
+                variances += spread
+                if mean.size:
+                    mean[t, c] = center
+                    variance[t, c] = spread
+        summary[t, 0] = means / channels
+        summary[t, 1] = seconds / channels
+        summary[t, 2] = variances / channels
+        outside |= 0.0 < summary[t, 1] < low or high <= summary[t, 1] < np.inf
+    return outside
 
 
 @reduction

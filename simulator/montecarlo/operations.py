@@ -1,7 +1,7 @@
-"""Every operation on a map with its power of two: forward, and the gradient back to its input.
+"""Every operation on the maps of several trials with their powers of two: forward, and the gradient back to its input.
 
-Both write into an array that the caller provides and return the exponent of what they wrote. The exponents make the
-signal of a deep network without normalisation, and every gradient, immune to the floating range.
+Both write into an array that the caller provides and return the exponents of what they wrote, one a trial. The
+exponents make the signal of a deep network without normalisation, and every gradient, immune to the floating range.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from varprop.simulator.generated import activations as scalar
 from varprop.simulator.jit import elementwise
 from varprop.simulator.montecarlo import kernels
 from varprop.simulator.montecarlo.draws import Parameters
-from varprop.simulator.montecarlo.signal import Pool, Signal, add_in_place, rows
+from varprop.simulator.montecarlo.signal import Exponents, Pool, Signal, add_in_place, rows, scale
+from varprop.simulator.montecarlo.weightless import Unseen
 from varprop.simulator.network import (
     Activation,
     Add,
@@ -49,8 +50,8 @@ class Call:
     """One use of an operation in a trial: what it reads forward, what it gave, and what both ways work with."""
 
     sources: list[Signal]
-    drawn: Parameters | None
-    """Weights and bias, None where the operation has none."""
+    drawn: Parameters | Unseen | None
+    """Weights (or, unseen, what stands for them) and bias, None where the operation has none."""
     pool: Pool
     output: Signal = field(init=False)
     """Set after the forward pass."""
@@ -61,21 +62,21 @@ class Call:
         return self.sources[0]
 
     @property
-    def parameters(self) -> Parameters:
+    def parameters(self) -> Parameters | Unseen:
         """Weights and bias of an operation that has them."""
         assert self.drawn is not None
         return self.drawn
 
 
 @singledispatch
-def forward(operation: Operation, call: Call, out: Array) -> int:
-    """Write the operation's output, of shape (*node shape, batch), to `out`; return the power of 2 in front of it."""
+def forward(operation: Operation, call: Call, out: Array) -> Exponents:
+    """Write the output, of shape (trials, *node shape, batch), to `out`; return the powers of 2 in front of it."""
     raise NotImplementedError(type(operation).__name__)
 
 
 @singledispatch
-def backward(operation: Operation, call: Call, gradient: Signal, out: Array) -> int:
-    """Write the gradient with respect to an input to `out`, given that with respect to the output; return its exponent.
+def backward(operation: Operation, call: Call, gradient: Signal, out: Array) -> Exponents:
+    """Write the gradient with respect to an input to `out`, given that with respect to the output; return exponents.
 
     The statistics of inputs and output are as they were; their values are still there only where `reads_source` or
     `reads_output` asks for them. Of a sum, all inputs have the same gradient.
@@ -97,46 +98,69 @@ def reads_output(operation: Operation) -> bool:
 
 
 @forward.register
-def _(operation: Linear, call: Call, out: Array) -> int:
-    np.matmul(call.parameters.weight, call.source.values, out=out)
-    return _add_bias(out, call.source.exponent, call.parameters.bias)
+def _(operation: Linear, call: Call, out: Array) -> Exponents:
+    drawn, x = call.parameters, call.source.values
+    if isinstance(drawn, Unseen):
+        drawn.product(x, out)
+    else:
+        np.matmul(drawn.weight, x, out=out)
+    return _add_bias(out, call.source.exponent, drawn.bias)
 
 
 @backward.register
-def _(operation: Linear, call: Call, gradient: Signal, out: Array) -> int:
-    np.matmul(call.parameters.weight.T, gradient.values, out=out)
+def _(operation: Linear, call: Call, gradient: Signal, out: Array) -> Exponents:
+    drawn = call.parameters
+    if isinstance(drawn, Unseen):
+        drawn.transposed_product(gradient.values, out)
+    else:
+        np.matmul(drawn.weight.swapaxes(1, 2), gradient.values, out=out)
     return gradient.exponent
 
 
 @forward.register
-def _(operation: Conv2d, call: Call, out: Array) -> int:
-    values = call.source.values
-    if operation.depthwise:
-        _depthwise(values, (call.parameters.weight[:, 0], operation.stride, _corner(operation)), out)
+def _(operation: Conv2d, call: Call, out: Array) -> Exponents:
+    drawn, values = call.parameters, call.source.values
+    if isinstance(drawn, Unseen):
+        windows = call.pool.take(_windows_shape(operation, out))
+        for x, columns in zip(values, windows, strict=True):
+            kernels.gather_windows(x, operation.kernel, operation.stride, _corner(operation), 0, columns)
+        drawn.product(_by_group(operation, windows), _by_group(operation, out))
+    elif operation.depthwise:
+        _depthwise(values, (_taps(drawn.weight), operation.stride, _corner(operation)), out)
     else:
-        for weight, x, y in _groups(operation, call.parameters.weight, values, out):
+        for weight, x, y in _groups(operation, drawn.weight, values, out):
             if _pointwise(operation):
-                np.matmul(weight, rows(x), out=rows(y))
+                np.matmul(weight, _matrix(x), out=_matrix(y))
                 continue
             for row, windows, piece in _pieces(weight, y, call.pool):
                 kernels.gather_windows(x, operation.kernel, operation.stride, _corner(operation), row, windows)
-                np.matmul(weight, rows(windows), out=piece)
+                np.matmul(weight, _matrix(windows), out=piece)
                 call.pool.give(windows)
-    return _add_bias(out, call.source.exponent, call.parameters.bias)
+    return _add_bias(out, call.source.exponent, drawn.bias)
 
 
 @backward.register
-def _(operation: Conv2d, call: Call, gradient: Signal, out: Array) -> int:
-    if operation.depthwise:
-        _depthwise_backward(gradient.values, (call.parameters.weight[:, 0], operation.stride, _corner(operation)), out)
+def _(operation: Conv2d, call: Call, gradient: Signal, out: Array) -> Exponents:
+    drawn, values = call.parameters, gradient.values
+    if isinstance(drawn, Unseen):
+        windows = call.pool.take(_windows_shape(operation, values))
+        drawn.transposed_product(_by_group(operation, values), _by_group(operation, windows))
+        out.fill(0.0)
+        for columns, x in zip(windows, out, strict=True):
+            kernels.scatter_windows(columns, operation.kernel, operation.stride, _corner(operation), 0, x)
+        call.pool.give(windows)
+        call.pool.give(drawn.inputs)
         return gradient.exponent
-    for weight, x, y in _groups(operation, call.parameters.weight, out, gradient.values):
+    if operation.depthwise:
+        _depthwise_backward(values, (_taps(drawn.weight), operation.stride, _corner(operation)), out)
+        return gradient.exponent
+    for weight, x, y in _groups(operation, drawn.weight, out, values):
         if _pointwise(operation):
-            np.matmul(weight.T, rows(y), out=rows(x))
+            np.matmul(weight.T, _matrix(y), out=_matrix(x))
             continue
         x.fill(0.0)
         for row, windows, piece in _pieces(weight, y, call.pool):
-            np.matmul(weight.T, piece, out=rows(windows))
+            np.matmul(weight.T, piece, out=_matrix(windows))
             kernels.scatter_windows(windows, operation.kernel, operation.stride, _corner(operation), row, x)
             call.pool.give(windows)
     return gradient.exponent
@@ -150,12 +174,34 @@ def _pointwise(operation: Conv2d) -> bool:
     return operation.kernel == (1, 1) and operation.stride == (1, 1) and not any(operation.padding)
 
 
+def _matrix(array: Array) -> Array:
+    """View one trial's map as a matrix of one row a channel."""
+    return array.reshape(array.shape[0], -1)
+
+
+def _taps(weight: Array) -> Array:
+    """View the weights of a depthwise convolution as a kernel an output, the trials' one after the other."""
+    return weight.reshape(-1, *weight.shape[3:])
+
+
 def _groups(operation: Conv2d, weight: Array, x: Array, y: Array) -> Iterator[tuple[Array, Array, Array]]:
-    """Yield for every group its weights as a matrix, its input channels and its output channels."""
-    n_in, n_out = len(x) // operation.groups, len(y) // operation.groups
-    for group in range(operation.groups):
-        outputs = slice(group * n_out, (group + 1) * n_out)
-        yield rows(weight[outputs]), x[group * n_in : (group + 1) * n_in], y[outputs]
+    """Yield for every trial and group its weights as a matrix, its input channels and its output channels."""
+    n_in, n_out = operation.in_channels // operation.groups, operation.out_channels // operation.groups
+    for trial in range(len(weight)):
+        for group in range(operation.groups):
+            outputs = slice(group * n_out, (group + 1) * n_out)
+            inputs = slice(group * n_in, (group + 1) * n_in)
+            yield _matrix(weight[trial, outputs]), x[trial, inputs], y[trial, outputs]
+
+
+def _by_group(operation: Conv2d, array: Array) -> Array:
+    """View maps, or their windows, as a matrix a trial and group."""
+    *_, rows, columns, batch = array.shape
+    return array.reshape(len(array) * operation.groups, -1, rows * columns * batch)
+
+
+def _windows_shape(operation: Conv2d, out: Array) -> tuple[int, ...]:
+    return len(out), operation.in_channels * math.prod(operation.kernel), *out.shape[2:]
 
 
 def _pieces(weight: Array, y: Array, pool: Pool) -> Iterator[tuple[int, Array, Array]]:
@@ -165,15 +211,15 @@ def _pieces(weight: Array, y: Array, pool: Pool) -> Iterator[tuple[int, Array, A
     step = max(1, COLUMNS_SIZE // (lines * width * batch))
     for row in range(0, height, step):
         count = min(step, height - row)
-        piece = rows(y)[:, row * width * batch : (row + count) * width * batch]
+        piece = _matrix(y)[:, row * width * batch : (row + count) * width * batch]
         yield row, pool.take((lines, count, width, batch)), piece
 
 
-def _add_bias(out: Array, exponent: int, bias: Array | None) -> int:
+def _add_bias(out: Array, exponent: Exponents, bias: Array | None) -> Exponents:
     if bias is None:
         return exponent
-    column = bias.reshape(-1, *(1,) * (out.ndim - 1))
-    return add_in_place(out, exponent, np.broadcast_to(column, out.shape).copy(), 0)
+    column = bias.reshape(*bias.shape, *(1,) * (out.ndim - 2))
+    return add_in_place(out, exponent, np.broadcast_to(column, out.shape).copy(), np.zeros_like(exponent))
 
 
 # Depthwise convolution, and what is one with fixed taps.
@@ -190,12 +236,12 @@ def _depthwise_backward(gradient: Array, window: Window, out: Array) -> None:
 
 
 def _lines(array: Array) -> Array:
-    """View a map as (channels, height, width * batch); features are maps of one position."""
-    return array.reshape(array.shape[0], array.shape[1] if array.ndim == 4 else 1, -1)
+    """View maps as one of shape (trials * channels, height, width * batch); features are maps of one position."""
+    return array.reshape(array.shape[0] * array.shape[1], array.shape[2] if array.ndim == 5 else 1, -1)
 
 
 def _window(operation: AveragePool | GlobalAveragePool | ZeroPad, source: Signal) -> Window:
-    channels, height, width, _ = source.values.shape
+    trials, channels, height, width, _ = source.values.shape
     match operation:
         case AveragePool(kernel=size, stride=stride):
             corner = (0, 0)
@@ -203,17 +249,17 @@ def _window(operation: AveragePool | GlobalAveragePool | ZeroPad, source: Signal
             size, stride, corner = (height, width), (1, 1), (0, 0)
         case ZeroPad(padding=(top, _, left, _)):
             size, stride, corner = (1, 1), (1, 1), (top, left)
-    return np.full((channels, *size), 1 / (size[0] * size[1]), source.values.dtype), stride, corner
+    return np.full((trials * channels, *size), 1 / (size[0] * size[1]), source.values.dtype), stride, corner
 
 
 @forward.register
-def _(operation: AveragePool | GlobalAveragePool | ZeroPad, call: Call, out: Array) -> int:
+def _(operation: AveragePool | GlobalAveragePool | ZeroPad, call: Call, out: Array) -> Exponents:
     _depthwise(call.source.values, _window(operation, call.source), out)
     return call.source.exponent
 
 
 @backward.register
-def _(operation: AveragePool | GlobalAveragePool | ZeroPad, call: Call, gradient: Signal, out: Array) -> int:
+def _(operation: AveragePool | GlobalAveragePool | ZeroPad, call: Call, gradient: Signal, out: Array) -> Exponents:
     _depthwise_backward(gradient.values, _window(operation, call.source), out)
     return gradient.exponent
 
@@ -222,101 +268,118 @@ def _(operation: AveragePool | GlobalAveragePool | ZeroPad, call: Call, gradient
 
 
 @forward.register
-def _(operation: BatchNorm, call: Call, out: Array) -> int:
-    scale, exponent = _inverse_deviation(operation, call.source)
-    kernels.standardize(rows(call.source.values), call.source.mean, scale, rows(out))
+def _(operation: BatchNorm, call: Call, out: Array) -> Exponents:
+    scales, exponent = _inverse_deviation(operation, call.source)
+    kernels.standardize(rows(call.source.values), call.source.mean.reshape(-1), scales, rows(out))
     return call.source.exponent + exponent
 
 
 @backward.register
-def _(operation: BatchNorm, call: Call, gradient: Signal, out: Array) -> int:
-    scale, exponent = _inverse_deviation(operation, call.source)
+def _(operation: BatchNorm, call: Call, gradient: Signal, out: Array) -> Exponents:
+    scales, exponent = _inverse_deviation(operation, call.source)
     g, y = rows(gradient.values), rows(call.output.values)
-    slope = np.empty(len(g))
-    kernels.row_products(g, y, slope)
+    slope = np.empty(gradient.mean.shape)
+    kernels.row_products(g, y, slope.reshape(-1))
     # The output stands here twice, once as itself and once in the mean of its product with the gradient.
-    slope = np.ldexp(slope, 2 * call.output.exponent)
-    kernels.standardize_backward(g, y, gradient.mean, slope, scale, rows(out))
+    scale(slope, 2 * call.output.exponent)
+    kernels.standardize_backward(g, y, gradient.mean.reshape(-1), slope.reshape(-1), scales, rows(out))
     return gradient.exponent + exponent
 
 
-def _inverse_deviation(operation: BatchNorm, source: Signal) -> tuple[NDArray[np.float64], int]:
-    """Return 1 / sqrt(variance + eps) of every channel as a mantissa and a common exponent.
+def _inverse_deviation(operation: BatchNorm, source: Signal) -> tuple[NDArray[np.float64], Exponents]:
+    """Return 1 / sqrt(variance + eps) of every trial's channels as a mantissa, and an exponent for every trial.
 
     With the source v * 2**e the square is (v + eps * 4**-e) * 4**e. A power of 4 that falls below float64 is nothing
     beside the other term; for e < 0 the first factor would leave the range upwards, so 4**e goes inside.
     """
-    e = source.exponent
-    if e < 0 < operation.eps:
-        return 1 / np.sqrt(np.ldexp(source.variance, 2 * e) + operation.eps), 0
-    return 1 / np.sqrt(source.variance + np.ldexp(operation.eps, -2 * e)), -e
+    if operation.eps == 0:
+        return 1 / np.sqrt(source.variance).reshape(-1), -source.exponent
+    exponent = source.exponent[:, np.newaxis]
+    inside, outside = np.minimum(exponent, 0), np.maximum(exponent, 0)
+    square = np.ldexp(source.variance, 2 * inside) + np.ldexp(operation.eps, -2 * outside)
+    return 1 / np.sqrt(square).reshape(-1), -outside[:, 0]
 
 
 # Activations.
 
 
 @forward.register
-def _(operation: Activation, call: Call, out: Array) -> int:
+def _(operation: Activation, call: Call, out: Array) -> Exponents:
     function, source = activation(operation.function), call.source
-    if function.homogeneous or source.exponent == 0:
+    if function.homogeneous or not source.exponent.any():
         _apply("value", function, source.values, out)
         return source.exponent
-    slopes = _slopes_at_scale(function, source)
-    if slopes is not None:
-        np.multiply(source.values, slopes, out=out)
-        return source.exponent
-    z = _in_float64(source)
-    y = np.empty_like(z)
-    _apply("value", function, z, y)
-    exponent = int(np.frexp(np.abs(y).max())[1])
-    np.ldexp(y, -exponent, out=out, casting="same_kind")
-    return exponent
+    trials = zip(source.values, source.exponent.tolist(), out, strict=True)
+    return np.array([_value_at_scale(function, z, exponent, y) for z, exponent, y in trials])
 
 
 @backward.register
-def _(operation: Activation, call: Call, gradient: Signal, out: Array) -> int:
+def _(operation: Activation, call: Call, gradient: Signal, out: Array) -> Exponents:
     function, source = activation(operation.function), call.source
-    if function.homogeneous or source.exponent == 0:
+    if function.homogeneous or not source.exponent.any():
         _apply("derivative", function, source.values, out)
     else:
-        slopes = _slopes_at_scale(function, source)
-        if slopes is None:
-            z = _in_float64(source)
-            slopes = np.empty_like(z)
-            _apply("derivative", function, z, slopes)
-        out[...] = slopes
+        for z, exponent, slopes in zip(source.values, source.exponent.tolist(), out, strict=True):
+            _derivative_at_scale(function, z, exponent, slopes)
     out *= gradient.values
     return gradient.exponent
 
 
-def _slopes_at_scale(function: ActivationFunction, signal: Signal) -> Array | None:
+def _value_at_scale(function: ActivationFunction, z: Array, exponent: int, out: Array) -> int:
+    """Write phi(z * 2**exponent) for one trial; return the power of two in front of it."""
+    if exponent == 0:
+        _apply("value", function, z, out)
+        return 0
+    slopes = _slopes_at_scale(function, z, exponent)
+    if slopes is not None:
+        np.multiply(z, slopes, out=out)
+        return exponent
+    plain = _in_float64(z, exponent)
+    y = np.empty_like(plain)
+    _apply("value", function, plain, y)
+    found = int(np.frexp(np.abs(y).max())[1])
+    np.ldexp(y, -found, out=out, casting="same_kind")
+    return found
+
+
+def _derivative_at_scale(function: ActivationFunction, z: Array, exponent: int, out: Array) -> None:
+    """Write phi'(z * 2**exponent) for one trial."""
+    slopes = _slopes_at_scale(function, z, exponent)
+    if slopes is None:
+        plain = _in_float64(z, exponent)
+        slopes = np.empty_like(plain)
+        _apply("derivative", function, plain, slopes)
+    out[...] = slopes
+
+
+def _slopes_at_scale(function: ActivationFunction, z: Array, exponent: int) -> Array | None:
     """Return phi(z) / z where z is so small or so large that phi is two half-lines through 0; None elsewhere.
 
     None too where that leaves nothing: phi(0) is not 0, or phi is bounded.
     """
-    if abs(signal.exponent) <= FAR:
+    if abs(exponent) <= FAR:
         return None
-    if signal.exponent < 0:
+    if exponent < 0:
         at_zero, left, right = function.germ_zero
         lines = at_zero == 0
     else:
         (left, _), (right, _) = function.germ_infinity
         lines = (left != 0 or right != 0) and math.isfinite(left) and math.isfinite(right)
-    number = signal.values.dtype.type
-    return np.where(signal.values > 0, number(right), number(left)) if lines else None
+    number = z.dtype.type
+    return np.where(z > 0, number(right), number(left)) if lines else None
 
 
-def _in_float64(signal: Signal) -> NDArray[np.float64]:
+def _in_float64(z: Array, exponent: int) -> NDArray[np.float64]:
     """Return the map without its power of two, for a function that cannot take it; infinite beyond float64."""
     with np.errstate(over="ignore"):
-        return np.ldexp(signal.values.astype(np.float64), signal.exponent)
+        return np.ldexp(z.astype(np.float64), exponent)
 
 
 def _apply(which: str, function: ActivationFunction, z: Array, out: Array) -> None:
     if function.family == FORMULA:
         out[...] = function.value(z) if which == "value" else function.derivative(z)
         return
-    compiled = elementwise(getattr(scalar, f"{function.family}_{which}"), z.dtype.name)
+    compiled = elementwise(getattr(scalar, f"{function.family}_{which}"), z.dtype)
     compiled(z, z.dtype.type(function.parameter), out=out)
 
 
@@ -324,7 +387,7 @@ def _apply(which: str, function: ActivationFunction, z: Array, out: Array) -> No
 
 
 @forward.register
-def _(operation: Add, call: Call, out: Array) -> int:
+def _(operation: Add, call: Call, out: Array) -> Exponents:
     out[...] = call.source.values
     exponent = call.source.exponent
     term = call.pool.take(out.shape)
@@ -336,24 +399,30 @@ def _(operation: Add, call: Call, out: Array) -> int:
 
 
 @forward.register
-def _(operation: MaxPool, call: Call, out: Array) -> int:
-    kernels.max_pool(call.source.values, operation.kernel, operation.stride, out)
+def _(operation: MaxPool, call: Call, out: Array) -> Exponents:
+    kernels.max_pool(_channels(call.source.values), operation.kernel, operation.stride, _channels(out))
     return call.source.exponent
 
 
 @backward.register
-def _(operation: MaxPool, call: Call, gradient: Signal, out: Array) -> int:
-    kernels.max_pool_backward(gradient.values, call.source.values, operation.kernel, operation.stride, out)
+def _(operation: MaxPool, call: Call, gradient: Signal, out: Array) -> Exponents:
+    g, x = _channels(gradient.values), _channels(call.source.values)
+    kernels.max_pool_backward(g, x, operation.kernel, operation.stride, _channels(out))
     return gradient.exponent
 
 
+def _channels(array: Array) -> Array:
+    """View the channels of all trials as those of one map."""
+    return array.reshape(-1, *array.shape[2:])
+
+
 @forward.register
-def _(operation: Flatten, call: Call, out: Array) -> int:
+def _(operation: Flatten, call: Call, out: Array) -> Exponents:
     out[...] = call.source.values.reshape(out.shape)
     return call.source.exponent
 
 
 @backward.register
-def _(operation: Add | Flatten, call: Call, gradient: Signal, out: Array) -> int:
+def _(operation: Add | Flatten, call: Call, gradient: Signal, out: Array) -> Exponents:
     out[...] = gradient.values.reshape(out.shape)
     return gradient.exponent

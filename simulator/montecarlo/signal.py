@@ -8,10 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from varprop.simulator.montecarlo.kernels import row_moments
+from varprop.simulator.montecarlo.kernels import moments
 from varprop.simulator.network import Shape
 
 Array = NDArray[np.floating]
+Statistics = NDArray[np.float64]
+Exponents = NDArray[np.int64]
 
 REACH = {np.dtype(np.float32): 32, np.dtype(np.float64): 100}
 """A map is rescaled when its root mean square leaves 2**-REACH .. 2**REACH: far enough from the ends of the floating
@@ -42,47 +44,57 @@ class Pool:
 
 @dataclass(frozen=True, slots=True)
 class Signal:
-    """The map values * 2**exponent and its moments over batch and positions at fixed weights.
+    """The map values * 2**exponent of several trials, and its moments over batch and positions at fixed weights.
 
-    `values` has shape (*node shape, batch). `mean` and `variance`, one a channel (or feature), and `second_moment`,
-    over everything, are those of `values`.
+    `values` has shape (trials, *node shape, batch), `exponent` (trials,). `summary`, of shape (trials, 3), holds mean,
+    second moment and mean variance of a channel (or feature); `mean` and `variance`, of shape (trials, channels), are
+    empty where nobody asked for them. All are those of `values`.
     """
 
     values: Array
-    exponent: int
-    mean: NDArray[np.float64]
-    variance: NDArray[np.float64]
-    second_moment: float
+    exponent: Exponents
+    summary: Statistics
+    mean: Statistics
+    variance: Statistics
 
 
 def rows(array: Array) -> Array:
-    """View a map as one row a channel."""
-    return array.reshape(array.shape[0], -1)
+    """View maps as one row a channel."""
+    return array.reshape(array.shape[0] * array.shape[1], -1)
 
 
-def measure(values: Array, exponent: int) -> Signal:
-    """Return the map with its moments, rescaled in place by a power of two (exact) where it nears the range's end."""
-    channels = values.shape[0]
-    mean, variance = np.empty(channels), np.empty(channels)
-    row_moments(rows(values), mean, variance)
-    second_moment = float((variance.sum() + (mean * mean).sum()) / channels)
-    shift = math.frexp(second_moment)[1] // 2 if 0 < second_moment < math.inf else 0
-    if abs(shift) <= REACH[values.dtype]:
-        return Signal(values, exponent, mean, variance, second_moment)
-    np.ldexp(values, -shift, out=values)
-    mean, variance = np.ldexp(mean, -shift), np.ldexp(variance, -2 * shift)
-    return Signal(values, exponent + shift, mean, variance, math.ldexp(second_moment, -2 * shift))
+def measure(values: Array, exponent: Exponents, by_channel: bool = False) -> Signal:
+    """Return maps with their moments, rescaled in place by a power of two (exact) where one nears the range's end."""
+    trials, channels = values.shape[:2]
+    shape = (trials, channels) if by_channel else (0, 0)
+    mean, variance, summary = np.empty(shape), np.empty(shape), np.empty((trials, 3))
+    reach = REACH[values.dtype]
+    if not moments(values.reshape(trials, channels, -1), mean, variance, summary, 4.0**-reach, 4.0**reach):
+        return Signal(values, exponent, summary, mean, variance)
+    second_moment = summary[:, 1]
+    inside = (second_moment > 0) & (second_moment < math.inf)
+    shift = np.where(inside, np.frexp(second_moment)[1] // 2, 0)
+    shift[np.abs(shift) <= reach] = 0
+    scale(values, -shift)
+    summary = np.ldexp(summary, -shift[:, np.newaxis] * np.array([1, 2, 2]))
+    if by_channel:
+        mean, variance = np.ldexp(mean, -shift[:, np.newaxis]), np.ldexp(variance, -2 * shift[:, np.newaxis])
+    return Signal(values, exponent + shift, summary, mean, variance)
 
 
-def add_in_place(total: Array, exponent: int, term: Array, term_exponent: int) -> int:
-    """Add term * 2**term_exponent to total * 2**exponent; return the exponent of the sum, the larger of the two.
+def scale(values: Array, exponent: Exponents) -> None:
+    """Multiply every trial's map by its own power of two, in place."""
+    if exponent.any():
+        np.ldexp(values, exponent.reshape(-1, *(1,) * (values.ndim - 1)), out=values)
+
+
+def add_in_place(total: Array, exponent: Exponents, term: Array, term_exponent: Exponents) -> Exponents:
+    """Add term * 2**term_exponent to total * 2**exponent; return the exponents of the sum, the larger ones of the two.
 
     What the smaller one loses lies below the other's rounding. `term` is overwritten.
     """
-    top = max(exponent, term_exponent)
-    if exponent < top:
-        np.ldexp(total, exponent - top, out=total)
-    if term_exponent < top:
-        np.ldexp(term, term_exponent - top, out=term)
+    top = np.maximum(exponent, term_exponent)
+    scale(total, exponent - top)
+    scale(term, term_exponent - top)
     total += term
     return top

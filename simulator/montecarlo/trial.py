@@ -1,57 +1,86 @@
-"""One trial: draw the weights, run the batch forward and a random cotangent back, record every node's moments."""
+"""Some trials at once: draw the weights, run the batch forward and random cotangents back, record every node's moments.
+
+Trials of one block share every call into compiled code, so that small networks are not all overhead. No number of one
+trial depends on the others of its block.
+"""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from varprop.simulator.montecarlo.draws import Draws
+from varprop.simulator.montecarlo.draws import COTANGENT, Draws, Parameters
 from varprop.simulator.montecarlo.operations import Call, backward, forward, reads_output, reads_source
-from varprop.simulator.montecarlo.signal import Pool, Signal, add_in_place, measure
-from varprop.simulator.network import Conv2d, Input, Linear, Network
+from varprop.simulator.montecarlo.signal import Exponents, Pool, Signal, add_in_place, measure
+from varprop.simulator.montecarlo.weightless import Unseen
+from varprop.simulator.network import BatchNorm, Conv2d, Input, Linear, Network
+from varprop.simulator.weight_law import weight_law
 
 Array = NDArray[np.floating]
 
 MEAN, SECOND_MOMENT, VARIANCE, EXPONENT = range(4)
 
 
-def run_trial(network: Network, data: Array, draws: Draws, pool: Pool) -> NDArray[np.float64]:
-    """Return the moments of one draw of the weights.
+@dataclass(frozen=True)
+class Plan:
+    """What to run, and which of its layers act without weights (see `unseen_layers`)."""
+
+    network: Network
+    unseen: frozenset[int]
+
+    def keeps(self, index: int) -> bool:
+        """Whether a node's output is read on the way back: then by itself or by later nodes, so until its own turn."""
+        nodes = self.network.nodes
+        return reads_output(nodes[index].operation) or any(
+            reads_source(nodes[consumer].operation)
+            or (consumer in self.unseen and isinstance(nodes[consumer].operation, Linear))
+            for consumer in self.network.consumers[index]
+        )
+
+    def normalised(self, index: int) -> bool:
+        """Whether a batch normalisation needs the moments of every channel of the node's output."""
+        nodes = self.network.nodes
+        return any(isinstance(nodes[consumer].operation, BatchNorm) for consumer in self.network.consumers[index])
+
+
+def run_trials(plan: Plan, data: Array, draws: Draws, pool: Pool) -> NDArray[np.float64]:
+    """Return the moments of several draws of the weights.
 
     Parameters
     ----------
-    network
+    plan
         What to run.
     data
         The batch, of shape (*input shape, batch), in the pool's type.
     draws
-        The trial's random numbers.
+        The trials' random numbers.
     pool
         The thread's memory.
 
     Returns
     -------
     ndarray
-        Shape (2, nodes, 4): forward and backward; mean, second moment, variance, exponent. The mean is
+        Shape (trials, 2, nodes, 4): forward and backward; mean, second moment, variance, exponent. The mean is
         to be multiplied by 2**exponent, the second moment and the variance by 4**exponent.
     """
-    record = np.zeros((2, len(network), 4))
-    kept = [_kept(network, index) for index in range(len(network))]
+    network, trials = plan.network, draws.count
+    record = np.zeros((trials, 2, len(network), 4))
+    kept = [plan.keeps(index) for index in range(len(network))]
     unread = [len(consumers) for consumers in network.consumers]
     calls: list[Call] = []
     for index, node in enumerate(network.nodes):
-        has_weights = isinstance(node.operation, Conv2d | Linear)
-        drawn = draws.parameters(index, node, network.framework) if has_weights else None
-        call = Call([calls[source].output for source in node.inputs], drawn, pool)
-        out = pool.take((*node.shape, data.shape[-1]))
+        call = Call([calls[source].output for source in node.inputs], _drawn(plan, index, draws, pool), pool)
+        out = pool.take((trials, *node.shape, data.shape[-1]))
         if isinstance(node.operation, Input):
             out[...] = data
-            exponent = 0
+            exponent = np.zeros(trials, np.int64)
         else:
             exponent = forward(node.operation, call, out)
-        call.output = measure(out, exponent)
+        call.output = measure(out, exponent, plan.normalised(index))
         calls.append(call)
-        record[0, index] = _row(call.output)
+        _write(record[:, 0, index], call.output)
         for source in node.inputs:
             unread[source] -= 1
         for done in {index, *node.inputs}:
@@ -60,13 +89,13 @@ def run_trial(network: Network, data: Array, draws: Draws, pool: Pool) -> NDArra
 
     last = len(network) - 1
     cotangent = pool.take(calls[last].output.values.shape)
-    draws.cotangent(last, cotangent)
-    gradients: dict[int, tuple[Array, int]] = {last: (cotangent, 0)}
+    draws.normals(last, COTANGENT, cotangent)
+    gradients: dict[int, tuple[Array, Exponents]] = {last: (cotangent, np.zeros(trials, np.int64))}
     for index in reversed(range(len(network))):
+        node, call = network.nodes[index], calls[index]
         if index in gradients:  # a node that leads nowhere has gradient 0, as recorded
-            gradient = measure(*gradients.pop(index))
-            record[1, index] = _row(gradient)
-            node, call = network.nodes[index], calls[index]
+            gradient = measure(*gradients.pop(index), isinstance(node.operation, BatchNorm))
+            _write(record[:, 1, index], gradient)
             for source in node.inputs:
                 out = pool.take(calls[source].output.values.shape)
                 exponent = backward(node.operation, call, gradient, out)
@@ -78,16 +107,20 @@ def run_trial(network: Network, data: Array, draws: Draws, pool: Pool) -> NDArra
                     gradients[source] = out, exponent
             pool.give(gradient.values)
         if kept[index]:
-            pool.give(calls[index].output.values)
+            pool.give(call.output.values)
+        if isinstance(call.drawn, Parameters):
+            pool.give(call.drawn.weight)
     return record
 
 
-def _kept(network: Network, index: int) -> bool:
-    """Whether a node's output is read on the way back: then by itself or by later nodes, so until its own turn."""
-    return reads_output(network.nodes[index].operation) or any(
-        reads_source(network.nodes[consumer].operation) for consumer in network.consumers[index]
-    )
+def _drawn(plan: Plan, index: int, draws: Draws, pool: Pool) -> Parameters | Unseen | None:
+    node, framework = plan.network.nodes[index], plan.network.framework
+    if not isinstance(node.operation, Conv2d | Linear):
+        return None
+    if index in plan.unseen:
+        return Unseen(weight_law(node, framework).std, draws.bias(index, node, framework), draws, index, pool)
+    return draws.parameters(index, node, framework, pool.take)
 
 
-def _row(signal: Signal) -> tuple[float, float, float, int]:
-    return float(signal.mean.mean()), signal.second_moment, float(signal.variance.mean()), signal.exponent
+def _write(record: NDArray[np.float64], signal: Signal) -> None:
+    record[:, :EXPONENT], record[:, EXPONENT] = signal.summary, signal.exponent

@@ -1,0 +1,227 @@
+"""Gaussian weight matrices that are never drawn: only their action on the vectors they meet.
+
+W, of shape (m, n) with i.i.d. N(0, std^2) entries, meets the columns of X (n, p) forward. With X = Q R and orthonormal
+columns in Q, W X = std G R with G = W Q / std i.i.d. N(0, 1): as many draws as numbers in the output. Backward, given
+W X and all that came after, W off the span of X is still as it was drawn, and independent of the cotangents D (m, p):
+
+    W^T D = Q (std G)^T D + (I - Q Q^T) W'^T D,    W' a fresh draw,
+
+and W'^T D is a Gaussian matrix once more, std H S with S^T S = D^T D and H (n, p) i.i.d. N(0, 1). The law of forward,
+backward and both together is that of drawing W; p (m + n) draws and p^2 (m + n) products stand for m n and p m n.
+
+Q is never formed. R is the Cholesky factor of X^T X with pivoting; a column whose part off the others' span is below
+`RANK` of its own length, squared, is taken to lie in that span (equal samples, dead units, p > n).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from varprop.simulator.jit import kernel, reduction
+from varprop.simulator.montecarlo.draws import COMPLEMENT, WEIGHT, Draws
+from varprop.simulator.montecarlo.signal import Pool
+from varprop.simulator.network import Conv2d, Linear, Network
+from varprop.simulator.weight_law import weight_law
+
+Array = NDArray[np.floating]
+Small = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+RANK = 1e-13
+"""Squared sine of the angle below which a vector lies in a span: float64's Gram matrices know it to 1e-16 times a small
+factor, and float32 vectors only to 1e-14."""
+
+NORMAL = 144
+"""Price of a normal draw, in multiply-adds of a float32 matrix product (2.4 ns against 1/60 ns)."""
+
+PASSES = 110
+"""Price, in the same unit, of a number's conversions to float64 and of the passes over it."""
+
+SOLVING = 60
+"""Price of a product in the small triangular systems."""
+
+OVERHEAD = 50_000
+"""Price of a layer's small calls, which count where layers are tiny."""
+
+
+def unseen_layers(network: Network, batch: int) -> frozenset[int]:
+    """Return the layers for which acting without weights is exact (independent Gaussian weights) and cheaper.
+
+    Drawing costs m n draws and 2 p m n multiply-adds for both directions; acting without weights p (m + n) draws, about
+    7 p^2 (m + n) multiply-adds (in float64 but for two products) and systems of size p.
+    """
+    found = []
+    for index, node in enumerate(network.nodes):
+        if not isinstance(node.operation, Conv2d | Linear):
+            continue
+        if weight_law(node, network.framework).distribution != "normal":
+            continue
+        groups = node.operation.groups if isinstance(node.operation, Conv2d) else 1
+        n, m = node.fan_in or 0, node.shape[0] // groups
+        p = batch * int(np.prod(node.shape[1:]))
+        drawn = groups * m * n * (NORMAL + 2 * p)
+        unseen = groups * (p * (m + n) * (NORMAL + PASSES + 7 * p) + SOLVING * p**3) + OVERHEAD
+        if unseen < drawn:
+            found.append(index)
+    return frozenset(found)
+
+
+@dataclass(slots=True)
+class Unseen:
+    """One layer's Gaussian matrices, one a trial and group; matrices of vectors have shape (trials * groups, ., p)."""
+
+    std: float
+    bias: Array | None
+    draws: Draws
+    index: int
+    pool: Pool
+    inputs: Array = field(init=False)
+    """X, kept until the way back."""
+    _action: Array = field(init=False)
+    _factor: Small = field(init=False)
+    _pivots: Integers = field(init=False)
+    _rank: Integers = field(init=False)
+
+    def product(self, x: Array, out: Array) -> None:
+        """Write W X."""
+        self.inputs = x
+        self._factor, self._pivots, self._rank = factorize(_inner(x, x), RANK)
+        self._action = self.pool.take(out.shape)
+        self.draws.normals(self.index, WEIGHT, self._action)
+        _times(self._action, self.std * self._factor, out)
+
+    def transposed_product(self, d: Array, out: Array) -> None:
+        """Write W^T D, given W X."""
+        factor, _, _ = factorize(_inner(d, d), RANK)
+        fresh = self.pool.take(out.shape)
+        self.draws.normals(self.index, COMPLEMENT, fresh)
+        _times(fresh, self.std * factor, out)
+        self.pool.give(fresh)
+        known = self.std * _inner(self._action, d)
+        self.pool.give(self._action)
+        solution = in_span(self._factor, self._pivots, self._rank, known, _inner(self.inputs, out))
+        if out.shape[2] == 1:
+            add_multiples(out[:, :, 0], solution[:, 0, 0], self.inputs[:, :, 0])
+        else:
+            out += np.matmul(self.inputs.astype(np.float64), solution)
+
+
+def _inner(x: Array, y: Array) -> Small:
+    """Return X^T Y of every pair, in float64."""
+    if x.shape[2] == 1:
+        found = np.empty((len(x), 1, 1))
+        inner_products(x[:, :, 0], y[:, :, 0], found[:, 0, 0])
+        return found
+    double = x.astype(np.float64)
+    other = double if x is y else y.astype(np.float64)
+    product: Small = np.matmul(double.swapaxes(1, 2), other)
+    return product
+
+
+def _times(x: Array, square: Small, out: Array) -> None:
+    if x.shape[2] == 1:
+        multiples(x[:, :, 0], square[:, 0, 0], out[:, :, 0])
+    else:
+        np.matmul(x, square.astype(x.dtype), out=out)
+
+
+@reduction
+def inner_products(x: Array, y: Array, out: Small) -> None:
+    """Write x . y of every row, summed in float64."""
+    for s in range(len(x)):
+        total = 0.0
+        for i in range(x.shape[1]):
+            total += np.float64(x[s, i]) * np.float64(y[s, i])
+        out[s] = total
+
+
+@kernel
+def multiples(x: Array, factors: Small, out: Array) -> None:
+    """Write a multiple of every row of x."""
+    for s in range(len(x)):
+        for i in range(x.shape[1]):
+            out[s, i] = factors[s] * x[s, i]
+
+
+@kernel
+def add_multiples(out: Array, factors: Small, x: Array) -> None:
+    """Add a multiple of x to every row of `out`."""
+    for s in range(len(x)):
+        for i in range(x.shape[1]):
+            out[s, i] += factors[s] * x[s, i]
+
+
+@kernel
+def factorize(gram: Small, tolerance: float) -> tuple[Small, Integers, Integers]:
+    """Return factors R with R^T R = gram, by Cholesky's method with pivoting; a stack of matrices.
+
+    Returns
+    -------
+    factor
+        Shape of `gram`, columns in its order, rows in the order of pivots; rows beyond the rank are zero.
+    pivots
+        Shape (stack, p): row k of the factor is zero in the columns of earlier pivots.
+    rank
+        Shape (stack,): pivots until what is left of every diagonal entry is at most `tolerance` of what it was.
+    """
+    stack, p, _ = gram.shape
+    factor, pivots, rank = np.zeros(gram.shape), np.empty((stack, p), np.int64), np.empty(stack, np.int64)
+    left = np.empty(p)
+    for s in range(stack):
+        r, order = factor[s], pivots[s]
+        for j in range(p):
+            order[j], left[j] = j, gram[s, j, j]
+        rank[s] = p
+        for k in range(p):
+            best, place = tolerance, -1
+            for j in range(k, p):
+                column = order[j]
+                if left[column] > best * gram[s, column, column]:
+                    best, place = left[column] / gram[s, column, column], j
+            if place < 0:
+                rank[s] = k
+                break
+            order[k], order[place] = order[place], order[k]
+            pivot = order[k]
+            r[k, pivot] = np.sqrt(left[pivot])
+            for j in range(k + 1, p):
+                column = order[j]
+                value = gram[s, pivot, column]
+                for i in range(k):
+                    value -= r[i, pivot] * r[i, column]
+                r[k, column] = value / r[k, pivot]
+                left[column] -= r[k, column] ** 2
+    return factor, pivots, rank
+
+
+@kernel
+def in_span(factor: Small, pivots: Integers, rank: Integers, known: Small, found: Small) -> Small:
+    """Return M with X M = Q (`known` - Q^T V), given found = X^T V and X = Q R: what the span of X adds to V.
+
+    M = R^-1 (known - R^-T found) on the pivots' rows, 0 elsewhere.
+    """
+    stack, p, columns = found.shape
+    out = np.zeros(found.shape)
+    right = np.empty((p, columns))
+    for s in range(stack):
+        r, order = factor[s], pivots[s]
+        for k in range(rank[s]):
+            pivot = order[k]
+            right[k] = found[s, pivot]
+            for i in range(k):
+                for j in range(columns):
+                    right[k, j] -= r[i, pivot] * right[i, j]
+            right[k] /= r[k, pivot]
+        for k in range(rank[s]):
+            right[k] = known[s, k] - right[k]
+        for k in range(rank[s] - 1, -1, -1):
+            solved = out[s, order[k]]
+            solved[:] = right[k]
+            for i in range(k + 1, rank[s]):
+                for j in range(columns):
+                    solved[j] -= r[k, order[i]] * out[s, order[i], j]
+            solved /= r[k, order[k]]
+    return out
