@@ -52,15 +52,16 @@ Debug = Annotated[bool, typer.Option("--debug", help="show the traceback of an e
 def list_(
     kind: Annotated[
         str | None,
-        typer.Argument(help="networks, initializers, activations, experiments or topics; default all"),
+        typer.Argument(help="networks, initializers, activations, experiments, figures or topics; default all"),
     ] = None,
     format: FormatOption = Format.table,
     out: Out = None,
     debug: Debug = False,
 ) -> None:
-    """List the networks, initializers, activations, experiments and topics there are."""
+    """List the networks, initializers, activations, experiments, figures and topics there are."""
     _check_out(out)
     from varprop.derivations import TOPICS
+    from varprop.figures.gallery import NAMES as FIGURES
     from varprop.simulator.activations import NAMES as ACTIVATIONS
     from varprop.simulator.architectures import NAMES as NETWORKS
     from varprop.simulator.experiments import NAMES as EXPERIMENTS
@@ -73,6 +74,7 @@ def list_(
         "initializers": INITIALIZERS,
         "activations": ACTIVATIONS,
         "experiments": EXPERIMENTS,
+        "figures": FIGURES,
         "topics": TOPICS,
     }
     if kind is not None and kind not in kinds:
@@ -436,6 +438,39 @@ def experiment(
         outcome = predict(name, seed, progress)
     printers = {Format.table: outcome_table, Format.json: outcome_json, Format.csv: outcome_csv}
     _deliver(printers[format](outcome), out)
+
+
+@app.command()
+def figure(
+    context: typer.Context,
+    names: Annotated[list[str] | None, typer.Argument(help="from `varprop list figures`")] = None,
+    all_: Annotated[bool, typer.Option("--all", help="every figure")] = False,
+    out: Annotated[Path, typer.Option(help="folder that gets the files", metavar="DIR")] = Path(),
+    figure_format: Annotated[list[str] | None, typer.Option(help="pdf, svg, png, pgf; default pdf")] = None,
+    width: Annotated[str, typer.Option(help="column (3.35 in) or page (6.9 in)")] = "page",
+    seed: Annotated[int, typer.Option(help="of batches and weight draws", min=0)] = 0,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Draw figures for a paper: NAME.pdf, its data in NAME.csv, what made it in NAME.json."""
+    from varprop.figures.gallery import NAMES
+
+    if bool(names) == all_:
+        raise UserError(
+            "figure", "--all and names" if names else "no name", "names from varprop list figures, or --all"
+        )
+    from varprop.figures.gallery.write import write_figures
+
+    written = write_figures(
+        list(NAMES) if all_ else list(dict.fromkeys(names or [])),
+        out,
+        formats=_words("--figure-format", figure_format) or ["pdf"],
+        width=width,
+        seed=seed,
+        command=["varprop", *context.obj],
+        announce=(lambda line: None) if quiet else lambda line: print(line, file=sys.stderr, flush=True),
+    )
+    print("".join(f"{path}\n" for path in written), end="")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -6,6 +6,7 @@ import io
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from matplotlib.figure import Figure
 
@@ -14,16 +15,18 @@ from varprop.simulator.errors import UserError
 from varprop.simulator.files import require_writable, write_whole
 from varprop.simulator.provenance import provenance
 
-FORMATS = ("png", "pdf", "svg")
-_UNDATED: dict[str, dict[str, str | None]] = {
-    "png": {"Software": None},
-    "pdf": {"CreationDate": None},
-    "svg": {"Date": None},
+FORMATS = ("png", "pdf", "svg", "pgf")
+_UNDATED: dict[str, Any] = {
+    "png": {"metadata": {"Software": None}},
+    "pdf": {"metadata": {"CreationDate": None}},
+    "svg": {"metadata": {"Date": None}},
 }
 
 
-def companions(path: Path) -> tuple[Path, Path, Path]:
+def companions(path: Path, what: str = "--plot") -> tuple[Path, Path, Path]:
     """Return the three files of a figure, (figure, tidy table, provenance), if all can be written.
+
+    `what` names the option that the path comes from, in errors.
 
     Raises
     ------
@@ -31,10 +34,10 @@ def companions(path: Path) -> tuple[Path, Path, Path]:
         A format that is not known, or a folder that is missing.
     """
     if path.suffix.lstrip(".") not in FORMATS:
-        raise UserError("--plot", path, "a file name that ends in ." + ", .".join(FORMATS))
+        raise UserError(what, path, "a file name that ends in ." + ", .".join(FORMATS))
     files = (path, path.with_suffix(".csv"), path.with_suffix(".json"))
     for file in files:
-        require_writable(file, "--plot")
+        require_writable(file, what)
     return files
 
 
@@ -53,12 +56,26 @@ def save(path: Path, draw: Callable[[], Figure], table: str, command: Sequence[s
         Words of the command line that asks for it.
     settings
         What the figure depends on, seed included; must be fit for JSON.
+
+    Raises
+    ------
+    UserError
+        As `companions`, or PGF is asked for where there is no LaTeX.
     """
     files = companions(path)
-    image = io.BytesIO()
-    kind = path.suffix.lstrip(".")
-    with paper():
-        draw().savefig(image, format=kind, metadata=_UNDATED[kind])
-    write_whole(files[0], image.getvalue())
+    write_whole(files[0], _rendered(draw, path.suffix.lstrip(".")))
     write_whole(files[1], table)
     write_whole(files[2], json.dumps(provenance(command, settings), indent=1, allow_nan=False) + "\n")
+
+
+def _rendered(draw: Callable[[], Figure], kind: str) -> bytes:
+    image = io.BytesIO()
+    with paper():
+        try:
+            draw().savefig(image, format=kind, **_UNDATED.get(kind, {}))
+        except FileNotFoundError as error:
+            if kind != "pgf":
+                raise
+            missing = f"no {error.filename}"
+            raise UserError("pgf", missing, "LaTeX, to measure text with", "install it, or ask for pdf") from None
+    return image.getvalue()

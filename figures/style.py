@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from cycler import cycler
 from matplotlib import style
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 WIDTHS = {"column": 3.35, "page": 6.9}
 """Width of one column and of a whole page, in inches."""
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 """Okabe and Ito's palette (jfly.uni-koeln.de/color), yellow left out: it is too pale on white."""
+
+POINTS: dict[str, Any] = {"ls": "", "marker": "o", "mfc": "white", "mew": 0.7}
+"""Measured values: open circles, whatever their colour."""
+
+BARS: dict[str, Any] = {**POINTS, "elinewidth": 0.7}
+"""Measured values with bars."""
 
 _SETTINGS: dict[str, Any] = {
     "axes.grid": True,
@@ -35,6 +44,8 @@ _SETTINGS: dict[str, Any] = {
     "lines.markersize": 2.5,
     "mathtext.fontset": "dejavusans",
     "pdf.fonttype": 42,  # TrueType: text stays text, and journals refuse Type 3
+    "pgf.rcfonts": False,  # in a paper, the paper's own fonts
+    "pgf.texsystem": "pdflatex",
     "ps.fonttype": 42,
     "savefig.dpi": 200,
     "svg.fonttype": "none",
@@ -49,3 +60,30 @@ def paper() -> Iterator[None]:
     """Draw and save figures in the house style, whatever the user's own settings."""
     with style.context(_SETTINGS, after_reset=True):
         yield
+
+
+def panels(width: float, count: int, *, aspect: float = 0.8, across: int | None = None) -> tuple[Figure, list[Axes]]:
+    """Return a figure of lettered panels: side by side over a page, below one another in a column.
+
+    Parameters
+    ----------
+    width
+        Of the figure, in inches.
+    count
+        Of panels.
+    aspect
+        Height of a panel over its width.
+    across
+        Panels in a row over the width of a page; default all.
+    """
+    columns = (across or count) if width > 5 else 1
+    lines = math.ceil(count / columns)
+    wide = min(width / columns, 3.4)
+    figure = Figure(figsize=(width, lines * wide * aspect))
+    grid = figure.subplots(lines, columns, squeeze=False).ravel()
+    for place, axes in enumerate(grid):
+        if place >= count:
+            axes.remove()
+        elif count > 1:
+            axes.set_title("abcdefghijkl"[place], loc="left", fontweight="bold")
+    return figure, list(grid[:count])

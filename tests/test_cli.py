@@ -170,7 +170,7 @@ def test_commas_split_but_not_inside_parentheses(texts, values) -> None:
     assert _words("--init", texts) == values
 
 
-@pytest.mark.parametrize("kind", ["networks", "initializers", "activations", "topics"])
+@pytest.mark.parametrize("kind", ["networks", "initializers", "activations", "experiments", "figures", "topics"])
 def test_list(kind, capsys) -> None:
     assert main(["list", kind, "--format", "json"]) == 0
     data = json.loads(capsys.readouterr().out)
