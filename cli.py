@@ -178,6 +178,107 @@ def propagate(
 
 
 @app.command()
+def sweep(
+    networks: Annotated[list[str], typer.Argument(help="names from `varprop list networks`, or .toml files")],
+    depth: Values = None,
+    width: Values = None,
+    activation: Values = None,
+    init: Values = None,
+    framework: Values = None,
+    norm: Values = None,
+    input: Values = None,
+    data_dir: Annotated[Path | None, typer.Option(help="folder of the CIFAR-10 binary files", metavar="DIR")] = None,
+    size: Values = None,
+    batch: Values = None,
+    trials: Annotated[int | None, typer.Option(help="Monte Carlo beside theory: weight draws a point")] = None,
+    seed: Annotated[int, typer.Option(help="of the batch and of the weight draws")] = 0,
+    layers: Annotated[bool, typer.Option("--layers", help="also a table of all layers; needs --out")] = False,
+    table_format: Annotated[str, typer.Option(help="of the tables in --out: csv or parquet")] = "csv",
+    workers: Annotated[int | None, typer.Option(help="points at a time, a core each; default all", min=1)] = None,
+    scheduler: Annotated[str | None, typer.Option(help="tcp://HOST:PORT of a Dask scheduler, or slurm")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="say how many points, and about how long")] = False,
+    format: FormatOption = Format.table,
+    out: Annotated[Path | None, typer.Option(help="folder of the tables and of what is kept", metavar="DIR")] = None,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Run every combination of settings, numbers also as 10:50:10 or 1:1000:log20; again, it goes on after a crash."""
+    if out is not None:
+        from varprop.simulator.files import make_folder
+
+        make_folder(out)
+    from varprop.simulator.export import table_csv
+    from varprop.simulator.progress import progress_bar
+    from varprop.simulator.sweep.executors import cores
+    from varprop.simulator.sweep.points import points as combinations
+    from varprop.simulator.sweep.run import sweep as run
+    from varprop.simulator.sweep.store import Store
+    from varprop.simulator.sweep.tables import FORMATS, layer_rows, require_format, summary_rows, write_table
+
+    if table_format not in FORMATS:
+        raise did_you_mean("--table-format", table_format, list(FORMATS))
+    require_format(table_format)
+    if layers and out is None:
+        raise UserError("--layers", "no --out", "a folder for the table")
+    axes: dict[str, Sequence[Any]] = {
+        "framework": _words("--framework", framework),
+        "init": _words("--init", init),
+        "activation": _words("--activation", activation),
+        "norm": _words("--norm", norm),
+        "input": _words("--input", input),
+        "depth": _numbers("--depth", depth),
+        "width": _numbers("--width", width),
+        "size": _numbers("--size", size),
+        "batch": _numbers("--batch", batch),
+    }
+    points = combinations(
+        _words("network", networks),
+        {name: values for name, values in axes.items() if values},
+        trials=trials,
+        seed=seed,
+        data_dir=data_dir,
+        layers=layers,
+    )
+    store = None if out is None else Store(out / "store")
+    count = min(workers or cores(), len(points))
+    if dry_run:
+        from varprop.simulator.sweep.cost import estimate
+
+        left = [point for point in points if store is None or store.get(point.key) is None]
+        seconds = estimate(left, count) if left else 0.0
+        if format is Format.json:
+            print(_json({"points": len(points), "kept": len(points) - len(left), "workers": count, "seconds": seconds}))
+        else:
+            kept = len(points) - len(left)
+            print(f"{len(points):,} points, {kept:,} kept; about {seconds:.0f} s for the rest, {count} at a time")
+        return
+    with progress_bar(quiet, "sweep", "points") as progress:
+        outcomes = run(
+            points, store=store, scheduler=scheduler, workers=count, folder=out and out / "slurm", progress=progress
+        )
+    rows = summary_rows(points, outcomes)
+    if out is None:
+        from varprop.simulator.table import sweep_table
+
+        if format is Format.table:
+            text = sweep_table(rows)
+        else:
+            text = table_csv(rows) if format is Format.csv else _json({"schema": "varprop.sweep/1", "points": rows})
+        _deliver(text, None)
+    else:
+        assert store is not None
+        write_table(out / f"summary.{table_format}", rows)
+        if layers:
+            write_table(out / f"layers.{table_format}", layer_rows(points, store))
+    counts = {status: sum(outcome.status == status for outcome in outcomes) for status in ("ok", "invalid", "failed")}
+    if not quiet and len(points) > counts["ok"]:
+        words = ", ".join(f"{count:,} {status}" for status, count in counts.items())
+        print(f"{len(points):,} points: {words}; the column message says why", file=sys.stderr)
+    if counts["failed"]:
+        raise typer.Exit(1)
+
+
+@app.command()
 def derive(
     topics: Annotated[list[str] | None, typer.Argument(help="names from `varprop list topics`")] = None,
     all_: Annotated[bool, typer.Option("--all", help="every topic")] = False,
@@ -525,11 +626,34 @@ def _words(option: str, texts: Sequence[str] | None) -> list[str]:
 
 
 def _numbers(option: str, texts: Sequence[str] | None) -> list[int]:
-    found = []
+    """Read whole numbers, steps ``10:50:10`` (the end included), and ranges as `_reals` has them."""
+    found: list[int] = []
     for text in _words(option, texts):
+        if ":" in text:
+            found += _whole_range(option, text)
+            continue
         if not (text.isascii() and text.removeprefix("-").isdigit() and len(text) < 16):
             raise UserError(option, repr(text), "a whole number, or several with commas")
         found.append(int(text))
+    return list(dict.fromkeys(found))
+
+
+def _whole_range(option: str, text: str) -> list[int]:
+    """Read a range of whole numbers; rounded ones that coincide move up to the next, so that none is lost."""
+    ends = text.split(":")
+    if len(ends) != 3 or not all(end.isascii() and end.isdigit() and len(end) < 16 for end in ends[:2]):
+        raise UserError(option, repr(text), "whole numbers with a step like 10:50:10, or a range like 1:100:log12")
+    low, high, step = int(ends[0]), int(ends[1]), ends[2]
+    if step.isascii() and step.isdigit():
+        whole = range(low, high + 1, max(int(step[:15]), 1))
+        if int(step[:15]) == 0 or not 1 <= len(whole) <= MOST_STEPS:
+            raise UserError(option, repr(text), f"an increasing range of 1 to {MOST_STEPS} numbers")
+        return list(whole)
+    found: list[int] = []
+    for number in _reals(option, [text]):
+        found.append(max(round(number), found[-1] + 1 if found else 0))
+    if found != sorted(found) or found[-1] > max(low, high):
+        raise UserError(option, repr(text), "an increasing range that has so many whole numbers")
     return found
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from varprop.simulator.errors import UserError
 
@@ -44,13 +47,17 @@ def make_folder(path: Path, what: str = "--out") -> None:
 
 def write_whole(path: Path, content: str | bytes) -> None:
     """Write a file so that a crash leaves the old one, or none, but never half of the new one."""
-    data = content.encode() if isinstance(content, str) else content
+    with whole_file(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """Yield a file to be written piece by piece, which takes its name when all is written."""
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())  # before the name points to it: a crash of the machine must not leave it empty
+            yield file
         umask = os.umask(0)
         os.umask(umask)
         Path(name).chmod(0o666 & ~umask)  # mkstemp's files are private, a result is not

@@ -8,7 +8,7 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -141,6 +141,32 @@ def phase_diagram_table(rows: Sequence[Mapping[str, float | str | None]]) -> str
     names = list(rows[0])
     lines = [names, *([cell(row[name]) for name in names] for row in rows)]
     return "".join("".join(f"{word:<19}" for word in line).rstrip() + "\n" for line in lines)
+
+
+def sweep_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return a line a point: the settings that differ, factors from end to end, and the verdict."""
+    names = list(rows[0])[: list(rows[0]).index("status")]
+    varying = [name for name in names if name != "network" and len({row[name] for row in rows}) > 1]
+    text = io.StringIO()
+    console = Console(file=text, width=FILE_WIDTH, color_system=None)
+    table = _grid()
+    for heading in ("network", *varying):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("q out/in", "typical", "g in/out", "typical", "trainable"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("verdict", overflow="fold")
+    factors = ("forward_factor", "forward_factor_typical", "backward_factor", "backward_factor_typical")
+    for row in rows:
+        logs = [row.get(f"log_{factor}") for factor in factors]
+        trainable = row.get("trainable_depth")
+        table.add_row(
+            *("" if row[name] is None else str(row[name]) for name in ("network", *varying)),
+            *("" if log is None else _number(log) for log in logs),
+            "" if trainable is None else f"{trainable:.0f}",
+            row.get("verdict") or f"{row['status']}: {row['message']}",
+        )
+    console.print(table)
+    return text.getvalue()
 
 
 def _grid() -> Table:

@@ -1,0 +1,63 @@
+"""One point of a sweep, as it is run in a process of its own."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+
+from threadpoolctl import threadpool_limits
+
+from varprop.simulator.errors import UserError
+from varprop.simulator.export import layers_data
+from varprop.simulator.propagate import prepare, propagate
+from varprop.simulator.sweep.points import Point
+from varprop.simulator.sweep.summary import Row, summary
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A point's result.
+
+    Attributes
+    ----------
+    status
+        "ok"; "invalid" where the settings do not fit together, or theory has no number for them; "failed" where the
+        program or the machine did.
+    message
+        Why it is not ok.
+    row
+        From `summary`.
+    layers
+        A dictionary per node, as in propagate's JSON; empty unless asked for.
+    """
+
+    status: str
+    message: str
+    row: Row
+    layers: list[dict[str, object]]
+
+    def to_bytes(self) -> bytes:
+        """Return the outcome as JSON."""
+        return json.dumps(asdict(self), allow_nan=False).encode()
+
+    @staticmethod
+    def from_bytes(data: bytes) -> Outcome:
+        """Read what `to_bytes` wrote."""
+        return Outcome(**json.loads(data))
+
+
+def evaluate(point: Point) -> Outcome:
+    """Run a point on one core; what a user's mistake would be elsewhere is an outcome here."""
+    try:
+        with threadpool_limits(1):
+            run = propagate(prepare(point.settings, point.data_dir), threads=1)
+            return Outcome("ok", "", summary(run), layers_data(run) if point.layers else [])
+    except UserError as error:
+        return Outcome("invalid", str(error), {}, [])
+    except Exception as error:
+        return failure(error)
+
+
+def failure(error: BaseException) -> Outcome:
+    """Return the outcome of a point that ended in an error of ours, or of the machine's."""
+    return Outcome("failed", f"{type(error).__name__}: {error}", {}, [])

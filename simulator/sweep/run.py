@@ -1,0 +1,112 @@
+"""A sweep: what the store has, and the rest from the executor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
+from dataclasses import replace
+from pathlib import Path
+
+from varprop.simulator.errors import UserError
+from varprop.simulator.sweep.evaluate import Outcome, evaluate, failure
+from varprop.simulator.sweep.executors import executor
+from varprop.simulator.sweep.points import Point
+from varprop.simulator.sweep.store import Store
+
+Progress = Callable[[int, int], None]
+
+_AHEAD = 4  # points handed over for each worker, so that none waits and few are lost
+_RESTARTS = 3  # of a pool that lost a process, without a point done in between
+
+
+def sweep(
+    points: Sequence[Point],
+    *,
+    store: Store | None = None,
+    scheduler: str | None = None,
+    workers: int = 1,
+    folder: Path | None = None,
+    progress: Progress | None = None,
+) -> list[Outcome]:
+    """Return every point's outcome, without layers: those stay in the store.
+
+    Parameters
+    ----------
+    points
+        Any number; the result has their order.
+    store
+        Where outcomes are looked for, and kept as they come. Failed points are not kept.
+    scheduler, workers, folder
+        As for `executor`.
+    progress
+        Called as progress(done, points).
+
+    Raises
+    ------
+    UserError
+        Workers that die again and again.
+    """
+    found: dict[str, Outcome] = {}
+    keys = [point.key for point in points]
+    pending = dict(zip(keys, points, strict=True))
+    for key in list(pending):
+        if _known(key, store, found):
+            del pending[key]
+    # The longest first, so that none of them is left for the end.
+    waiting = sorted(pending, key=lambda key: pending[key].settings.depth or 0, reverse=True)
+    lost = 0
+    while waiting and lost <= _RESTARTS:
+        before = len(found)
+        try:
+            with executor(scheduler, workers, folder) as pool:
+                _collect(pool, workers * _AHEAD, waiting, pending, store, found, progress)
+        except BrokenExecutor:
+            lost = lost + 1 if len(found) == before else 1
+            waiting = [key for key in waiting if key not in found]
+        else:
+            waiting = []
+    if waiting:
+        raise UserError("sweep", "workers that die", "memory for a point on each", "lower --workers or --batch")
+    return [found[key] for key in keys]
+
+
+def _collect(
+    pool: Executor,
+    ahead: int,
+    waiting: Sequence[str],
+    pending: dict[str, Point],
+    store: Store | None,
+    found: dict[str, Outcome],
+    progress: Progress | None,
+) -> None:
+    running: dict[Future[Outcome], str] = {}
+    queue = iter(waiting)
+    total = len(pending)
+    start = len(pending) - len(waiting) - len(found)
+    more = True
+    while more or running:
+        while more and len(running) < ahead:
+            key = next(queue, None)
+            if key is None:
+                more = False
+            elif not _known(key, store, found):  # another process may have done it by now
+                running[pool.submit(evaluate, pending[key])] = key
+        done, _ = wait(running, return_when=FIRST_COMPLETED) if running else (set(), set())
+        for future in done:
+            key = running.pop(future)
+            error = future.exception()
+            if isinstance(error, BrokenExecutor):
+                raise error
+            outcome = future.result() if error is None else failure(error)
+            if store is not None and outcome.status != "failed":
+                store.put(key, outcome.to_bytes())
+            found[key] = replace(outcome, layers=[])
+        if progress is not None:
+            progress(start + len(found), total)
+
+
+def _known(key: str, store: Store | None, found: dict[str, Outcome]) -> bool:
+    data = None if store is None else store.get(key)
+    if data is not None:
+        found[key] = replace(Outcome.from_bytes(data), layers=[])
+    return key in found

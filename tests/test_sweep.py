@@ -1,0 +1,398 @@
+"""Sweeps: points, summaries, a store that survives anything, and executors of every kind."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from varprop.cli import _numbers, main
+from varprop.simulator.activations import activation
+from varprop.simulator.errors import UserError
+from varprop.simulator.mean_field import phase
+from varprop.simulator.propagate import Settings, prepare, propagate
+from varprop.simulator.sweep import cost
+from varprop.simulator.sweep.evaluate import Outcome, evaluate
+from varprop.simulator.sweep.executors import _Slurm
+from varprop.simulator.sweep.points import Point, points
+from varprop.simulator.sweep.run import sweep
+from varprop.simulator.sweep.store import Store
+from varprop.simulator.sweep.summary import USABLE, summary
+
+GRID = ["mlp", "--depth", "2:5:1", "--width", "8,16", "--batch", "8", "--activation", "relu,tanh"]
+
+
+@pytest.mark.parametrize(
+    ("text", "numbers"),
+    [
+        ("1,2,5", [1, 2, 5]),
+        ("10:50:10", [10, 20, 30, 40, 50]),
+        ("1:10:4", [1, 5, 9]),
+        ("1:1000:log4", [1, 10, 100, 1000]),
+        ("1:100:log12", [1, 2, 3, 4, 5, 8, 12, 19, 28, 43, 66, 100]),
+        ("2:8:lin3,5", [2, 5, 8]),
+        ("7:7:lin1", [7]),
+    ],
+)
+def test_ranges_of_whole_numbers(text, numbers):
+    assert _numbers("--depth", [text]) == numbers
+
+
+@pytest.mark.parametrize(
+    "text", ["1:2", "1:2:3:4", "9:1:1", "1:9:0", "1:3:log9", "9:1:lin3", "1:x:2", "0:9:log3", "1:9:log"]
+)
+def test_ranges_that_are_none(text):
+    with pytest.raises(UserError, match="--depth"):
+        _numbers("--depth", [text])
+
+
+def test_points_are_the_product_and_keys_tell_them_apart():
+    axes = {"framework": ["torch", "keras"], "activation": ["relu", "max(x,0)"], "depth": [1, 2, 3]}
+    found = points(["mlp", "vgg"], axes, seed=3)
+    assert len(found) == 24
+    assert [point.settings.depth for point in found[:4]] == [1, 2, 3, 1]
+    assert found[0].settings.engines == ("theory",)
+    assert len({point.key for point in found}) == 24
+    again = points(["mlp", "vgg"], axes, seed=3)
+    assert [point.key for point in again] == [point.key for point in found]
+    for other in (points(["mlp", "vgg"], axes, seed=4), points(["mlp", "vgg"], axes, seed=3, trials=10)):
+        assert not {point.key for point in other} & {point.key for point in found}
+
+
+def test_key_of_a_network_file_is_its_content(tmp_path):
+    file = tmp_path / "mine.toml"
+    text = 'input_shape = [8]\n[[layers]]\ntype = "linear"\nout_features = 8\n'
+    keys = []
+    for content in (text, text, text.replace("out_features = 8", "out_features = 9")):
+        file.write_text(content)
+        keys.append(points([str(file)], {})[0].key)
+    assert keys[0] == keys[1] != keys[2]
+
+
+MISTAKES = {
+    "unknown network": ["sweep", "mlp,mobilenet"],
+    "unknown activation": ["sweep", "mlp", "--activation", "relu,rleu"],
+    "formula that is none": ["sweep", "mlp", "--activation", "relu,x+"],
+    "unknown initializer": ["sweep", "mlp", "--init", "he"],
+    "unknown framework": ["sweep", "mlp", "--framework", "jax"],
+    "zero depth": ["sweep", "mlp", "--depth", "0"],
+    "layers without a folder": ["sweep", "mlp", "--layers"],
+    "table format": ["sweep", "mlp", "--table-format", "xls"],
+    "scheduler": ["sweep", "mlp", "--depth", "1", "--scheduler", "nowhere"],
+    "scheduler that does not answer": ["sweep", "mlp", "--depth", "1", "--scheduler", "tcp://127.0.0.1:9"],
+    "folder in a missing folder": ["sweep", "mlp", "--out", "missing/there"],
+    "folder that is a file": ["sweep", "mlp", "--out", "file"],
+    "missing network file": ["sweep", "missing.toml"],
+    "too many points": ["sweep", "mlp", "--depth", "1:2000:lin2000", "--width", "1:2000:lin2000"],
+}
+
+
+@pytest.mark.parametrize("arguments", MISTAKES.values(), ids=MISTAKES.keys())
+def test_a_mistake_is_one_line_and_exit_code_2(arguments, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    assert main(arguments) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.count("\n") == 1, printed.err
+
+
+def test_what_does_not_fit_together_is_a_row(tmp_path):
+    out = tmp_path / "out"
+    arguments = ["sweep", "vgg,mlp", "--size", "8,32", "--depth", "2", "--width", "16", "--activation", "relu,exp(x^2)"]
+    assert main([*arguments, "--out", str(out), "--workers", "1", "--quiet"]) == 0
+    rows = _read(out / "summary.csv")
+    assert [row["status"] for row in rows] == ["invalid"] * 4 + ["ok", "ok", "invalid", "invalid"]
+    assert "--width" in rows[0]["message"]
+    assert "finite Gaussian moments" in rows[-1]["message"]
+
+
+def _read(file: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(file.read_text().splitlines()))
+
+
+def _row(**settings: object) -> dict[str, object]:
+    run = propagate(prepare(Settings(engines=("theory",), **settings)))  # type: ignore[arg-type]
+    return dict(summary(run))
+
+
+def test_where_a_signal_leaves_the_usable_range():
+    """Weights of deviation s multiply q by width s^2 / 2 a ReLU layer, but for the finite width's slow drift."""
+    width, std, depth = 4096, 0.01, 30
+    row = _row(network="mlp", depth=depth, width=width, init=f"normal({std})", batch=4)
+    factor = width * std**2 / 2
+    expected = 1 + math.ceil((math.log(USABLE) + math.log(2 * factor)) / -math.log(factor) - 1e-9)
+    assert abs(int(row["signal_leaves_after"]) - expected) <= 1  # type: ignore[call-overload]
+    assert row["trainable_depth"] == pytest.approx(math.log(USABLE) / -math.log(factor), rel=0.01)
+    assert "signal vanishes" in str(row["verdict"])
+    assert "gradient vanishes" in str(row["verdict"])
+    assert row["log_forward_factor"] == pytest.approx(depth * math.log(factor) + math.log(2), rel=1e-6)
+    healthy = _row(network="mlp", depth=depth, width=width, batch=4)
+    assert healthy["signal_leaves_after"] is None
+    assert str(healthy["verdict"]).startswith("healthy")
+
+
+def test_correlation_depth_of_a_chain():
+    """tanh at sigma_w^2 = 2.5 is chaotic: xi_c as mean field has it by quadrature, and 6 of them as a limit."""
+    row = _row(network="mlp", depth=6, width=100, activation="tanh", init=f"normal({math.sqrt(2.5 / 100)})", batch=4)
+    expected = phase(activation("tanh"), 2.5).xi_c
+    assert expected is not None
+    assert row["correlation_depth"] == pytest.approx(expected, rel=1e-2)
+    assert float(row["trainable_depth"]) <= 6 * float(row["correlation_depth"])  # type: ignore[arg-type]
+    assert _row(network="resnet", depth=1, size=8, batch=4)["correlation_depth"] is None
+
+
+def test_batch_normalised_gradients_explode():
+    """pi / (pi - 1) a layer (Yang 2019): a plain BN net of ReLU leaves the range within 36 layers."""
+    row = _row(network="mlp", depth=45, width=512, norm="batch", batch=128)
+    assert row["signal_leaves_after"] is None
+    expected = math.log(USABLE) / math.log(math.pi / (math.pi - 1))
+    assert abs(int(row["gradient_leaves_after"]) - expected) <= 4  # type: ignore[call-overload]
+    assert "gradient explodes" in str(row["verdict"])
+
+
+def test_monte_carlo_beside_theory():
+    (point,) = points(["mlp"], {"depth": [3], "width": [32], "batch": [8]}, trials=20)
+    row = evaluate(point).row
+    assert row["agrees"] is True
+    assert row["monte_carlo_log_forward_factor"] == pytest.approx(row["log_forward_factor"], abs=0.5)
+
+
+def test_store_gives_back_what_it_got(tmp_path):
+    store = Store(tmp_path / "store")
+    assert store.get("ab12") is None
+    store.put("ab12", b"first")
+    store.put("ab12", b"second")
+    store.put("cd34", b"")
+    assert (store.get("ab12"), store.get("cd34"), len(store)) == (b"second", b"", 2)
+    assert Store(tmp_path / "store").get("ab12") == b"second"
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "deleted", "of another"])
+def test_a_damaged_entry_is_not_there(tmp_path, damage):
+    store = Store(tmp_path)
+    store.put("ab12", b"x" * 1000)
+    store.put("ab99", b"y")
+    file = tmp_path / "ab" / "ab12"
+    data = file.read_bytes()
+    if damage == "deleted":
+        file.unlink()
+    elif damage == "of another":
+        file.write_bytes((tmp_path / "ab" / "ab99").read_bytes())
+    else:
+        file.write_bytes({"cut": data[:-3], "flipped": data[:-1] + bytes([data[-1] ^ 1]), "empty": b""}[damage])
+    assert store.get("ab12") is None
+    store.put("ab12", b"again")
+    assert store.get("ab12") == b"again"
+
+
+def test_an_entry_whose_writer_died_before_listing_it_is_there(tmp_path):
+    store = Store(tmp_path)
+    store.put("ab12", b"kept")
+    with sqlite3.connect(tmp_path / "index.sqlite") as index:
+        index.execute("DELETE FROM entries")
+    assert store.get("ab12") == b"kept"
+    assert len(store) == 1
+
+
+def test_a_damaged_index_is_begun_anew(tmp_path):
+    Store(tmp_path).put("ab12", b"kept")
+    for suffix in ("-wal", "-shm"):
+        (tmp_path / f"index.sqlite{suffix}").unlink(missing_ok=True)
+    (tmp_path / "index.sqlite").write_bytes(b"no database" * 1000)
+    store = Store(tmp_path)
+    assert store.get("ab12") == b"kept"
+    assert len(store) == 1
+
+
+def test_a_damaged_point_is_computed_again(tmp_path):
+    grid = points(["mlp"], {"depth": [2, 3], "width": [8], "batch": [4]})
+    store = Store(tmp_path)
+    first = sweep(grid, store=store)
+    file = tmp_path / grid[1].key[:2] / grid[1].key
+    whole = file.read_bytes()
+    file.write_bytes(whole[:40])
+    assert sweep(grid, store=store) == first
+    assert file.read_bytes() == whole
+
+
+def _command(out: Path, *more: str) -> list[str]:
+    return [sys.executable, "-m", "varprop", "sweep", *GRID, "--out", str(out), "--layers", "--quiet", *more]
+
+
+def _tables(out: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in out.glob("*.csv")}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory) -> dict[str, bytes]:
+    out = tmp_path_factory.mktemp("undisturbed")
+    subprocess.run(_command(out, "--workers", "1"), check=True)
+    return _tables(out)
+
+
+def test_killed_and_run_again_the_table_is_the_same(undisturbed, tmp_path):
+    """kill -9 of the sweep and its workers, at moments when some points are done; twice, then to the end."""
+    out = tmp_path / "out"
+    for enough in (3, 9):
+        process = subprocess.Popen(_command(out, "--workers", "2"), start_new_session=True)
+        deadline = time.monotonic() + 60
+        while len(list(out.glob("store/*/*"))) < enough and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.002)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    kept = len(list(out.glob("store/*/*")))
+    assert kept >= 3
+    subprocess.run(_command(out, "--workers", "2"), check=True)
+    assert _tables(out) == undisturbed
+    assert set(undisturbed) == {"summary.csv", "layers.csv"}
+
+
+def test_two_processes_on_one_store(undisturbed, tmp_path):
+    out = tmp_path / "out"
+    both = [subprocess.Popen(_command(out, "--workers", "1")) for _ in range(2)]
+    assert [process.wait(timeout=120) for process in both] == [0, 0]
+    assert _tables(out) == undisturbed
+    assert len(Store(out / "store")) == 16
+
+
+def test_a_lost_worker_process_costs_nothing(tmp_path, monkeypatch):
+    grid = points(["mlp"], {"depth": list(range(2, 6)), "width": [8], "batch": [4]})
+    monkeypatch.setenv("VARPROP_TEST_MARK", str(tmp_path / "died"))
+    monkeypatch.setattr("varprop.simulator.sweep.run.evaluate", _dies_once)
+    assert sweep(grid, workers=2) == [evaluate(point) for point in grid]
+    assert (tmp_path / "died").exists()
+
+
+def test_workers_that_always_die_are_reported(monkeypatch):
+    monkeypatch.setattr("varprop.simulator.sweep.run.evaluate", _dies)
+    with pytest.raises(UserError, match="workers that die"):
+        sweep(points(["mlp"], {"depth": [2], "width": [8], "batch": [4]}))
+
+
+def _dies_once(point: Point) -> Outcome:
+    mark = Path(os.environ["VARPROP_TEST_MARK"])
+    if not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return evaluate(point)
+
+
+def _dies(point: Point) -> Outcome:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return evaluate(point)
+
+
+def test_an_error_of_ours_is_a_failed_row_that_is_not_kept(tmp_path, monkeypatch):
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("division by zero")
+
+    (point,) = points(["mlp"], {"depth": [2]})
+    monkeypatch.setattr("varprop.simulator.sweep.evaluate.propagate", broken)
+    outcome = evaluate(point)
+    assert (outcome.status, outcome.message) == ("failed", "ZeroDivisionError: division by zero")
+
+
+def test_dry_run_says_how_many_and_how_long(tmp_path, capsys):
+    arguments = ["sweep", "mlp", "--depth", "2,4", "--width", "8", "--batch", "4", "--out", str(tmp_path / "out")]
+    assert main([*arguments, "--dry-run", "--format", "json"]) == 0
+    before = json.loads(capsys.readouterr().out)
+    assert (before["points"], before["kept"]) == (2, 0)
+    assert 0 < before["seconds"] < 60
+    assert main([*arguments, "--workers", "1"]) == 0
+    assert main([*arguments, "--dry-run"]) == 0
+    assert "2 kept" in capsys.readouterr().out
+
+
+def test_cost_model_recovers_a_linear_law(monkeypatch):
+    """Of points whose time is linear in nodes and squared positions, six tell the sum of all."""
+    grid = points(["plain_conv", "mlp"], {"depth": list(range(1, 20)), "size": [4, 8]})
+    law = np.array([5e-4, 2e-7, 0.0])
+    monkeypatch.setattr(cost, "evaluate", lambda point: time.sleep(float(np.dot(law, cost._work(point.settings)))))
+    exact = sum(float(np.dot(law, cost._work(point.settings))) for point in grid)
+    assert cost.estimate(grid, 1) == pytest.approx(exact, rel=0.5)
+    assert cost.estimate(grid, 2) == pytest.approx(exact / 2, rel=0.5)
+
+
+def test_parquet_holds_what_csv_does(tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    for form in ("csv", "parquet"):
+        arguments = ["sweep", *GRID, "--out", str(tmp_path / "out"), "--layers", "--table-format", form, "--quiet"]
+        assert main([*arguments, "--workers", "2"]) == 0
+    for name in ("summary", "layers"):
+        rows = parquet.read_table(tmp_path / "out" / f"{name}.parquet").to_pylist()
+        lines = _read(tmp_path / "out" / f"{name}.csv")
+        assert [{key: "" if value is None else str(value) for key, value in row.items()} for row in rows] == lines
+
+
+def test_sweep_to_stdout(capsys):
+    arguments = ["sweep", "mlp", "--depth", "2,3", "--width", "8", "--batch", "4", "--workers", "1"]
+    assert main([*arguments, "--format", "json"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert data["schema"] == "varprop.sweep/1"
+    assert [point["depth"] for point in data["points"]] == [2, 3]
+    assert main([*arguments, "--format", "csv"]) == 0
+    assert len(list(csv.DictReader(capsys.readouterr().out.splitlines()))) == 2
+    assert main(arguments) == 0
+    assert "verdict" in capsys.readouterr().out
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.mark.slow
+def test_dask_goes_on_when_a_worker_is_killed(tmp_path):
+    """A real scheduler and two worker processes; one is killed once points are done, and none is missing in the end."""
+    pytest.importorskip("distributed")
+    address = f"tcp://127.0.0.1:{_free_port()}"
+    environment = {**os.environ, "DASK_DISTRIBUTED__WORKER__DAEMON": "False"}
+    quiet: dict[str, object] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": environment}
+    scheduler = [sys.executable, "-m", "distributed.cli.dask_scheduler"]
+    worker = [sys.executable, "-m", "distributed.cli.dask_worker", address, "--nthreads", "1", "--no-nanny"]
+    processes = [
+        subprocess.Popen([*scheduler, "--host", address, "--no-dashboard"], **quiet)  # type: ignore[call-overload]
+    ]
+    try:
+        for name in ("first", "second"):
+            command = [*worker, "--no-dashboard", "--name", name, "--local-directory", str(tmp_path / name)]
+            processes.append(subprocess.Popen(command, **quiet))  # type: ignore[call-overload]
+        grid = points(["mlp"], {"depth": list(range(2, 32)), "width": [64], "batch": [16]})
+        killed = []
+
+        def kill_one(done: int, total: int) -> None:
+            if done > 5 and not killed:
+                processes[1].kill()
+                killed.append(done)
+
+        found = sweep(grid, store=Store(tmp_path / "store"), scheduler=address, progress=kill_one)
+        assert killed
+        assert killed[0] < len(grid) - 10
+        assert found == [evaluate(point) for point in grid]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+def test_slurm_jobs_are_futures(tmp_path):
+    """With submitit's own local jobs in Slurm's place."""
+    pytest.importorskip("submitit")
+    pool = _Slurm(tmp_path, cluster="local")
+    (point,) = points(["mlp"], {"depth": [2], "width": [8], "batch": [4]})
+    assert pool.submit(evaluate, point).result(timeout=60) == evaluate(point)
+    with pytest.raises(Exception, match="ZeroDivisionError"):
+        pool.submit(divmod, 1, 0).result(timeout=60)
