@@ -172,6 +172,13 @@ class Node:
         return _KINDS[type(self.operation)]
 
     @property
+    def dense(self) -> bool:
+        """Whether the operation mixes channels: a linear layer or a convolution that is not depthwise."""
+        return isinstance(self.operation, Linear) or (
+            isinstance(self.operation, Conv2d) and not self.operation.depthwise
+        )
+
+    @property
     def fan_in(self) -> int | None:
         """Number of products that one output sums (groups respected); None without weights."""
         match self.operation:
@@ -216,6 +223,28 @@ class Network:
             for source in node.inputs:
                 found[source].append(index)
         return tuple(map(tuple, found))
+
+    @cached_property
+    def roots(self) -> tuple[frozenset[int], ...]:
+        """For each node the dense layers that its channels come from, one channel from one of each.
+
+        Dense layers mix channels, all other operations (depthwise convolutions too) follow each on its own.
+        """
+        found: list[frozenset[int]] = []
+        for index, node in enumerate(self.nodes):
+            own = [frozenset([index])] if node.dense else [found[source] for source in node.inputs]
+            found.append(frozenset().union(*own))
+        return tuple(found)
+
+    @cached_property
+    def exits(self) -> tuple[frozenset[int], ...]:
+        """For each node the weighted layers that its channels go to next; the last node goes to none but itself."""
+        found: list[frozenset[int]] = [frozenset()] * len(self)
+        found[-1] = frozenset([len(self) - 1])
+        for index in reversed(range(len(self))):
+            for reader in self.consumers[index]:
+                found[index] |= found[reader] if self.nodes[reader].fan_in is None else {reader}
+        return tuple(found)
 
 
 class NetworkBuilder:

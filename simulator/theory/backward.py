@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import singledispatch
+from functools import cache, reduce, singledispatch
+from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
 
+from varprop.simulator.activations import activation
 from varprop.simulator.generated.layers import batch_norm_gradient, linear_gradient
 from varprop.simulator.network import (
     Activation,
@@ -23,6 +26,8 @@ from varprop.simulator.network import (
     ZeroPad,
 )
 from varprop.simulator.theory.depthwise import UNRELATED, Relations
+from varprop.simulator.theory.drawn import Drawn, chosen, corrected, drawn
+from varprop.simulator.theory.drawn import plus as summed_up
 from varprop.simulator.theory.maps import Size, Window, window_scatter
 from varprop.simulator.theory.pairs import (
     PairKernel,
@@ -32,6 +37,7 @@ from varprop.simulator.theory.pairs import (
     unmerged,
     windows_transposed,
 )
+from varprop.simulator.theory.sampling import Sample, crossed
 from varprop.simulator.theory.signal import Signal
 from varprop.simulator.theory.variance_law import VarianceLaw
 
@@ -53,11 +59,15 @@ class Gradient:
         Factor by which E[g^2 / (v + eps)] differs from the product of averages at the normalisation that the gradient
         meets next, because both depend on the channel.
     selection
-        The same for E[g^2 phi'^2] at the activation that it meets next, before a maximum or a depthwise layer.
+        The same for E[g^2 phi'^2] at the activation that it meets next, before a depthwise layer.
     relations
         What a depthwise layer on the way is going to do of that kind.
     amplitude
         Of a map larger than the kernel's: second moment at every position over that inside.
+    drawn
+        The gradient at the channels that the signal is sampled at, drawn when asked for.
+    tied
+        Whether it depends on the channels, so that the next slopes are not independent of it.
     """
 
     kernel: PairKernel
@@ -66,6 +76,8 @@ class Gradient:
     selection: float = 1.0
     relations: Relations = UNRELATED
     amplitude: Array | None = None
+    drawn: Callable[[], Drawn] | None = None
+    tied: bool = False
 
     @property
     def edges(self) -> float:
@@ -73,21 +85,34 @@ class Gradient:
         return 1.0 if self.amplitude is None else float(self.amplitude.mean())
 
 
-def total(gradients: list[Gradient]) -> Gradient:
-    """Sum over a node's consumers, whose gradients are uncorrelated: each passed through weights of its own."""
+def untied(gradient: Gradient, key: int) -> Gradient:
+    """Return a gradient just behind weights, which is Gaussian whatever the channels; `key` is of its draws."""
+    return replace(gradient, drawn=cache(lambda: drawn(gradient.kernel, key)), tied=False)
+
+
+def total(gradients: list[Gradient], exits: list[frozenset[int]]) -> Gradient:
+    """Sum over a node's consumers.
+
+    Gradients are uncorrelated if each passed through weights of its own. Those that share one of the `exits`, the
+    layers they came from, are multiplied at sampled channels.
+    """
     if len(gradients) == 1:
         return gradients[0]
-    kernel = gradients[0].kernel
-    for gradient in gradients[1:]:
-        kernel = plus(kernel, gradient.kernel)
-    fields = [
-        g.amplitude * (g.kernel.second_moment * float(np.exp(g.kernel.log_scale - kernel.log_scale)))
-        for g in gradients
-        if g.amplitude is not None
-    ]
-    if not fields or not kernel.second_moment:
-        return Gradient(kernel, amplitude=gradients[0].amplitude)
-    return Gradient(kernel, amplitude=np.asarray(np.sum(fields, axis=0) / kernel.second_moment))
+    kernel = reduce(plus, (gradient.kernel for gradient in gradients))
+    for (one, first), (other, second) in combinations(zip(gradients, exits, strict=True), 2):
+        if first & second and one.drawn is not None and other.drawn is not None:
+            kernel = plus(
+                kernel, crossed(one.kernel, other.kernel, *(Sample(g().values) for g in (one.drawn, other.drawn)))
+            )
+    draws = [gradient.drawn for gradient in gradients if gradient.drawn is not None]
+    summed = cache(lambda: summed_up([draw() for draw in draws])) if len(draws) == len(gradients) else None
+    tied = any(gradient.tied for gradient in gradients)
+    fields = [gradient.amplitude for gradient in gradients if gradient.amplitude is not None]
+    amplitude = gradients[0].amplitude
+    if fields and kernel.second_moment:
+        sizes = [g.kernel.second_moment * float(np.exp(g.kernel.log_scale - kernel.log_scale)) for g in gradients]
+        amplitude = np.average(fields, axis=0, weights=sizes)
+    return Gradient(kernel, amplitude=amplitude, drawn=summed, tied=tied)
 
 
 @singledispatch
@@ -105,12 +130,14 @@ def pull_back(
 @pull_back.register
 def _(op: Conv2d, gradient: Gradient, inputs: list[Signal], output: Signal, law: VarianceLaw | None) -> list[Gradient]:
     source = inputs[0]
-    window = Window(op.kernel, op.stride, op.padding, source.amplitude is not None)
+    assert output.weighted is not None
+    assert output.weighted.window is not None
+    window = output.weighted.window
     per_group = op.out_channels // op.groups
     if law is not None and law.taps is not None:
         moments = law.taps / law.inverse
     else:
-        moments = np.eye(window.taps) * _seen_variance(output, law)
+        moments = np.diag(window.shares) * _seen_variance(output, law)
     moments = moments * (per_group * gradient.relations.reweigh)
     tilt = 1.0 if law is None else law.tilt
     if source.data is not None:
@@ -121,7 +148,7 @@ def _(op: Conv2d, gradient: Gradient, inputs: list[Signal], output: Signal, law:
         return [Gradient(kernel.scaled(1.0), tilt=tilt, selection=gradient.relations.gates)]
     arriving, edges = _inside(gradient, window.out_size(source.kernel.size), source)
     kernel = windows_transposed(arriving, moments, window, source.kernel.size).scaled(1.0)
-    reach = window_scatter(edges, Window(op.kernel, op.stride, op.padding), _size(source.amplitude))
+    reach = window_scatter(edges, replace(window, inside=False), _size(source.amplitude))
     share = window.taps / (op.stride[0] * op.stride[1])
     return [Gradient(kernel, tilt=tilt, selection=gradient.relations.gates, amplitude=reach / share)]
 
@@ -151,14 +178,18 @@ def _inside(gradient: Gradient, size: Size, source: Signal) -> tuple[PairKernel,
 
 
 def _at_data(gradient: Gradient, moments: Array, window: Window, size: tuple[int, ...]) -> Gradient:
-    """Gradient at the data, where only second moments are asked for."""
+    """Gradient at data of which only second moments are asked for: their mean, and each position's over that."""
     kernel = gradient.kernel
     field = kernel.diagonal.mean(axis=0).reshape(kernel.size)
     if gradient.amplitude is not None:
         field = gradient.amplitude * float(field.mean())
     seen = window_scatter(field, window, (size[0], size[1])) * (float(np.trace(moments)) / window.taps)
-    values = np.full((len(kernel.values), 1, 1), float(seen.mean()))
-    return Gradient(replace(kernel, size=(1, 1), values=values).scaled(1.0))
+    return _of_field(replace(kernel, size=(1, 1), values=np.ones((len(kernel.values), 1, 1))), seen)
+
+
+def _of_field(unit: PairKernel, field: Array) -> Gradient:
+    mean = float(field.mean())
+    return Gradient(unit.scaled(mean), amplitude=field / mean if mean > 0 else field)
 
 
 @pull_back.register
@@ -171,6 +202,12 @@ def _(op: Linear, gradient: Gradient, inputs: list[Signal], output: Signal, law:
 def _(
     op: Activation, gradient: Gradient, inputs: list[Signal], output: Signal, law: VarianceLaw | None
 ) -> list[Gradient]:
+    (source,) = inputs
+    if source.data is not None:
+        assert source.known is not None
+        slope = activation(op.function).derivative(source.known)
+        field = np.mean(slope**2, axis=(0, 1))
+        return [_of_field(gradient.kernel, field if gradient.amplitude is None else gradient.amplitude * field)]
     assert output.duals is not None
     slopes, tilted = output.duals.derivative, output.duals.tilted
     values = gradient.kernel.values * slopes.values
@@ -178,7 +215,17 @@ def _(
     unit = float(np.exp(tilted.log_scale + gradient.kernel.log_scale - kernel.log_scale))
     alignment = gradient.kernel.pair_product_mean(tilted) * unit
     tilt = gradient.tilt * output.relations.tilt
-    return [Gradient(kernel, alignment, tilt, relations=output.relations, amplitude=gradient.amplitude)]
+    function = activation(op.function)
+    draws = _after(gradient, lambda found: found.times(function.derivative(source.draw().values)))
+    if gradient.tied and draws is not None:
+        kernel = corrected(kernel, draws())
+    return [Gradient(kernel, alignment, tilt, 1.0, output.relations, gradient.amplitude, draws, True)]
+
+
+def _after(gradient: Gradient, step: Callable[[Drawn], Drawn]) -> Callable[[], Drawn] | None:
+    """Return how to draw a gradient after one more step back."""
+    draws = gradient.drawn
+    return None if draws is None else cache(lambda: step(draws()))
 
 
 @pull_back.register
@@ -203,12 +250,20 @@ def _(
     if left > 0 and size > 0:
         kernel = kernel.scaled(size / left)
     kernel = kernel.scaled(own.inverse * gradient.tilt)
-    return [Gradient(kernel, relations=gradient.relations, amplitude=gradient.amplitude)]
+
+    def divided(found: Drawn) -> Drawn:
+        inverse = output.draw().inverse
+        # The projections are in the kernel: a few sampled points have others than the batch.
+        return (found if inverse is None else found.times(np.sqrt(inverse)[:, None, None])).like(kernel)
+
+    draws = _after(gradient, divided)
+    return [Gradient(kernel, None, 1.0, 1.0, gradient.relations, gradient.amplitude, draws, gradient.tied)]
 
 
 @pull_back.register
 def _(op: Add, gradient: Gradient, inputs: list[Signal], output: Signal, law: VarianceLaw | None) -> list[Gradient]:
-    return [Gradient(gradient.kernel, amplitude=gradient.amplitude) for _ in inputs]
+    passed = Gradient(gradient.kernel, amplitude=gradient.amplitude, drawn=gradient.drawn, tied=gradient.tied)
+    return [passed] * len(inputs)
 
 
 @pull_back.register
@@ -218,11 +273,8 @@ def _(
     source = inputs[0]
     window = Window(op.kernel, op.stride)
     arriving, field = _inside(gradient, window.out_size(source.kernel.size), source)
-    back = _through(arriving, window.averaging(source.kernel.size), source)
-    if source.amplitude is None:
-        return [back]
-    reach = window_scatter(field, window, _size(source.amplitude)) / window.taps * (op.stride[0] * op.stride[1])
-    return [replace(back, amplitude=reach)]
+    back = _through(gradient, arriving, window.averaging(source.kernel.size), source)
+    return [back if source.amplitude is None else _unpooled(back, field, window, source.amplitude)]
 
 
 @pull_back.register
@@ -232,14 +284,16 @@ def _(
     source = inputs[0]
     positions = source.kernel.values.shape[1]
     whole = positions if source.amplitude is None else source.amplitude.size
-    back = _through(gradient.kernel, np.full((1, positions), 1 / whole), source)
+    back = _through(gradient, gradient.kernel, np.full((1, positions), 1 / whole), source)
     return [back if source.amplitude is None else replace(back, amplitude=np.ones_like(source.amplitude))]
 
 
-def _through(kernel: PairKernel, matrix: Array, source: Signal) -> Gradient:
-    """Gradient before a fixed linear map of the positions."""
-    values = matrix.T @ kernel.values @ matrix
-    return Gradient(replace(kernel, size=source.kernel.size, values=values).scaled(1.0))
+def _through(gradient: Gradient, arriving: PairKernel, matrix: Array, source: Signal) -> Gradient:
+    """Gradient before a fixed linear map of the positions; `arriving` is its kernel on the map's own outputs."""
+    values = matrix.T @ arriving.values @ matrix
+    draws = _after(gradient, lambda found: found.cut(gradient.kernel.size, arriving.size).mapped(matrix))
+    kernel = replace(arriving, size=source.kernel.size, values=values).scaled(1.0)
+    return Gradient(kernel, drawn=draws, tied=gradient.tied)
 
 
 @pull_back.register
@@ -248,6 +302,7 @@ def _(op: MaxPool, gradient: Gradient, inputs: list[Signal], output: Signal, law
     window = Window(op.kernel, op.stride)
     kernel, field = _inside(gradient, window.out_size(source.kernel.size), source)
     # Each tap of a window is the largest equally often; two windows choose almost independently, one chooses once.
+    # What sampled channels choose corrects that.
     average = window.averaging(source.kernel.size)
     values = average.T @ kernel.values @ average
     count = kernel.layout.profiles
@@ -257,10 +312,43 @@ def _(op: MaxPool, gradient: Gradient, inputs: list[Signal], output: Signal, law
         values[:count, inside[:, None], inside[None, :]] = 0.0
     values[:count, own, own] = kernel.diagonal @ average
     back = replace(kernel, size=source.kernel.size, values=values).scaled(1.0)
-    if source.amplitude is None:
-        return [Gradient(back, selection=output.selection)]
-    reach = window_scatter(field, window, _size(source.amplitude)) / window.taps * (op.stride[0] * op.stride[1])
-    return [Gradient(back, selection=output.selection, amplitude=reach)]
+    draws = _after(
+        gradient,
+        lambda found: chosen(
+            source.draw().values, found.cut(gradient.kernel.size, kernel.size), window, source.kernel.size
+        ),
+    )
+    if draws is not None:
+        back = corrected(back, draws())
+    found = Gradient(back, drawn=draws, tied=True)
+    return [found if source.amplitude is None else _unpooled(found, field, window, source.amplitude)]
+
+
+def _unpooled(gradient: Gradient, field: Array, window: Window, amplitude: Array) -> Gradient:
+    """Gradient before a pooling of a large map, given that on a cut-out, at whose edges windows are missing.
+
+    Its kernel is that of positions under all their windows; `field` is the second moment after the pooling.
+    """
+    size = gradient.kernel.size
+    share = window.taps / (window.stride[0] * window.stride[1])
+    covered = window_scatter(np.ones(window.out_size(size)), window, size) / share
+    rows, cols = (_all_phases(k, s, n) for k, s, n in zip(window.kernel, window.stride, size, strict=True))
+    inner = gradient.kernel.mapped()[:, rows, cols, rows, cols]
+    height, width = inner.shape[1:3]
+    points = height * width
+    whole = replace(gradient.kernel, size=(height, width), values=inner.reshape(len(inner), points, points))
+    kernel = unmerged(regridded(merged(whole), size), whole.layout)
+    fill = np.divide(1.0, np.sqrt(covered.ravel()), out=np.zeros(covered.size), where=covered.ravel() > 0)
+    draws = _after(gradient, lambda found: replace(found, values=found.values * fill).like(kernel))
+    reach = window_scatter(field, window, _size(amplitude)) / share
+    return replace(gradient, kernel=kernel, amplitude=reach, drawn=draws)
+
+
+def _all_phases(kernel: int, stride: int, size: int) -> slice:
+    """Rows of a map that lie under all their windows, as often at every phase of the stride."""
+    last = (size - kernel) // stride * stride  # where the last window starts
+    first = min(kernel - 1, last)
+    return slice(first, first + max((last + 1 - first) // stride, 1) * stride)
 
 
 @pull_back.register
@@ -279,9 +367,7 @@ def _(op: Flatten, gradient: Gradient, inputs: list[Signal], output: Signal, law
 def _(op: ZeroPad, gradient: Gradient, inputs: list[Signal], output: Signal, law: VarianceLaw | None) -> list[Gradient]:
     top, bottom, left, right = op.padding
     source = inputs[0]
-    if source.data is not None:
-        return [gradient]
-    if source.amplitude is not None:
+    if source.data is not None or source.amplitude is not None:
         assert gradient.amplitude is not None
         h, w = gradient.amplitude.shape
         return [replace(gradient, amplitude=gradient.amplitude[top : h - bottom, left : w - right])]
@@ -290,4 +376,6 @@ def _(op: ZeroPad, gradient: Gradient, inputs: list[Signal], output: Signal, law
     inner = gradient.kernel.mapped()[:, top : h - bottom, left : w - right, top : h - bottom, left : w - right]
     points = size[0] * size[1]
     kernel = replace(gradient.kernel, size=size, values=inner.reshape(len(inner), points, points))
-    return [Gradient(kernel, tilt=gradient.tilt, selection=gradient.selection)]
+    grid = np.arange(h * w).reshape(h, w)[top : h - bottom, left : w - right].ravel()
+    draws = _after(gradient, lambda found: replace(found, values=found.values[:, :, grid]))
+    return [Gradient(kernel, tilt=gradient.tilt, selection=gradient.selection, drawn=draws, tied=gradient.tied)]

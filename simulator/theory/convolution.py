@@ -27,19 +27,23 @@ def convolved(operation: Conv2d, node: Node, network: Network, signal: Signal) -
     per_group = operation.in_channels // operation.groups
     if signal.data is not None:
         return _first_convolution(operation, node, network, signal, law)
-    window = Window(operation.kernel, operation.stride, operation.padding, signal.amplitude is not None)
-    kernel = windows(signal.kernel, np.eye(window.taps), window).scaled(
+    central = law.distribution == "delta_orthogonal"
+    if central:
+        taps_in_all = operation.kernel[0] * operation.kernel[1]
+        law = replace(law, excess_kurtosis=(law.excess_kurtosis + 3) / taps_in_all - 3)  # of the weight at the centre
+    window = Window(operation.kernel, operation.stride, operation.padding, signal.amplitude is not None, central)
+    kernel = windows(signal.kernel, np.diag(window.shares), window).scaled(
         float(linear_second_moment(per_group, law.variance, 1.0))
     )
     covariance = tap_covariance(signal.kernel, window)
     trace = float(np.trace(covariance))
     # A fluctuation of the kernel between channels is shared by the taps of a window as far as these are correlated.
-    share = float(np.sum(covariance**2)) / trace**2 if trace > 0 else 1.0
+    share = float(np.sum(covariance**2)) / trace**2 if trace > 0 and not central else 1.0
     own = 0.0 if operation.depthwise else operation.groups / signal.width
     spread = (signal.spread + own) * share
     source, sample, taps, amplitude = signal.kernel, None, None, None
     if signal.amplitude is not None:
-        full = Window(operation.kernel, operation.stride, operation.padding)
+        full = replace(window, inside=False)
         amplitude = window_sum(signal.amplitude, full) / window.taps
     if operation.depthwise:
         edges = 1.0 if amplitude is None else float(amplitude.mean())
@@ -66,7 +70,7 @@ def convolved(operation: Conv2d, node: Node, network: Network, signal: Signal) -
         np.zeros_like(kernel.diagonal),
         operation.out_channels,
         spread=spread,
-        weighted=Weighted(law, per_group * window.taps, source, window, taps),
+        weighted=Weighted(law, per_group * window.live, source, window, taps),
         origin=Gaussian(kernel, key_of(node.name)),
         sample=fixed(sample),
         behind=behind,
@@ -88,7 +92,9 @@ def _first_convolution(operation: Conv2d, node: Node, network: Network, signal: 
     assert data is not None
     layout = signal.kernel.layout
     size = node.shape[1], node.shape[2]
-    window = Window(operation.kernel, operation.stride, operation.padding)
+    window = Window(
+        operation.kernel, operation.stride, operation.padding, central=law.distribution == "delta_orthogonal"
+    )
     index = window.index((data.shape[2], data.shape[3]))
     small = cut_out(node.shape)
     amplitude = None
@@ -101,6 +107,7 @@ def _first_convolution(operation: Conv2d, node: Node, network: Network, signal: 
         index = np.broadcast_to(index, (layout.profiles, *index.shape))
     flat = np.pad(data.reshape(*data.shape[:2], -1), ((0, 0), (0, 0), (0, 1)))
     patches = np.stack([sample[:, where] for sample, where in zip(flat, index, strict=True)])
+    patches = patches * np.sqrt(window.shares)[:, None]
     patches = patches.reshape(len(patches), -1, index.shape[-1])
     gram = patches.transpose(0, 2, 1)[layout.left] @ patches[layout.right]
     per_group = operation.in_channels // operation.groups
@@ -115,7 +122,7 @@ def _first_convolution(operation: Conv2d, node: Node, network: Network, signal: 
         kernel,
         np.zeros_like(kernel.diagonal),
         operation.out_channels,
-        weighted=Weighted(law, per_group * window.taps, signal.kernel, window),
+        weighted=Weighted(law, per_group * window.live, signal.kernel, window),
         origin=Gaussian(kernel, key_of(node.name)),
         amplitude=amplitude,
     )

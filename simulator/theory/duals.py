@@ -30,7 +30,7 @@ class Duals:
     Attributes
     ----------
     mean
-        E phi(z) at each point, shape (profiles, positions).
+        E phi(z) at each point, shape (profiles, positions), in units of ``exp(kernel.log_scale / 2)``.
     kernel, derivative, tilted
         Pair kernels of phi(z), phi'(z) and z phi'(z), on the blocks of the input kernel.
     """
@@ -135,7 +135,7 @@ def apply_activation(function: ActivationFunction, kernel: PairKernel) -> Duals:
         results.append(replace(kernel, values=values, log_scale=0.0).scaled(1.0))
     mean = coefficients[0][:, 0].reshape(sigma.shape)
     out, derivative, tilted = results
-    return Duals(mean, out, derivative.scaled(1.0, extra), tilted.scaled(1.0, extra))
+    return Duals(mean * out.unit(0.0), out, derivative.scaled(1.0, extra), tilted.scaled(1.0, extra))
 
 
 def _closed_form(function: ActivationFunction, kernel: PairKernel) -> Duals:
@@ -157,9 +157,7 @@ def _closed_form(function: ActivationFunction, kernel: PairKernel) -> Duals:
         slopes = np.where(scale > 0, slopes, fixed)
     derivative = replace(kernel, values=slopes, log_scale=0.0)
     # z phi'(z) = phi(z) for a positively homogeneous phi.
-    with np.errstate(over="ignore"):
-        mean = function.mean(q) * np.exp(kernel.log_scale / 2)
-    return Duals(mean, values, derivative, values)
+    return Duals(function.mean(q), values, derivative, values)
 
 
 def _within_range(function: ActivationFunction, kernel: PairKernel) -> tuple[ActivationFunction, PairKernel, float]:

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from varprop.simulator.checks import check_batch
 from varprop.simulator.errors import UserError
 from varprop.simulator.initializers import weight_law
-from varprop.simulator.network import Input, Network
+from varprop.simulator.network import Network
 from varprop.simulator.report import Batch, LayerMoments, Moments, Report
-from varprop.simulator.theory.backward import Gradient, pull_back, total
+from varprop.simulator.theory.backward import Gradient, pull_back, total, untied
 from varprop.simulator.theory.finite_width import log_variances
 from varprop.simulator.theory.forward import propagate
+from varprop.simulator.theory.known import channel_variance, draws_weights, evaluate
 from varprop.simulator.theory.notes import notes
 from varprop.simulator.theory.pairs import PairKernel
-from varprop.simulator.theory.signal import Signal
-from varprop.simulator.theory.start import cotangent, input_signal, nothing
+from varprop.simulator.theory.signal import Signal, key_of
+from varprop.simulator.theory.start import cotangent, known_signal, nothing, start
+
+Array = NDArray[np.float64]
 
 
 def predict(network: Network, batch: Batch) -> Report:
@@ -51,20 +55,16 @@ def predict(network: Network, batch: Batch) -> Report:
         forward, backward = log_variances(network, signals, gradients)
     rows = [
         _moments(signal.kernel, signal.edges, float(signal.mean.mean()), spread)
+        if signal.known is None
+        else _known_moments(signal.known)
         for signal, spread in zip(signals, forward, strict=True)
     ]
     back = [
         _moments(gradient.kernel, gradient.edges, 0.0, spread)
         for gradient, spread in zip(gradients, backward, strict=True)
     ]
-    data = batch.data
-    square = float(np.mean(data**2))
-    axes = (0, *range(2, data.ndim))
-    variance = float(np.mean(np.var(data, axis=axes)))
-    log = float(np.log(square)) if square > 0 else -np.inf
-    rows[0] = Moments(float(data.mean()), square, variance, log, log, 0.0)
     layers = tuple(map(LayerMoments, rows, back, notes(network, signals, rows, back)))
-    return Report("theory", network, layers, {"input": batch.source, "batch": len(data)})
+    return Report("theory", network, layers, {"input": batch.source, "batch": len(batch.data)})
 
 
 def check_theory(network: Network) -> None:
@@ -86,22 +86,28 @@ def check_theory(network: Network) -> None:
 
 
 def _forward(network: Network, batch: Batch) -> list[Signal]:
+    how = start(batch, network)
     signals: list[Signal] = []
     for node in network.nodes:
-        if isinstance(node.operation, Input):
-            signals.append(input_signal(batch, network))
+        inputs = [signals[i] for i in node.inputs]
+        known = [signal.known for signal in inputs if signal.known is not None]
+        if len(known) < len(inputs) or draws_weights(node.operation):
+            signals.append(propagate(node.operation, node, network, inputs))
         else:
-            signals.append(propagate(node.operation, node, network, [signals[i] for i in node.inputs]))
+            values = evaluate(node.operation, *known) if known else batch.data
+            signals.append(known_signal(values, node.operation, inputs, how))
     return signals
 
 
 def _backward(network: Network, signals: list[Signal]) -> list[Gradient]:
     arriving: list[list[Gradient]] = [[] for _ in network.nodes]
-    arriving[-1].append(cotangent(signals[-1]))
+    exits: list[list[frozenset[int]]] = [[] for _ in network.nodes]
+    arriving[-1].append(untied(cotangent(signals[-1]), key_of("cotangent")))
+    exits[-1].append(network.exits[-1])
     found: list[Gradient] = []
     for index in range(len(network) - 1, -1, -1):
         node = network.nodes[index]
-        gradient = total(arriving[index]) if arriving[index] else nothing(signals[index])
+        gradient = total(arriving[index], exits[index]) if arriving[index] else nothing(signals[index])
         found.append(gradient)
         if not node.inputs:
             break
@@ -109,8 +115,16 @@ def _backward(network: Network, signals: list[Signal]) -> list[Gradient]:
         law = signals[readers[0]].law if len(readers) == 1 else None
         back = pull_back(node.operation, gradient, [signals[i] for i in node.inputs], signals[index], law)
         for source, piece in zip(node.inputs, back, strict=True):
-            arriving[source].append(piece)
+            weighted = node.fan_in is not None
+            arriving[source].append(untied(piece, key_of(f"{node.name} back")) if weighted else piece)
+            exits[source].append(frozenset([index]) if weighted else network.exits[index])
     return found[::-1]
+
+
+def _known_moments(values: Array) -> Moments:
+    square = float(np.mean(values**2))
+    log = float(np.log(square)) if square > 0 else -np.inf
+    return Moments(float(values.mean()), square, float(channel_variance(values).mean()), log, log, 0.0)
 
 
 def _moments(kernel: PairKernel, edges: float, mean: float, log_variance: float | None) -> Moments:
@@ -118,6 +132,7 @@ def _moments(kernel: PairKernel, edges: float, mean: float, log_variance: float 
     variance = max(q - kernel.pair_mean * edges, 0.0)
     log = float(np.log(q)) + kernel.log_scale if q > 0 else -np.inf
     with np.errstate(over="ignore", under="ignore"):
+        mean *= float(np.exp(kernel.log_scale / 2))
         second_moment, variance = float(np.exp(log)), variance * float(np.exp(kernel.log_scale))
     if log_variance is None:
         return Moments(mean, second_moment, variance, log, None, None)

@@ -56,13 +56,13 @@ from varprop.simulator.network import (
     BatchNorm,
     Conv2d,
     GlobalAveragePool,
-    Input,
     Linear,
     Network,
     Node,
 )
 from varprop.simulator.theory.backward import Gradient
 from varprop.simulator.theory.fluctuations import Fluctuations
+from varprop.simulator.theory.maps import Window
 from varprop.simulator.theory.pair_series import log_second_moment, pair_mean, square_series
 from varprop.simulator.theory.pairs import PairKernel
 from varprop.simulator.theory.signal import Signal
@@ -91,7 +91,7 @@ class _Spread:
     def plus(self, other: _Spread) -> _Spread:
         return _Spread(self.variance + other.variance, self.unmixed + other.unmixed)
 
-    def mixed(self, kernel: PairKernel, width: float, node: Node, gates: float = 0.0) -> _Spread:
+    def mixed(self, kernel: PairKernel, width: float, window: Window | None, gates: float = 0.0) -> _Spread:
         """After a dense layer that averages over `width` channels with the given kernel, and over a window.
 
         The correlation of two samples over n Gaussian channels has variance (1 - c^2)^2 / n; weighted with the product
@@ -101,7 +101,7 @@ class _Spread:
         """
         square = _apart_square(kernel)
         fresh = max(1.0 - square - self.variance, 0.0) * (1.0 - square + 2 * self.variance) * (1.0 + gates) / width
-        taps = math.prod(node.operation.kernel) if isinstance(node.operation, Conv2d) else 1
+        taps = 1 if window is None else window.live
         rough = self.variance / self.unmixed if self.unmixed else 0.0
         return _Spread(self.variance / (1 + (taps - 1) * rough) + fresh / taps, self.unmixed + fresh)
 
@@ -194,11 +194,11 @@ def _forward(network: Network, index: int, signals: list[Signal], steps: list[_S
     node, signal = network.nodes[index], signals[index]
     inputs = [signals[i] for i in node.inputs]
     before = [steps[i] for i in node.inputs]
+    if signal.known is not None:
+        return _Step((0.0,) * len(before), 0.0, 0.0)
     if log_second_moment(signal.kernel) == -math.inf:
         return _Step((0.0,) * len(before), math.nan, math.nan)
     match node.operation:
-        case Input():
-            return _Step((), 0.0, 0.0)
         case Conv2d(depthwise=True):
             channels = _measured(signal, node)
             return _Step((1.0,), max(channels - before[0].channels, 0.0), channels)
@@ -217,7 +217,7 @@ def _forward(network: Network, index: int, signals: list[Signal], steps: list[_S
         case Add():
             return _added(node, signal, inputs, before)
         case AveragePool() | GlobalAveragePool():
-            mean = float(signal.mean.mean()) ** 2 / _size(signal.kernel)
+            mean = float(signal.mean.mean()) ** 2 / signal.kernel.second_moment
             if mean < 0.5:
                 # A mean of positions is ruled by its kernel's slow modes, whose spread is not followed.
                 return _Step((1.0,), math.nan, math.nan)
@@ -232,7 +232,7 @@ def _dense(network: Network, node: Node, signal: Signal, source: Signal, before:
     bias = bias_law(node, network.framework)
     weight = 1.0 if bias is None else 1.0 - min(bias.second_moment / _size(signal.kernel), 1.0)
     kurtosis = 0.0 if bias is None else bias.excess_kurtosis * (1.0 - weight) ** 2
-    spread = before.spread.mixed(source.kernel, source.width, node)
+    spread = before.spread.mixed(source.kernel, source.width, signal.weighted.window)
     square = pair_mean(signal.kernel, _SQUARE, inside=_inside(signal)) + spread.variance * _apart(signal)
     channels = (2 * square * _free(signal.weighted.law) + kurtosis) / node.shape[0]
     return _Step((weight,), channels, channels, spread, kurtosis)
@@ -309,9 +309,11 @@ def _backward(
                 weighted = signals[reader].weighted
                 assert weighted is not None
                 fresh = _free(weighted.law, back=True)
-                stray = stray.mixed(arriving.kernel, after.shape[0], after, returns[reader].gates)
+                stray = stray.mixed(arriving.kernel, after.shape[0], weighted.window, returns[reader].gates)
             case Add():
                 known += share**2 * pair_mean(arriving.kernel, _SQUARE, inside=inside)
+            case Activation() if signal.known is not None:
+                own = math.nan
             case Activation(function=name):
                 duals = signals[reader].duals
                 assert duals is not None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import reduce, singledispatch
+from functools import singledispatch
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,12 +29,12 @@ from varprop.simulator.network import (
 from varprop.simulator.theory.convolution import convolved, with_bias
 from varprop.simulator.theory.depthwise import UNRELATED
 from varprop.simulator.theory.duals import Duals, apply_activation
-from varprop.simulator.theory.maps import Size
 from varprop.simulator.theory.normalisation import batch_normalised
-from varprop.simulator.theory.pairs import PairKernel, plus
+from varprop.simulator.theory.pairs import PairKernel
 from varprop.simulator.theory.pooling import average_pooled, flattened, globally_averaged, max_pooled, zero_padded
-from varprop.simulator.theory.sampling import Sample, activated, correct
+from varprop.simulator.theory.sampling import activated, correct, cropped_piece
 from varprop.simulator.theory.signal import Gaussian, Signal, Weighted, fixed, key_of
+from varprop.simulator.theory.sums import added
 
 Array = NDArray[np.float64]
 
@@ -114,7 +114,7 @@ def _(operation: Activation, node: Node, network: Network, inputs: list[Signal])
         if signal.behind is not None and sample.slopes is not None:
             taps, size = signal.behind
             relations = taps.relations(
-                size, _cropped(sample.slopes, signal.kernel.size, taps.window.out_size(size)), before.inverse
+                size, cropped_piece(sample.slopes, signal.kernel.size, taps.window.out_size(size)), before.inverse
             )
     out = duals.kernel
     spread = 0.0
@@ -131,13 +131,6 @@ def _(operation: Activation, node: Node, network: Network, inputs: list[Signal])
         relations=relations,
         duals=duals,
     )
-
-
-def _cropped(values: Array, size: Size, wanted: Size) -> Array:
-    """Undo `regrown` on an array whose last axis is the map."""
-    if size == wanted:
-        return values
-    return values.reshape(*values.shape[:-1], *size)[..., : wanted[0], : wanted[1]].reshape(*values.shape[:-1], -1)
 
 
 def _carried(signal: Signal, out: PairKernel, duals: Duals) -> float:
@@ -162,34 +155,4 @@ def _edges_after(function: ActivationFunction, signal: Signal, out: PairKernel) 
 
 @propagate.register
 def _(operation: Add, node: Node, network: Network, inputs: list[Signal]) -> Signal:
-    kernel = reduce(plus, (signal.kernel for signal in inputs))
-    parts = [signal.kernel.centred() for signal in inputs]
-    shares = [p.second_moment * float(np.exp(p.log_scale - kernel.log_scale)) for p in parts]
-    total = sum(shares)
-    sample = None
-    if any(signal.gaussian is None or signal.gaussian.function is not None for signal in inputs):
-        drawn = [signal.draw().values for signal in inputs]
-        channels = min(map(len, drawn))
-        sample = Sample(np.sum([values[:channels] for values in drawn], axis=0))
-    return Signal(
-        kernel,
-        np.sum([signal.mean for signal in inputs], axis=0),
-        inputs[0].width,
-        spread=sum((w / total) ** 2 * signal.spread for w, signal in zip(shares, inputs, strict=True))
-        if total
-        else 0.0,
-        origin=Gaussian(kernel, key_of(node.name)) if sample is None else None,
-        sample=fixed(sample),
-        amplitude=_edges_of_sum(inputs, kernel),
-    )
-
-
-def _edges_of_sum(inputs: list[Signal], kernel: PairKernel) -> Array | None:
-    fields = [
-        signal.amplitude * signal.kernel.second_moment * float(np.exp(signal.kernel.log_scale - kernel.log_scale))
-        for signal in inputs
-        if signal.amplitude is not None
-    ]
-    if not fields or not kernel.second_moment:
-        return inputs[0].amplitude
-    return np.asarray(np.sum(fields, axis=0) / kernel.second_moment)
+    return added(node, network, inputs)

@@ -15,6 +15,8 @@ the Hermite series of phi^2 at the correlations of the taps; of others from samp
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -49,11 +51,12 @@ def output_kurtosis(network: Network, index: int, signals: list[Signal]) -> floa
         while isinstance(before.operation, ZeroPad):
             padding = _sum(padding, before.operation.padding)
             before, source = network.nodes[before.inputs[0]], signals[before.inputs[0]]
-        window = Window(node.operation.kernel, node.operation.stride, padding, source.amplitude is not None)
-        channels //= window.taps
+        assert weighted.window is not None
+        window = replace(weighted.window, padding=padding, inside=source.amplitude is not None)
+        channels //= window.live
     if channels >= WIDE or np.isinf(source.width) or not source.kernel.second_moment:
         return None
-    taps = window.index(source.kernel.size)
+    taps = window.index(source.kernel.size)[window.shares > 0]
     gaussian, function = source, activation("linear")
     if isinstance(before.operation, Activation):
         gaussian, function = signals[before.inputs[0]], activation(before.operation.function)

@@ -18,18 +18,33 @@ class Window:
     """A sliding window: kernel size, stride, zeros around the map.
 
     `inside` says that the map at hand is a cut-out of a larger one: its border is no edge, and what lies
-    beyond is taken to be like the border.
+    beyond is taken to be like the border. `central` says that only the weight at the centre is not zero.
     """
 
     kernel: Size
     stride: Size
     padding: Padding = (0, 0, 0, 0)
     inside: bool = False
+    central: bool = False
 
     @property
     def taps(self) -> int:
         """Number of positions under the window."""
         return self.kernel[0] * self.kernel[1]
+
+    @property
+    def live(self) -> int:
+        """Number of weights that are not zero."""
+        return 1 if self.central else self.taps
+
+    @property
+    def shares(self) -> Array:
+        """Variance of the weight at each position, relative to their mean."""
+        shares = np.ones(self.taps)
+        if self.central:
+            shares[:] = 0.0
+            shares[self.taps // 2] = self.taps
+        return shares
 
     def out_size(self, size: Size) -> Size:
         """Size of the output map."""
@@ -66,11 +81,10 @@ class Window:
 
 
 def window_sum(field: Array, window: Window) -> Array:
-    """Sum of a map under each window, shape (h, w) to (out_h, out_w); zeros beyond the edges."""
+    """Sum of a map under each window by `shares`, shape (h, w) to (out_h, out_w); zeros beyond the edges."""
     padded = np.append(field.ravel(), 0.0)
-    return np.asarray(padded[window.index((field.shape[0], field.shape[1]))].sum(axis=0)).reshape(
-        window.out_size((field.shape[0], field.shape[1]))
-    )
+    size = field.shape[0], field.shape[1]
+    return np.asarray(window.shares @ padded[window.index(size)]).reshape(window.out_size(size))
 
 
 def window_scatter(field: Array, window: Window, size: Size) -> Array:
@@ -78,7 +92,7 @@ def window_scatter(field: Array, window: Window, size: Size) -> Array:
     index = window.index(size)
     total = np.bincount(
         np.where(index < 0, size[0] * size[1], index).ravel(),
-        np.broadcast_to(field.ravel(), index.shape).ravel(),
+        np.outer(window.shares, field.ravel()).ravel(),
         minlength=size[0] * size[1] + 1,
     )
     return np.asarray(total[:-1].reshape(size), dtype=np.float64)
@@ -90,3 +104,10 @@ def offsets(size: Size) -> Ints:
     down = rows[:, None] - rows[None, :] + size[0] - 1
     across = cols[:, None] - cols[None, :] + size[1] - 1
     return np.asarray(down * (2 * size[1] - 1) + across)
+
+
+def clipped_offsets(down: Ints, across: Ints, size: Size) -> Ints:
+    """Return the number, in `offsets` of a map of `size`, of the offset nearest to each (down, across)."""
+    h, w = size
+    rows, cols = np.clip(down, 1 - h, h - 1) + h - 1, np.clip(across, 1 - w, w - 1) + w - 1
+    return np.asarray(rows[:, None] * (2 * w - 1) + cols[None, :])

@@ -15,7 +15,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from varprop.simulator.theory.maps import Ints, Size, Window, offsets
+from varprop.simulator.theory.maps import Ints, Size, Window, clipped_offsets, offsets
 
 Array = NDArray[np.float64]
 
@@ -164,6 +164,10 @@ class PairKernel:
         values = self.values if factor == 1.0 else self.values * factor
         return replace(self, values=values, log_scale=log_scale)
 
+    def unit(self, log_scale: float) -> float:
+        """Return the size of ``exp(log_scale / 2)`` in this kernel's own units of a value."""
+        return float(np.exp((log_scale - self.log_scale) / 2))
+
     def mapped(self) -> Array:
         """View of the values as (blocks, height, width, height, width)."""
         (h, w), n = self.size, len(self.values)
@@ -274,12 +278,11 @@ def whole_map_mean(kernel: PairKernel, size: Size) -> Array:
 
     As in `regridded`, a pair further apart than any in the cut-out counts as the furthest that there is.
     """
-    h, w = kernel.size
     known = offsets(kernel.size).ravel()
     count = np.bincount(known)
     down, across = np.arange(1 - size[0], size[0]), np.arange(1 - size[1], size[1])
     pairs = np.outer(size[0] - np.abs(down), size[1] - np.abs(across)) / (size[0] * size[1]) ** 2
-    where = (np.clip(down, 1 - h, h - 1) + h - 1)[:, None] * (2 * w - 1) + np.clip(across, 1 - w, w - 1) + w - 1
+    where = clipped_offsets(down, across, kernel.size)
     share = np.bincount(where.ravel(), pairs.ravel(), minlength=len(count))
     return np.array([share @ (np.bincount(known, block.ravel()) / count) for block in kernel.values])
 

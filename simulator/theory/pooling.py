@@ -56,7 +56,8 @@ def globally_averaged(signal: Signal) -> Signal:
     positions = signal.kernel.values.shape[1]
     pooled = _linear_map(signal, np.full((1, positions), root / positions), (1, 1))
     values = whole_map_mean(signal.kernel, size)[:, None, None] * root**2
-    return replace(pooled, kernel=replace(signal.kernel, size=(1, 1), values=values).scaled(1.0), amplitude=None)
+    kernel = replace(signal.kernel, size=(1, 1), values=values).scaled(1.0)
+    return replace(pooled, kernel=kernel, mean=pooled.mean * kernel.unit(pooled.kernel.log_scale), amplitude=None)
 
 
 def _linear_map(signal: Signal, matrix: Array, size: Size) -> Signal:
@@ -66,7 +67,7 @@ def _linear_map(signal: Signal, matrix: Array, size: Size) -> Signal:
     gaussian = origin is not None and origin.eps is None and origin.function is None
     return Signal(
         kernel,
-        signal.mean @ matrix.T,
+        signal.mean @ matrix.T * kernel.unit(signal.kernel.log_scale),
         signal.width,
         signal.spread,
         origin=Gaussian(kernel, origin.key + 1) if gaussian and origin is not None else None,
@@ -83,25 +84,17 @@ def max_pooled(operation: MaxPool, node: Node, signal: Signal) -> Signal:
     under = drawn.values[:, :, index]
     winner = under.argmax(axis=2)[:, :, None, :]
     sample = Sample(np.take_along_axis(under, winner, axis=2)[:, :, 0, :])
-    selection = 1.0
-    if drawn.slopes is not None and drawn.slopes.any():
-        chosen = np.take_along_axis(drawn.slopes[:, :, index], winner, axis=2)
-        selection = float(chosen.mean()) / float(drawn.slopes.mean())
     average = window.averaging(size)
     kernel = replace(signal.kernel, size=window.out_size(size), values=average @ signal.kernel.values @ average.T)
-    mean = np.full((signal.mean.shape[0], average.shape[0]), float(sample.values.mean()))
-    pooled = Signal(
-        matched(kernel, sample), mean, signal.width, signal.spread, sample=fixed(sample), selection=selection
-    )
+    kernel = matched(kernel, sample)
+    mean = np.full((signal.mean.shape[0], average.shape[0]), float(sample.values.mean()) * kernel.unit(0.0))
+    pooled = Signal(kernel, mean, signal.width, signal.spread, sample=fixed(sample))
     return _after_pooling(pooled, signal, window, node)
 
 
 def flattened(node: Node, signal: Signal) -> Signal:
     """Return the signal after flattening."""
     kernel = signal.kernel
-    if signal.data is not None:
-        # The data's entries are the features, and their products are known.
-        return replace(signal, data=None, origin=Gaussian(kernel, 0))
     positions = kernel.values.shape[1]
     values = np.einsum("bpp->b", kernel.values)[:, None, None] * (signal.edges / positions)
 
@@ -124,8 +117,6 @@ def zero_padded(operation: ZeroPad, signal: Signal) -> Signal:
     top, bottom, left, right = operation.padding
     before = signal.padding
     rows = ((top, bottom), (left, right))
-    if signal.data is not None:
-        return replace(signal, data=np.pad(signal.data, ((0, 0), (0, 0), *rows)))
     if signal.amplitude is not None:
         return replace(signal, amplitude=np.pad(signal.amplitude, rows), duals=None, law=None, weighted=None)
     kernel = signal.kernel

@@ -9,20 +9,23 @@ corrects the Gaussian averages.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cache
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
 
 from varprop.simulator.activations import ActivationFunction
 from varprop.simulator.theory.duals import Duals
-from varprop.simulator.theory.maps import Ints, offsets
-from varprop.simulator.theory.pairs import PairKernel
+from varprop.simulator.theory.maps import Ints, Size, offsets
+from varprop.simulator.theory.pairs import Layout, PairKernel
 
 Array = NDArray[np.float64]
 
 _CHANNELS = 256  # of an exchangeable batch; of images, whose channels differ more, twice as many
 _VALUES = 2**17  # values that a sample of an exchangeable batch holds at most
 _RANK = 300  # leading directions kept of a kernel over many points
+_ROUNDING = 1e-10  # share of the largest below which a direction's variance is nothing but rounding
 
 
 @dataclass(frozen=True)
@@ -51,18 +54,51 @@ def draw(kernel: PairKernel, key: int) -> Sample:
     rng = np.random.Generator(np.random.Philox(key=key))
     if layout.profiles == 1:
         samples = min(layout.batch, max(_VALUES // (_CHANNELS * positions), 2))
-        cross = kernel.values[1] if len(kernel.values) > 1 else np.zeros((positions, positions))
-        shared = _normal(rng, _CHANNELS, 1, cross)
-        z = shared + _normal(rng, _CHANNELS, samples, kernel.values[0] - cross)
+        if layout.batch == 1:
+            z = _normal(rng, _CHANNELS, 1, kernel.values[0])
+        else:
+            # A batch's own covariance between samples may have either sign, but that of the batch's mean and that of
+            # what is left of every sample are positive: draw these.
+            own, cross = kernel.values
+            rest = layout.batch - samples
+            apart = _normal(rng, _CHANNELS, samples + (rest > 0), own - cross)
+            summed = apart[:, :samples].sum(axis=1, keepdims=True)
+            if rest:
+                summed += np.sqrt(rest) * apart[:, samples:]
+            shared = _normal(rng, _CHANNELS, 1, cross + (own - cross) / layout.batch)
+            z = shared + apart[:, :samples] - summed / layout.batch
     else:
         z = _normal(rng, 2 * _CHANNELS, 1, assemble(kernel)).reshape(-1, layout.profiles, positions)
     return Sample(z * np.exp(kernel.log_scale / 2))
 
 
+def repeated(channels: Array, layout: Layout) -> Sample:
+    """Take known channels, shape (samples, channels, positions), in turn and each twice: as many as are drawn."""
+    positions = channels.shape[2]
+    count = _CHANNELS if layout.profiles == 1 else 2 * _CHANNELS
+    if layout.profiles == 1:
+        channels = channels[: max(_VALUES // (count * positions), 2)]
+    turn = np.arange(count) // 2 % channels.shape[1]
+    return Sample(channels.transpose(1, 0, 2)[turn])
+
+
 def _normal(rng: np.random.Generator, channels: int, samples: int, covariance: Array) -> Array:
-    root = _root(covariance)
-    half = rng.standard_normal((channels // 2, samples, root.shape[1])) @ root.T
+    basis, root = _root(covariance)
+    # White noise is drawn in a basis of its own: directions of equal variance are only known up to a rotation.
+    white = rng.standard_normal((channels // 2, samples, len(basis))) @ basis
+    sizes = np.einsum("pk,pk->k", root, root)
+    if samples == 1 and 2 * sizes[-1] > sizes.sum() > 0:
+        # One direction rules: it is sampled evenly.
+        white[np.argsort(white[:, 0, -1]), 0, -1] = _levels(len(white))
+    half = white @ root.T
     return np.concatenate([half, -half])
+
+
+@cache
+def _levels(count: int) -> Array:
+    """Quantiles of a standard normal at the middle of equal shares, scaled to its variance."""
+    levels = np.array([NormalDist().inv_cdf((i + 0.5) / count) for i in range(count)])
+    return np.asarray(levels / np.sqrt(np.mean(levels**2)))
 
 
 def assemble(kernel: PairKernel) -> Array:
@@ -75,21 +111,26 @@ def assemble(kernel: PairKernel) -> Array:
     return full.reshape(layout.profiles * positions, -1)
 
 
-def _root(matrix: Array) -> Array:
-    """Return a square root of a matrix that is positive semidefinite up to approximation errors."""
+def _root(matrix: Array) -> tuple[Array, Array]:
+    """Return a basis and a square root in it of a matrix that is positive semidefinite up to approximation errors.
+
+    Columns of either are directions, the largest last.
+    """
     size = len(matrix)
-    if size <= 300:
+    if size <= _RANK:
         values, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
-        return np.asarray(vectors * np.sqrt(np.maximum(values, 0.0)))
+        values = np.where(values > values[-1] * _ROUNDING, values, 0.0)
+        return vectors, np.asarray(vectors * np.sqrt(np.maximum(values, 0.0)))
     # Nystrom's approximation in the leading directions, with approximation errors of the wrong sign cut off.
     probe = np.random.default_rng(0).standard_normal((size, _RANK))
     probe = np.linalg.qr(matrix @ probe)[0]
     image = matrix @ probe
     values, vectors = np.linalg.eigh(probe.T @ image)
-    keep = values > values[-1] * 1e-10
-    root = image @ (vectors[:, keep] / np.sqrt(values[keep]))
+    keep = values > values[-1] * _ROUNDING
+    basis = vectors[:, keep]
+    root = image @ (basis / np.sqrt(values[keep]))
     found = np.sum(root**2, axis=1)
-    return np.asarray(root * np.sqrt(np.maximum(np.diag(matrix), 0.0) / np.maximum(found, 1e-300))[:, None])
+    return basis, np.asarray(root * np.sqrt(np.maximum(np.diag(matrix), 0.0) / np.maximum(found, 1e-300))[:, None])
 
 
 def normalised(sample: Sample, eps: float, mean: float, edges: float) -> Sample:
@@ -118,10 +159,12 @@ def correct(duals: Duals, after: Sample) -> Duals:
     assert after.slopes is not None
     exact = float(np.mean(after.slopes))
     gaussian = duals.derivative.second_moment * float(np.exp(duals.derivative.log_scale))
+    kernel = shifted(duals.kernel, after)
+    mean = duals.mean * kernel.unit(duals.kernel.log_scale)
     return replace(
         duals,
-        mean=duals.mean + (float(after.values.mean()) - float(duals.mean.mean())),
-        kernel=_shifted(duals.kernel, after),
+        mean=mean + (float(after.values.mean()) * kernel.unit(0.0) - float(mean.mean())),
+        kernel=kernel,
         derivative=duals.derivative.scaled(exact / gaussian) if gaussian > 0 else duals.derivative,
     )
 
@@ -134,10 +177,35 @@ def matched(kernel: PairKernel, sample: Sample) -> PairKernel:
     between = float(kernel.values[count:].mean()) if len(kernel.values) > count else 0.0
     gap = kernel.second_moment - between
     slope = (inner - outer) / gap if gap > 0 else 0.0
-    return _shifted(replace(kernel, values=outer + slope * (kernel.values - between), log_scale=0.0), sample)
+    return shifted(replace(kernel, values=outer + slope * (kernel.values - between), log_scale=0.0), sample)
 
 
-def _shifted(kernel: PairKernel, sample: Sample) -> PairKernel:
+def crossed(first: PairKernel, second: PairKernel, one: Sample, other: Sample) -> PairKernel:
+    """Mean product of two functions of the same channels, both orders, from sampled channels of both.
+
+    Numbers for each offset between two positions, as correlations, in which most of the samples' noise cancels.
+    """
+    channels, points = min(len(one.values), len(other.values)), min(one.values.shape[1], other.values.shape[1])
+    units = []
+    for sample in (one, other):
+        values = sample.values[:channels, :points]
+        size = float(np.sqrt(np.mean(values**2)))
+        units.append(values / size if size > 0 else values)
+    same, cross = (
+        both - a - b for both, a, b in zip(_kernels(units[0] + units[1]), *map(_kernels, units), strict=True)
+    )
+    numbers, layout = offsets(first.size), first.layout
+    values = np.empty_like(first.values)
+    values[: layout.profiles] = _by_offset(same, numbers)
+    values[layout.profiles :] = _by_offset((cross + cross.T) / 2, numbers)
+    return replace(
+        first,
+        values=values * np.sqrt(first.second_moment * second.second_moment),
+        log_scale=(first.log_scale + second.log_scale) / 2,
+    )
+
+
+def shifted(kernel: PairKernel, sample: Sample) -> PairKernel:
     """Move a kernel's averages to those of sampled channels.
 
     The shift is one number for each offset between two positions, within a sample and between samples: few enough that
@@ -153,6 +221,13 @@ def _shifted(kernel: PairKernel, sample: Sample) -> PairKernel:
         missing = cross - np.tensordot(share / share.sum(), values[layout.profiles :], axes=1)
         values[layout.profiles :] += _by_offset((missing + missing.T) / 2, numbers)
     return replace(kernel, values=values, log_scale=0.0).scaled(1.0)
+
+
+def cropped_piece(values: Array, size: Size, wanted: Size) -> Array:
+    """Keep the first rows and columns of maps, the last axis of an array: what `regrown` continued."""
+    if size == wanted:
+        return values
+    return values.reshape(*values.shape[:-1], *size)[..., : wanted[0], : wanted[1]].reshape(*values.shape[:-1], -1)
 
 
 def _kernels(values: Array) -> tuple[Array, Array]:

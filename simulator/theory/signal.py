@@ -36,10 +36,14 @@ class Gaussian:
     variance: float = 0.0  # of a channel over the data, as that normalisation saw it
     edges: float = 1.0  # and how much smaller that was than deep inside the map
     function: ActivationFunction | None = None
+    parts: tuple[Gaussian, ...] = ()  # that it is the sum of
 
     def draw(self) -> Sample:
         """Draw channels of the node."""
-        sample = draw(self.kernel, self.key)
+        if self.parts:
+            sample = Sample(np.sum([part.draw().values for part in self.parts], axis=0))
+        else:
+            sample = draw(self.kernel, self.key)
         if self.eps is not None:
             sample = normalised(sample, self.eps, self.variance, self.edges)
         return sample if self.function is None else activated(sample, self.function)
@@ -65,7 +69,7 @@ class Signal:
     kernel
         E[z(x) z(x')] averaged over channels.
     mean
-        E z(x), shape (profiles, positions).
+        E z(x), shape (profiles, positions), in units of ``exp(kernel.log_scale / 2)``.
     width
         Number of channels that `kernel` is the expected average of; infinite where it is known exactly.
     spread
@@ -80,13 +84,15 @@ class Signal:
     amplitude
         None while the kernel's map is the node's map. Of a larger map the kernel is a cut-out deep inside, and
         `amplitude`, shape (height, width), is the second moment at every position over that inside: edges.
+    known
+        Of a node before the first weights, its values on the whole batch, shape (batch, ...).
     data
-        Of an input that only convolutions read, the samples themselves, shape (profiles, channels, height, width):
+        Of a map of these that only dense layers look at, the chosen samples, shape (profiles, channels, height, width):
         their kernel is worked out where it is needed, on the convolution's output.
     behind
         Behind a depthwise layer its taps and input map, until the next activation has looked at them.
-    duals, law, selection, relations
-        What an activation, a normalisation or a pooling found on the way, for the backward pass.
+    duals, law, relations
+        What an activation or a normalisation found on the way, for the backward pass.
     """
 
     kernel: PairKernel
@@ -98,10 +104,10 @@ class Signal:
     sample: Callable[[], Sample] | None = None
     padding: Padding = (0, 0, 0, 0)
     amplitude: Array | None = None
+    known: Array | None = None
     data: Array | None = None
     duals: Duals | None = None
     law: VarianceLaw | None = None
-    selection: float = 1.0
     behind: tuple[Taps, Size] | None = None
     relations: Relations = UNRELATED
 

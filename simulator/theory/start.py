@@ -1,17 +1,34 @@
-"""Where theory starts: the batch's own kernel, and the cotangent's."""
+"""Where theory starts: kernels of what the batch alone decides, and the cotangent's."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 
-from varprop.simulator.network import Conv2d, Flatten, Network, ZeroPad
+from varprop.simulator.activations import activation
+from varprop.simulator.network import (
+    Activation,
+    BatchNorm,
+    Conv2d,
+    Flatten,
+    Input,
+    Linear,
+    Network,
+    Operation,
+    ZeroPad,
+)
 from varprop.simulator.report import Batch
 from varprop.simulator.theory.backward import Gradient
+from varprop.simulator.theory.duals import Duals
+from varprop.simulator.theory.known import channel_variance, draws_weights
+from varprop.simulator.theory.maps import Size, clipped_offsets, offsets
 from varprop.simulator.theory.pairs import Layout, PairKernel
+from varprop.simulator.theory.sampling import Sample, repeated
 from varprop.simulator.theory.signal import Gaussian, Signal, cropped, cut_out
+from varprop.simulator.theory.variance_law import VarianceLaw
 
 Array = NDArray[np.float64]
 Ints = NDArray[np.intp]
@@ -21,80 +38,173 @@ _BUDGET = 4_000_000  # kernel entries carried for a batch of real images
 _FLAT = 128  # samples of flat data whose pairs are all carried
 
 
-def input_signal(batch: Batch, network: Network) -> Signal:
-    """Return the batch's second moments and covariances as the first signal.
+@dataclass(frozen=True)
+class Start:
+    """How theory carries the batch.
 
-    An exchangeable batch is averaged over samples and positions. Of images the whole kernel of a subset is carried that
-    stands for the batch: as many samples as its kernels' size on the network's largest map allows.
+    Attributes
+    ----------
+    chosen
+        The samples whose pairs are all carried; None of an exchangeable batch of maps, whose kernel is averaged.
+    layout
+        Of the kernels.
+    lean
+        Whether only dense convolutions and flattening look at the data: they want the samples themselves, and no
+        kernel over positions is worked out.
     """
-    data = batch.data
-    samples = len(data)
-    if data.ndim == 2:
-        return _samples(data[:, :, None], (1, 1), min(samples, _FLAT), samples)
-    size = data.shape[2], data.shape[3]
+
+    chosen: Ints | None
+    layout: Layout
+    lean: bool
+
+
+def start(batch: Batch, network: Network) -> Start:
+    """Choose how to carry the batch.
+
+    An exchangeable batch is averaged over samples. Of images the whole kernel of a subset is carried that stands for
+    the batch: as many samples as its kernels' size on the network's largest map allows.
+    """
+    samples = len(batch.data)
+    if batch.data.ndim == 2:
+        keep = min(samples, _FLAT)
+        return Start(np.arange(keep), Layout.all_pairs(keep, samples), False)
     if batch.exchangeable:
-        return _exchangeable(data, size)
-    lean = all(_reads_data(network, index) for index in network.consumers[0])
+        return Start(None, Layout.exchangeable(samples), False)
+    lean = _lean(network)
     maps = [node.shape for node in network.nodes[1 if lean else 0 :] if len(node.shape) == 3]
     largest = max((cut[0] * cut[1] for cut in map(cut_out, maps)), default=1)
     keep = min(samples, _FLAT)
     while keep > 2 and keep * (keep + 1) // 2 * largest**2 > _BUDGET:
         keep -= 1
-    chosen = data[_representative(data, keep)]
-    layout = Layout.all_pairs(keep, samples)
-    if lean:
+    return Start(_representative(batch.data, keep), Layout.all_pairs(keep, samples), lean)
+
+
+def _lean(network: Network) -> bool:
+    known: set[int] = set()
+    for index, node in enumerate(network.nodes):
+        if not node.inputs or (known.issuperset(node.inputs) and not draws_weights(node.operation)):
+            known.add(index)
+    readers = {r for index in known for r in network.consumers[index]} - known
+    return all(
+        isinstance(network.nodes[index].operation, Input | ZeroPad | Activation | Flatten) for index in known
+    ) and all(
+        isinstance(network.nodes[index].operation, Linear) or _is_dense(network.nodes[index].operation)
+        for index in readers
+    )
+
+
+def _is_dense(operation: Operation) -> bool:
+    return isinstance(operation, Conv2d) and operation.groups == 1
+
+
+def known_signal(values: Array, operation: Operation, inputs: list[Signal], how: Start) -> Signal:
+    """Return the signal at a node whose values, shape (batch, ...), the batch alone decides."""
+    kernel, mean, amplitude, data = _carried(values, how)
+    mean = mean * kernel.unit(0.0)
+    origin, sample, width, duals, law = None, None, np.inf, None, None
+    if how.chosen is None:
+        width = float(values.shape[1])
+    if isinstance(operation, Input) and how.chosen is None:
+        origin = Gaussian(kernel, 0)  # of a photograph's pixels it would not be true
+    elif data is None:
+        sample = cache(lambda: _sample(values, how, kernel))
+    if isinstance(operation, Activation) and data is None:
+        (before,) = inputs
+        assert before.known is not None
+        slopes = activation(operation.function).derivative(before.known)
+        duals = Duals(mean, kernel, _carried(slopes, how)[0], _carried(before.known * slopes, how)[0])
+    if isinstance(operation, BatchNorm):
+        (before,) = inputs
+        assert before.known is not None
+        law = _variance_law(channel_variance(before.known), operation.eps)
+    return Signal(
+        kernel, mean, width, origin=origin, sample=sample, amplitude=amplitude, known=values, data=data, duals=duals,
+        law=law,
+    )  # fmt: skip
+
+
+def _carried(values: Array, how: Start) -> tuple[PairKernel, Array, Array | None, Array | None]:
+    """Kernel and mean of known values, edges of a map larger than the kernel's, and the samples if these are wanted."""
+    if how.chosen is None:
+        maps = values if values.ndim == 4 else values[:, :, None, None]
+        return *_averaged(maps, how.layout), None
+    chosen = values[how.chosen]
+    if values.ndim == 2:
+        return *_paired(chosen[:, :, None], (1, 1), how.layout), None, None
+    if how.lean:
         # One entry a pair says how large the data are; patches say the rest.
-        flat = chosen.reshape(keep, -1)
-        values = np.einsum("bi,bi->b", flat[layout.left], flat[layout.right])[:, None, None] / flat.shape[1]
-        return Signal(PairKernel(layout, (1, 1), values), flat.mean(axis=1)[:, None], np.inf, data=chosen)
-    small, amplitude = cut_out(data.shape[1:]), None
-    if small != size:
-        square = np.mean(data**2, axis=(0, 1))
-        amplitude = square / float(square.mean())
-        chosen = np.stack([cropped(image, small, which) for which, image in enumerate(chosen)])
-    signal = _samples(chosen.reshape(keep, data.shape[1], -1), small, keep, samples)
-    return replace(signal, amplitude=amplitude)
+        kernel, mean = _paired(chosen.reshape(len(chosen), -1, 1), (1, 1), how.layout)
+        return kernel, mean, None, chosen
+    small, amplitude = cut_out(values.shape[1:]), None
+    if small != values.shape[2:]:
+        square = np.mean(values**2, axis=(0, 1))
+        amplitude = square / float(square.mean()) if square.any() else np.ones_like(square)
+    return *_paired(_pieces(chosen, small), small, how.layout), amplitude, None
 
 
-def _reads_data(network: Network, index: int) -> bool:
-    """Whether a node needs no kernel of the data's maps: a dense convolution, flattening, or padding before such."""
-    match network.nodes[index].operation:
-        case Conv2d(groups=1) | Flatten():
-            return True
-        case ZeroPad():
-            return all(_reads_data(network, reader) for reader in network.consumers[index])
-    return False
+def _pieces(maps: Array, size: Size) -> Array:
+    """Cut a piece out of every sample; shape (samples, channels, positions)."""
+    if maps.shape[2:] != size:
+        maps = np.stack([cropped(image, size, which) for which, image in enumerate(maps)])
+    return maps.reshape(*maps.shape[:2], -1)
 
 
-def _samples(flat: Array, size: tuple[int, int], keep: int, samples: int) -> Signal:
-    layout = Layout.all_pairs(keep, samples)
-    part = flat[:keep]
-    values = np.einsum("bcp,bcq->bpq", part[layout.left], part[layout.right], optimize=True) / flat.shape[1]
-    kernel = PairKernel(layout, size, values).scaled(1.0)
-    return Signal(kernel, part.mean(axis=1), np.inf, origin=Gaussian(kernel, 0))
+def _paired(flat: Array, size: Size, layout: Layout) -> tuple[PairKernel, Array]:
+    values = np.einsum("bcp,bcq->bpq", flat[layout.left], flat[layout.right], optimize=True) / flat.shape[1]
+    return PairKernel(layout, size, values).scaled(1.0), np.asarray(flat.mean(axis=1))
 
 
-def _exchangeable(data: Array, size: tuple[int, int]) -> Signal:
-    samples, channels = data.shape[:2]
-    flat = data.reshape(samples, channels, -1)
-    layout = Layout.exchangeable(samples)
-    profile = np.mean(data**2, axis=(0, 1))
-    small = cut_out((channels, *size))
-    amplitude = None
-    level = float(profile.mean())
-    if small != size:
-        amplitude, profile = profile / level, np.full(small, level)
-    positions, points = flat.shape[2], small[0] * small[1]
-    total = flat.sum(axis=2)
-    values = np.empty((len(layout.left), points, points))
-    apart = np.sum(total**2) - np.sum(flat**2)
-    values[0] = apart / (samples * channels * positions * (positions - 1)) if positions > 1 else 0.0
-    values[0][np.arange(points), np.arange(points)] = profile.ravel()
+def _averaged(maps: Array, layout: Layout) -> tuple[PairKernel, Array, Array | None]:
+    """Kernel within a sample and between samples, averaged: on all of a small map, by offset on a large one."""
+    samples, channels, *_ = maps.shape
+    size = maps.shape[2], maps.shape[3]
+    small = cut_out(maps.shape[1:])
+    total = maps.sum(axis=0)
+    if small == size:
+        flat, summed = maps.reshape(samples * channels, -1), total.reshape(channels, -1)
+        within, all_pairs = flat.T @ flat, summed.T @ summed
+        mean, amplitude = flat.mean(axis=0), None
+    else:
+        within, all_pairs = _by_offset(maps, small), _by_offset(total[None], small)
+        square = np.mean(maps**2, axis=(0, 1))
+        mean = np.full(small[0] * small[1], maps.mean())
+        amplitude = square / float(square.mean()) if square.any() else np.ones_like(square)
+    blocks = [within / (samples * channels)]
     if samples > 1:
-        between = np.sum(total.sum(axis=0) ** 2) - np.sum(total**2)
-        values[1] = between / (samples * (samples - 1) * channels * positions**2)
-    kernel = PairKernel(layout, small, values)
-    return Signal(kernel, np.full((1, points), flat.mean()), channels, origin=Gaussian(kernel, 0), amplitude=amplitude)
+        blocks.append((all_pairs - within) / (samples * (samples - 1) * channels))
+    return PairKernel(layout, small, np.stack(blocks)).scaled(1.0), mean[None], amplitude
+
+
+def _by_offset(maps: Array, size: Size) -> Array:
+    """Sum over maps of the mean product of two positions at each offset, on a piece of `size`.
+
+    As in `regridded`, offsets beyond the largest in the piece count as that one.
+    """
+    h, w = maps.shape[-2:]
+    full = 2 * h - 1, 2 * w - 1  # no smaller, or the discrete transform's copies would meet
+    power = np.sum(np.abs(np.fft.rfft2(maps, full)) ** 2, axis=(0, 1))
+    products = np.fft.irfft2(power, full)
+    down, across = np.arange(1 - h, h), np.arange(1 - w, w)
+    pairs = np.outer(h - np.abs(down), w - np.abs(across))
+    where = clipped_offsets(down, across, size).ravel()
+    summed, count = (np.bincount(where, found.ravel()) for found in (products[np.ix_(down, across)], pairs))
+    return np.asarray((summed / count)[offsets(size)], dtype=np.float64)
+
+
+def _sample(values: Array, how: Start, kernel: PairKernel) -> Sample:
+    """Return known channels as a sample."""
+    if how.chosen is not None:
+        chosen = values[how.chosen]
+        return repeated(chosen[:, :, None] if values.ndim == 2 else _pieces(chosen, kernel.size), kernel.layout)
+    maps = values if values.ndim == 4 else values[:, :, None, None]
+    return repeated(_pieces(maps, kernel.size), kernel.layout)
+
+
+def _variance_law(variance: Array, eps: float) -> VarianceLaw:
+    """Law of known variances."""
+    inverse = np.divide(1.0, variance + eps, out=np.zeros_like(variance), where=variance + eps > 0)
+    mean = float(inverse.mean())
+    return VarianceLaw(float(variance.mean()), float(np.mean(variance * inverse)), mean, mean)
 
 
 def _representative(data: Array, keep: int) -> Ints:

@@ -1,0 +1,93 @@
+"""Gradients at sampled channels.
+
+A gradient that comes back through a dense layer knows nothing of the channels it arrives at: it is Gaussian, its kernel
+says everything, and the first slopes on its way multiply that kernel. From there on it is tied to the channels: the
+next slopes, or a maximum's choices, depend on the values that made the first ones what they were, and so do gradients
+that come back along several paths from one layer. There it is followed at the channels that the signal is sampled at.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from varprop.simulator.theory.maps import Size, Window
+from varprop.simulator.theory.pairs import PairKernel
+from varprop.simulator.theory.sampling import Sample, cropped_piece, draw, shifted
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A gradient at sampled channels, shape (channels, samples, positions), in units of ``exp(log_scale / 2)``."""
+
+    values: Array
+    log_scale: float
+
+    def times(self, factor: Array) -> Drawn:
+        """Multiply by a factor of each value; both may have channels and samples that the other lacks."""
+        found = self.part(len(factor), factor.shape[1] if factor.shape[1] > 1 else self.values.shape[1])
+        channels, samples, _ = found.values.shape
+        return replace(found, values=found.values * factor[:channels, :samples])
+
+    def part(self, channels: int, samples: int) -> Drawn:
+        """Keep some channels and samples, at the second moment of all."""
+        values = self.values[:channels, :samples]
+        if values.shape == self.values.shape:
+            return self
+        size = float(np.mean(values**2))
+        factor = np.sqrt(float(np.mean(self.values**2)) / size) if size > 0 else 0.0
+        return replace(self, values=values * factor)
+
+    def mapped(self, matrix: Array) -> Drawn:
+        """Apply a linear map of the positions, shape (before, after)."""
+        return replace(self, values=self.values @ matrix)
+
+    def cut(self, size: Size, piece: Size) -> Drawn:
+        """Keep the first rows and columns of a map."""
+        return replace(self, values=cropped_piece(self.values, size, piece))
+
+    def like(self, kernel: PairKernel) -> Drawn:
+        """Scale to the second moment of a kernel."""
+        size = float(np.mean(self.values**2))
+        factor = np.sqrt(kernel.second_moment / size) if size > 0 else 0.0
+        return Drawn(self.values * factor, kernel.log_scale)
+
+
+def drawn(kernel: PairKernel, key: int) -> Drawn:
+    """Draw a gradient that is not tied to the channels."""
+    return Drawn(draw(replace(kernel, log_scale=0.0), key).values, 0.0).like(kernel)
+
+
+def plus(parts: list[Drawn]) -> Drawn:
+    """Add gradients at the same channels."""
+    channels, samples = (min(part.values.shape[axis] for part in parts) for axis in (0, 1))
+    scale = max(part.log_scale for part in parts)
+    pieces = [part.part(channels, samples).values * np.exp((part.log_scale - scale) / 2) for part in parts]
+    return Drawn(np.sum(pieces, axis=0), scale)
+
+
+def corrected(kernel: PairKernel, gradient: Drawn) -> PairKernel:
+    """Give a gradient's kernel the averages of sampled channels, for each offset between two positions."""
+    before = kernel.second_moment * float(np.exp(kernel.log_scale - gradient.log_scale))
+    if before <= 0.0:
+        return kernel
+    exact = kernel.scaled(float(np.mean(gradient.values**2)) / before)
+    found = shifted(replace(exact, log_scale=exact.log_scale - gradient.log_scale), Sample(gradient.values))
+    return replace(found, log_scale=found.log_scale + gradient.log_scale)
+
+
+def chosen(signal: Array, gradient: Drawn, window: Window, size: Size) -> Drawn:
+    """Send a gradient after a maximum to the position that is the largest in each window."""
+    gradient = gradient.part(*signal.shape[:2])
+    channels, samples = gradient.values.shape[:2]
+    index = window.index(size)
+    under = signal[:channels, :samples][:, :, index]
+    where = index[under.argmax(axis=2), np.arange(index.shape[1])].reshape(channels * samples, -1)
+    arriving = gradient.values.reshape(channels * samples, -1)
+    values = np.zeros((channels * samples, signal.shape[2]))
+    np.add.at(values, (np.arange(len(values))[:, None], where), arriving)
+    return replace(gradient, values=values.reshape(channels, samples, -1))

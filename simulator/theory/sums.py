@@ -1,0 +1,77 @@
+"""Sums of branches, which may come from the same channels."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache, reduce
+from itertools import combinations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from varprop.simulator.network import Network, Node
+from varprop.simulator.theory.pairs import PairKernel, plus
+from varprop.simulator.theory.sampling import Sample, crossed
+from varprop.simulator.theory.signal import Gaussian, Signal, key_of
+
+Array = NDArray[np.float64]
+
+
+def added(node: Node, network: Network, inputs: list[Signal]) -> Signal:
+    """Return the signal after a sum.
+
+    Branches that share no weights within a channel are independent given the data: their product's mean is that of
+    their means. Of others the mean product is that of sampled channels, drawn once for both.
+    """
+    kernel = reduce(plus, (signal.kernel for signal in inputs))
+    related = False
+    for (first, one), (second, other) in combinations(zip(node.inputs, inputs, strict=True), 2):
+        if network.roots[first] & network.roots[second]:
+            related = True
+            kernel = plus(kernel, crossed(one.kernel, other.kernel, one.draw(), other.draw()))
+        elif one.mean.any() and other.mean.any():
+            kernel = plus(kernel, _of_means(one, other))
+    parts = [signal.kernel.centred() for signal in inputs]
+    shares = [p.second_moment * float(np.exp(p.log_scale - kernel.log_scale)) for p in parts]
+    total = sum(shares)
+    origins = [signal.gaussian for signal in inputs]
+    origin = sample = None
+    if not related and all(o is not None and o.eps is None and o.function is None for o in origins):
+        origin = Gaussian(kernel, key_of(node.name), parts=tuple(o for o in origins if o is not None))
+    else:
+        sample = cache(lambda: _summed(inputs))
+    return Signal(
+        kernel,
+        np.sum([signal.mean * kernel.unit(signal.kernel.log_scale) for signal in inputs], axis=0),
+        inputs[0].width,
+        spread=sum((w / total) ** 2 * signal.spread for w, signal in zip(shares, inputs, strict=True))
+        if total
+        else 0.0,
+        origin=origin,
+        sample=sample,
+        amplitude=_edges_of_sum(inputs, kernel),
+    )
+
+
+def _of_means(one: Signal, other: Signal) -> PairKernel:
+    """Mean product of independent summands, both orders."""
+    layout = one.kernel.layout
+    product = one.mean[layout.left][:, :, None] * other.mean[layout.right][:, None, :]
+    product += other.mean[layout.left][:, :, None] * one.mean[layout.right][:, None, :]
+    return replace(one.kernel, values=product, log_scale=(one.kernel.log_scale + other.kernel.log_scale) / 2)
+
+
+def _summed(inputs: list[Signal]) -> Sample:
+    drawn = [signal.draw().values for signal in inputs]
+    channels = min(map(len, drawn))
+    return Sample(np.sum([values[:channels] for values in drawn], axis=0))
+
+
+def _edges_of_sum(inputs: list[Signal], kernel: PairKernel) -> Array | None:
+    """Second moments over a large map after a sum, relative to its inside."""
+    fields = [signal.amplitude for signal in inputs if signal.amplitude is not None]
+    if not fields or not kernel.second_moment:
+        return inputs[0].amplitude
+    # What branches have in common is taken to fall off at the edges as the branches do.
+    sizes = [s.kernel.second_moment * float(np.exp(s.kernel.log_scale - kernel.log_scale)) for s in inputs]
+    return np.average(fields, axis=0, weights=sizes)
