@@ -105,7 +105,12 @@ def propagate(
     data_dir: Annotated[Path | None, typer.Option(help="folder of the CIFAR-10 binary files", metavar="DIR")] = None,
     size: Values = None,
     batch: Values = None,
-    trials: Annotated[int, typer.Option(help="weight draws of the Monte Carlo")] = 100,
+    trials: Annotated[
+        int | None, typer.Option(help="weight draws of the Monte Carlo, 100; with --precision the most, 100000")
+    ] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="draw until every layer's standard error is below this, e.g. 1%", metavar="SHARE")
+    ] = None,
     engine: Annotated[list[str] | None, typer.Option(help="theory, monte-carlo, torch; default the first two")] = None,
     check: Annotated[bool, typer.Option("--check", help="exit with 3 where theory and Monte Carlo disagree")] = False,
     plot: Annotated[
@@ -147,10 +152,19 @@ def propagate(
     engines = tuple(dict.fromkeys(_words("--engine", engine))) or main_job.DEFAULT_ENGINES
     if check and not set(engines) >= set(main_job.DEFAULT_ENGINES):
         raise UserError("--check", f"--engine {','.join(engines)}", "theory and monte-carlo, to compare")
+    share = None if precision is None else _share("--precision", precision)
+    if share is not None and "monte-carlo" not in engines:
+        raise UserError("--precision", f"--engine {','.join(engines)}", "monte-carlo among the engines")
+    most = 100 if share is None else 100_000
     problems = [
         main_job.prepare(
             main_job.Settings(
-                network, trials=trials, seed=seed, engines=engines, **dict(zip(given, point, strict=True))
+                network,
+                trials=most if trials is None else trials,
+                precision=share,
+                seed=seed,
+                engines=engines,
+                **dict(zip(given, point, strict=True)),
             ),
             data_dir,
         )
@@ -161,7 +175,10 @@ def propagate(
         # Watching for compilation imports the compiler, which theory does without.
         watch = announce_compilation(quiet) if "monte-carlo" in problem.settings.engines else nullcontext()
         with watch, progress_bar(quiet, problem.network.name) as progress:
-            runs.append(main_job.propagate(problem, threads, progress))
+            runs.append(main_job.propagate(problem, threads, progress, keep_interrupted=True))
+        if runs[-1].interrupted:
+            print(f"interrupted: {len(runs)} of {len(problems)} runs, the last one in part", file=sys.stderr)
+            break
     if format is Format.table:
         from varprop.simulator.table import to_table
 
@@ -173,6 +190,8 @@ def propagate(
 
         save_propagation(plot, runs, ["varprop", *context.obj])
     _deliver(text, out)
+    if runs[-1].interrupted:
+        raise typer.Exit(INTERRUPTED)
     if check and not all(comparison.agrees for run in runs for comparison in run.comparisons):
         raise typer.Exit(DISAGREEMENT)
 
@@ -678,6 +697,18 @@ def _reals(option: str, texts: Sequence[str] | None) -> list[float]:
             share = step / max(steps - 1, 1)
             found.append(low + share * (high - low) if spacing == "lin" else low * (high / low) ** share)
     return found
+
+
+def _share(option: str, text: str) -> float:
+    """Read 1% or 0.01."""
+    number, percent = text.strip().removesuffix("%"), text.strip().endswith("%")
+    try:
+        share = float(number) / (100 if percent else 1)
+    except ValueError:
+        share = 0.0
+    if not 0 < share < 1:
+        raise UserError(option, repr(text), "a share between 0 and 1, or per cent: 0.01 or 1%")
+    return share
 
 
 def _check_out(out: Path | None) -> None:

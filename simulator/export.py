@@ -110,6 +110,7 @@ def summary_data(run: Run) -> Json:
     found: Json = {}
     for key, report in (("theory", run.theory), ("monte_carlo", run.monte_carlo)):
         found[key] = None if report is None else _factors(report)
+    found["interrupted"] = run.interrupted
     found["agreement"] = None if run.comparison is None else _agreement(run.comparison)
     if run.torch is not None:
         found["torch"] = _factors(run.torch)

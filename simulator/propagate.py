@@ -50,6 +50,8 @@ class Settings:
     size: int | None = None
     batch: int = 64
     trials: int = 100
+    precision: float | None = None
+    """Stop Monte Carlo when every standard error is at most this share of its second moment; `trials` at most."""
     seed: int = 0
     engines: tuple[str, ...] = DEFAULT_ENGINES
 
@@ -87,6 +89,11 @@ class Run:
     def torch_comparison(self) -> Comparison | None:
         """Theory held against torch; None unless both ran."""
         return compare(self.theory, self.torch) if self.theory and self.torch else None
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether Monte Carlo was stopped before its end, with what it had kept."""
+        return self.monte_carlo is not None and bool(self.monte_carlo.settings["interrupted"])
 
     @property
     def comparisons(self) -> tuple[Comparison, ...]:
@@ -127,7 +134,13 @@ def prepare(settings: Settings, data_dir: Path | None = None) -> Problem:
     return Problem(settings, network, batch)
 
 
-def propagate(problem: Problem, threads: int | None = None, progress: Progress | None = None) -> Run:
+def propagate(
+    problem: Problem,
+    threads: int | None = None,
+    progress: Progress | None = None,
+    *,
+    keep_interrupted: bool = False,
+) -> Run:
     """Run the engines that the settings ask for.
 
     Parameters
@@ -137,7 +150,9 @@ def propagate(problem: Problem, threads: int | None = None, progress: Progress |
     threads
         Of the Monte Carlo engine; the result does not depend on them. Default: all cores.
     progress
-        Called after every trial.
+        Called after every trial, or every few.
+    keep_interrupted
+        Whether a KeyboardInterrupt leaves the Monte Carlo trials that are done, and `Run.interrupted`.
     """
     settings, network, batch = problem.settings, problem.network, problem.batch
     theory = monte_carlo = torch = None
@@ -149,9 +164,16 @@ def propagate(problem: Problem, threads: int | None = None, progress: Progress |
         from varprop.simulator.montecarlo import simulate
 
         monte_carlo = simulate(
-            network, batch, trials=settings.trials, seed=settings.seed, threads=threads, progress=progress
+            network,
+            batch,
+            trials=settings.trials,
+            seed=settings.seed,
+            threads=threads,
+            precision=settings.precision,
+            keep_interrupted=keep_interrupted,
+            progress=progress,
         )
-    if "torch" in settings.engines:
+    if "torch" in settings.engines and not (monte_carlo and monte_carlo.settings["interrupted"]):
         from varprop.simulator.torch_backend.engine import measure
 
         torch = measure(network, batch, trials=settings.trials, seed=settings.seed, progress=progress)

@@ -27,7 +27,7 @@ from varprop.simulator.compare import (
 )
 from varprop.simulator.differences import differences
 from varprop.simulator.propagate import Run
-from varprop.simulator.report import Moments
+from varprop.simulator.report import Moments, Report
 
 if TYPE_CHECKING:  # scipy.optimize is not to be loaded for a table of layers
     from varprop.simulator.gain import Gain
@@ -279,6 +279,7 @@ def _closing(run: Run) -> list[str]:
         if report:
             forward, backward = end_to_end(report)
             lines.append(f"{name}, end to end: q x {_number(forward)} forward, g x {_number(backward)} backward")
+            lines += _sampling(name, run, report)
             unseen = sum(layer.weightless for layer in report.layers)
             if unseen:
                 weighted = len(weighted_layers(report))
@@ -287,6 +288,16 @@ def _closing(run: Run) -> list[str]:
         if comparison:
             lines += _agreement(name, comparison)
     return lines
+
+
+def _sampling(name: str, run: Run, report: Report) -> list[str]:
+    """Say what the standard errors came to where that was asked for, or where a run was cut short."""
+    error, asked = report.settings.get("relative_error"), run.settings.precision
+    if report is not run.monte_carlo or not isinstance(error, float) or (asked is None and not run.interrupted):
+        return []
+    ending = "interrupted after " if run.interrupted else ""
+    wish = "" if asked is None else f" ({asked:.3g} asked for: {'reached' if error <= asked else 'NOT reached'})"
+    return [f"{name}: {ending}{report.settings['trials']} trials; largest standard error of a layer {error:.3g}{wish}"]
 
 
 def _agreement(name: str, comparison: Comparison) -> list[str]:

@@ -39,7 +39,8 @@ def report(
         LayerMoments(moments(q, relative_error), moments(g, relative_error))
         for q, g in zip(forward, backward, strict=True)
     )
-    return Report("theory" if relative_error is None else "monte-carlo", network, layers)
+    settings = {"trials": 100, "interrupted": False, "relative_error": relative_error}
+    return Report("theory" if relative_error is None else "monte-carlo", network, layers, settings)
 
 
 @pytest.fixture

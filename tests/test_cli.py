@@ -51,6 +51,11 @@ MISTAKES = {
     "number of absurd length": ["propagate", "mlp", "--batch", "9" * 5000],
     "zero trials": ["propagate", "mlp", "--trials", "0"],
     "absurd trials": ["propagate", "mlp", "--trials", "99999999999"],
+    "precision that is no number": ["propagate", "mlp", "--precision", "fine"],
+    "precision of nothing": ["propagate", "mlp", "--precision", "0%"],
+    "precision of everything": ["propagate", "mlp", "--precision", "100%"],
+    "precision that is NaN": ["propagate", "mlp", "--precision", "nan"],
+    "precision without Monte Carlo": ["propagate", "mlp", "--engine", "theory", "--precision", "1%"],
     "negative seed": ["propagate", "mlp", "--seed=-1"],
     "absurd seed": ["propagate", "mlp", "--seed", "9" * 30],
     "zero threads": ["propagate", "mlp", "--threads", "0"],
@@ -241,6 +246,35 @@ def test_out_and_plot(tmp_path, capsys) -> None:
     assert json.loads(out.read_text())["schema"] == "varprop.propagate/1"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["figure.csv", "figure.json", "figure.png", "run.json"]
     assert json.loads((tmp_path / "figure.json").read_text())["command"] == ["varprop", *command]
+
+
+def test_precision_is_reached_and_told(capsys) -> None:
+    assert main([*TINY[:-2], "--precision", "5%"]) == 0
+    text = capsys.readouterr().out
+    assert "(0.05 asked for: reached)" in text
+    assert main([*TINY[:-2], "--precision", "0.05", "--trials", "40", "--format", "json"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert data["settings"]["precision"] == 0.05
+    assert {layer["forward"]["monte_carlo"]["trials"] for layer in data["layers"]} == {40}
+    assert not data["summary"]["interrupted"]
+
+
+def test_an_interrupted_run_prints_what_it_has(monkeypatch, capsys) -> None:
+    from varprop.simulator.montecarlo import schedule
+
+    honest = schedule.run_trials
+
+    def interrupted(plan, data, draws, pool):
+        if draws.first >= 50:
+            raise KeyboardInterrupt
+        return honest(plan, data, draws, pool)
+
+    monkeypatch.setattr(schedule, "run_trials", interrupted)
+    command = [*TINY[:-1], "5000", "--threads", "1", "--width", "8,9"]
+    assert main(command) == 130
+    printed = capsys.readouterr()
+    assert "Monte Carlo: interrupted after " in printed.out
+    assert printed.err == "interrupted: 1 of 2 runs, the last one in part\n"
 
 
 def test_check_fails_where_theory_is_wrong(monkeypatch, capsys) -> None:

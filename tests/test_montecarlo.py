@@ -468,6 +468,63 @@ def test_an_interrupt_ends_the_run():
         simulate(function("relu"), gaussian((7,), 4), trials=10_000, seed=0, progress=stop)
 
 
+def interrupt_after(trials):
+    def stop(done, total):
+        if done >= trials:
+            raise KeyboardInterrupt
+
+    return stop
+
+
+def test_an_interrupted_run_keeps_its_trials():
+    network, batch = function("relu"), gaussian((7,), 4)
+    report = simulate(
+        network, batch, trials=10_000, seed=0, threads=1, progress=interrupt_after(100), keep_interrupted=True
+    )
+    done = report.settings["trials"]
+    assert report.settings["interrupted"]
+    assert 100 <= done < 10_000
+    assert report.layers == simulate(network, batch, trials=done, seed=0).layers
+
+
+def test_runs_until_precise_whatever_the_threads():
+    network, batch = function("relu"), gaussian((7,), 4)
+    seen = []
+    reports = [
+        simulate(
+            network,
+            batch,
+            trials=100_000,
+            seed=2,
+            threads=threads,
+            precision=0.02,
+            progress=lambda done, expected: seen.append((done, expected)),
+        )
+        for threads in (1, 2, 4)
+    ]
+    first = reports[0]
+    assert [report.layers for report in reports[1:]] == [first.layers] * 2
+    errors = [
+        moments.standard_error / moments.second_moment
+        for layer in first.layers
+        for moments in (layer.forward, layer.backward)
+    ]
+    assert max(errors) == pytest.approx(first.settings["relative_error"], rel=1e-9)
+    assert 0.01 < max(errors) <= 0.02
+    fewer = simulate(network, batch, trials=first.settings["trials"] * 4 // 5, seed=2)
+    assert fewer.settings["relative_error"] > 0.02
+    done, expected = zip(*seen, strict=True)
+    assert all(one <= other for one, other in zip(done, expected, strict=True))
+    assert expected[len(seen) // 6] < 2 * first.settings["trials"]
+
+
+def test_precision_is_bounded_by_trials():
+    report = simulate(function("relu"), gaussian((7,), 4), trials=40, seed=0, precision=1e-4)
+    assert report.settings["trials"] == 40
+    assert report.settings["relative_error"] > 1e-4
+    assert not report.settings["interrupted"]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -46,6 +46,21 @@ def trial_moments(records: Array) -> tuple[TrialMoments, TrialMoments]:
     return forward, backward
 
 
+def relative_error(*directions: TrialMoments) -> float:
+    """Return the largest standard error of any node's second moment, as a share of it, over at least two trials.
+
+    A second moment that is 0 in every trial has none.
+    """
+    worst = 0.0
+    for moments in directions:
+        units = np.ldexp(1.0, 2 * (moments.exponent - moments.exponent.max(axis=0)))
+        values = moments.second_moment * units
+        mean = values.mean(axis=0)
+        errors = (values - values[0]).std(axis=0, ddof=1) / math.sqrt(len(values))
+        worst = max(worst, float((errors[mean > 0] / mean[mean > 0]).max(initial=0.0)))
+    return worst
+
+
 def summarize(
     forward: TrialMoments, backward: TrialMoments, unseen: Set[int] = frozenset()
 ) -> tuple[LayerMoments, ...]:

@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import math
 import os
-import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Literal
 
 import numpy as np
 from numba.core import event
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
 from varprop.simulator.checks import check_batch
 from varprop.simulator.errors import UserError
 from varprop.simulator.jit import CompilationWatch
 from varprop.simulator.limits import weight_count
-from varprop.simulator.montecarlo.aggregate import TrialMoments, summarize, trial_moments
-from varprop.simulator.montecarlo.draws import Draws
-from varprop.simulator.montecarlo.signal import Pool
-from varprop.simulator.montecarlo.trial import Plan, run_trials
+from varprop.simulator.montecarlo.aggregate import TrialMoments, relative_error, summarize, trial_moments
+from varprop.simulator.montecarlo.schedule import Schedule
+from varprop.simulator.montecarlo.trial import Plan
 from varprop.simulator.montecarlo.weightless import unseen_layers
 from varprop.simulator.network import Network
 from varprop.simulator.report import Batch, Report
@@ -30,6 +26,9 @@ Precision = Literal["float32", "float64"]
 Progress = Callable[[int, int], None]
 
 WORD = 2**32
+
+LEAST_KEPT = 2
+"""Trials without which there is no standard error."""
 
 BLOCK = 2**16
 """Numbers that a map of a block should hold: then the calls into compiled code cost less than their work."""
@@ -50,6 +49,8 @@ def simulate(
     threads: int | None = None,
     dtype: Precision = "float32",
     weightless: bool = True,
+    precision: float | None = None,
+    keep_interrupted: bool = False,
     progress: Progress | None = None,
 ) -> Report:
     """Measure every node's moments over random draws of the weights.
@@ -65,7 +66,7 @@ def simulate(
     batch
         What to feed it.
     trials
-        Number of independent draws.
+        Number of independent draws; the largest number where `precision` is given.
     seed
         From 0 to 2**64 - 1. With a larger `trials` the first trials stay the same.
     threads
@@ -76,13 +77,18 @@ def simulate(
     weightless
         Let layers of independent Gaussian weights act without being drawn where that is cheaper: the law of all that is
         measured is the same, the draws are others.
+    precision
+        Stop when the standard error of every node's second moment, forward and backward, is at most this share of it.
+    keep_interrupted
+        On a KeyboardInterrupt, report the trials that are done (if at least two) in place of passing it on.
     progress
-        Called as progress(done, trials) after every block of trials, from the calling thread.
+        Called as progress(done, expected number of trials) after every block of trials, from the calling thread.
 
     Returns
     -------
     Report
-        With standard errors over trials. See `Moments` for None; mean and deviation of a log are None too where
+        With standard errors over trials. `settings` says how many trials ran, whether they were interrupted, and the
+        largest relative standard error. See `Moments` for None; mean and deviation of a log are None too where
         a trial's second moment is exactly zero.
 
     Raises
@@ -90,25 +96,25 @@ def simulate(
     UserError
         A count or the seed out of range, a batch that does not fit the network, a normalisation over a single value.
     """
-    forward, backward = simulate_trials(
-        network,
-        batch,
-        trials=trials,
-        seed=seed,
-        threads=threads,
-        dtype=dtype,
-        weightless=weightless,
-        progress=progress,
-    )
+    schedule = _schedule(network, batch, trials, seed, threads, dtype, weightless, progress)
+    interrupted = False
+    try:
+        schedule.run(trials, precision)
+    except KeyboardInterrupt:
+        if not keep_interrupted or schedule.count < LEAST_KEPT:
+            raise
+        interrupted = True
+    forward, backward = trial_moments(schedule.records)
     settings: dict[str, object] = {
-        "trials": trials,
+        "trials": schedule.count,
+        "interrupted": interrupted,
+        "relative_error": relative_error(forward, backward) if schedule.count > 1 else None,
         "seed": seed,
         "precision": dtype,
         "batch": len(batch.data),
         "input": batch.source,
     }
-    unseen = unseen_layers(network, len(batch.data)) if weightless else frozenset()
-    return Report("monte-carlo", network, summarize(forward, backward, unseen), settings)
+    return Report("monte-carlo", network, summarize(forward, backward, schedule.plan.unseen), settings)
 
 
 def simulate_trials(
@@ -123,36 +129,30 @@ def simulate_trials(
     progress: Progress | None = None,
 ) -> tuple[TrialMoments, TrialMoments]:
     """Return the moments of every single trial, (forward, backward); everything else as in `simulate`."""
+    schedule = _schedule(network, batch, trials, seed, threads, dtype, weightless, progress)
+    schedule.run(trials, None)
+    return trial_moments(schedule.records)
+
+
+def _schedule(
+    network: Network,
+    batch: Batch,
+    trials: int,
+    seed: int,
+    threads: int | None,
+    dtype: Precision,
+    weightless: bool,
+    progress: Progress | None,
+) -> Schedule:
     threads = _usable_cores() if threads is None else threads
     _check_range("trials", trials, 1, WORD - 1)
     _check_range("threads", threads, 1, 4096)
     _check_range("seed", seed, 0, WORD**2 - 1)
     data = _lay_out(network, batch, dtype)
     plan = Plan(network, unseen_layers(network, len(batch.data)) if weightless else frozenset())
-    records = np.empty((trials, 2, len(network), 4))
-    local = threading.local()
-
-    def run(first: int) -> int:
-        if not hasattr(local, "pool"):
-            local.pool = Pool(dtype)
-        count = min(size, trials - first)
-        records[first : first + count] = run_trials(plan, data, Draws(seed, first, count, dtype), local.pool)
-        return count
-
+    threads = min(threads, trials)
     size = min(_block_size(plan, len(batch.data), threads), -(-trials // (4 * threads)))
-    # One BLAS thread a block: blocks are parallel already, and a product's rounding may depend on its threads.
-    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(min(threads, trials)) as executor:
-        futures = [executor.submit(run, first) for first in range(0, trials, size)]
-        done = 0
-        try:
-            for future in as_completed(futures):
-                done += future.result()
-                if progress is not None:
-                    progress(done, trials)
-        except BaseException:
-            executor.shutdown(cancel_futures=True)
-            raise
-    return trial_moments(records)
+    return Schedule(plan, data, seed, dtype, threads, size, progress)
 
 
 def _block_size(plan: Plan, batch: int, threads: int) -> int:
