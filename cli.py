@@ -222,7 +222,7 @@ def sweep(
     debug: Debug = False,
 ) -> None:
     """Run every combination of settings, numbers also as 10:50:10 or 1:1000:log20; again, it goes on after a crash."""
-    if out is not None:
+    if out is not None and not dry_run:
         from varprop.simulator.files import make_folder
 
         make_folder(out)
@@ -258,7 +258,7 @@ def sweep(
         data_dir=data_dir,
         layers=layers,
     )
-    store = None if out is None else Store(out / "store")
+    store = None if out is None or (dry_run and not (out / "store").is_dir()) else Store(out / "store")
     count = min(workers or cores(), len(points))
     if dry_run:
         from varprop.simulator.sweep.cost import estimate

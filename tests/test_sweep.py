@@ -259,6 +259,43 @@ def test_killed_and_run_again_the_table_is_the_same(undisturbed, tmp_path):
     assert set(undisturbed) == {"summary.csv", "layers.csv"}
 
 
+def test_workers_leave_with_a_sweep_that_is_killed(tmp_path):
+    process = subprocess.Popen(_command(tmp_path / "out", "--depth", "200", "--workers", "2"))
+    try:
+        deadline = time.monotonic() + 60
+        while len(children := _children(process.pid)) < 2 and time.monotonic() < deadline:
+            time.sleep(0.05)
+    finally:
+        process.kill()
+        process.wait()
+    assert len(children) >= 2
+    deadline = time.monotonic() + 20
+    while any(map(_alive, children)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any(map(_alive, children))
+
+
+def test_an_interruption_ends_at_once_without_tracebacks(tmp_path):
+    command = _command(tmp_path / "out", "--depth", "300", "--workers", "2")
+    process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not list((tmp_path / "out").glob("store/*/*")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in said
+
+
+def _children(pid: int) -> list[int]:
+    return [int(child) for file in Path(f"/proc/{pid}/task").glob("*/children") for child in file.read_text().split()]
+
+
+def _alive(pid: int) -> bool:
+    status = Path(f"/proc/{pid}/status")
+    return status.exists() and "zombie" not in status.read_text()
+
+
 def test_two_processes_on_one_store(undisturbed, tmp_path):
     out = tmp_path / "out"
     both = [subprocess.Popen(_command(out, "--workers", "1")) for _ in range(2)]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -30,8 +32,8 @@ def cores() -> int:
 
 
 @contextmanager
-def executor(scheduler: str | None, workers: int, folder: Path | None) -> Iterator[Executor]:
-    """Yield what runs the points.
+def executor(scheduler: str | None, workers: int, folder: Path | None) -> Iterator[tuple[Executor, float]]:
+    """Yield what runs the points, and how many it runs at a time.
 
     Parameters
     ----------
@@ -48,19 +50,35 @@ def executor(scheduler: str | None, workers: int, folder: Path | None) -> Iterat
         The scheduler is none of these, cannot be reached, or its package is not installed.
     """
     if scheduler is None:
-        with _one_thread_each(), ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        spawn = multiprocessing.get_context("spawn")
+        with _one_thread_each(), ProcessPoolExecutor(workers, spawn, _start_worker) as pool:
             try:
-                yield pool
+                yield pool, workers
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
+                for process in multiprocessing.active_children():
+                    process.terminate()  # a point may take minutes; nobody waits for it any more
                 raise
     elif scheduler == SLURM:
-        yield _Slurm(folder or Path("slurm"))
+        yield _Slurm(folder or Path("slurm")), math.inf
     elif scheduler.startswith(("tcp://", "tls://")):
-        with _dask(scheduler) as pool:
-            yield pool
+        with _dask(scheduler) as found:
+            yield found
     else:
         raise UserError("--scheduler", scheduler, f"tcp://HOST:PORT of a Dask scheduler, or {SLURM}")
+
+
+def _start_worker() -> None:
+    """Leave an interruption to the parent, and leave with it, whatever ends it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
+
+
+def _leave_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 @contextmanager
@@ -79,7 +97,7 @@ def _one_thread_each() -> Iterator[None]:
 
 
 @contextmanager
-def _dask(address: str) -> Iterator[Executor]:
+def _dask(address: str) -> Iterator[tuple[Executor, float]]:
     try:
         from distributed import Client
     except ImportError:
@@ -89,7 +107,8 @@ def _dask(address: str) -> Iterator[Executor]:
     except (OSError, ValueError) as error:
         raise UserError("--scheduler", address, "a Dask scheduler that answers", f"{error}".split("\n")[0]) from None
     with client:
-        yield client.get_executor(pure=False)  # type: ignore[no-untyped-call]
+        slots = sum(client.ncores().values())  # type: ignore[no-untyped-call]
+        yield client.get_executor(pure=False), max(slots, 1)  # type: ignore[no-untyped-call]
 
 
 class _Slurm(Executor):

@@ -58,8 +58,8 @@ def sweep(
     while waiting and lost <= _RESTARTS:
         before = len(found)
         try:
-            with executor(scheduler, workers, folder) as pool:
-                _collect(pool, workers * _AHEAD, waiting, pending, store, found, progress)
+            with executor(scheduler, workers, folder) as (pool, slots):
+                _collect(pool, slots * _AHEAD, waiting, pending, store, found, progress)
         except BrokenExecutor:
             lost = lost + 1 if len(found) == before else 1
             waiting = [key for key in waiting if key not in found]
@@ -72,7 +72,7 @@ def sweep(
 
 def _collect(
     pool: Executor,
-    ahead: int,
+    ahead: float,
     waiting: Sequence[str],
     pending: dict[str, Point],
     store: Store | None,

@@ -82,4 +82,5 @@ def _pyarrow() -> tuple[Any, Any]:
 
 
 def _settings(point: Point) -> Row:
-    return {name: value for name, value in asdict(point.settings).items() if name != "engines"}
+    found = {name: value for name, value in asdict(point.settings).items() if name != "engines"}
+    return found if "monte-carlo" in point.settings.engines else {**found, "trials": None}
