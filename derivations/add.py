@@ -14,11 +14,11 @@ _RESULT = _q1 + _q2 + 2 * _k
 DERIVATION = Derivation(
     "add",
     "Residual sum",
-    ("k = E[u v] is the covariance of the branches: 0 where the last weights of one branch have mean 0",),
+    (r"$k = \mathbb{E}[u v]$ is the covariance of the branches: 0 where the last weights of one branch have mean 0",),
     (
         step(
             "square",
-            "Forward: second moments add, with twice the covariance; here v = s u + x, with x independent of u.",
+            "Forward: second moments add, with twice the covariance; here $v = s u + x$, with $x$ independent of $u$.",
             "expand the square",
             E((_u + _s * _u + _x) ** 2),
             _RESULT.subs({_q2: E((_s * _u + _x) ** 2), _k: E(_u * (_s * _u + _x))}),

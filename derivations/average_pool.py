@@ -17,12 +17,15 @@ _FORWARD = (_q + (_n - 1) * _k) / _n
 DERIVATION = Derivation(
     "average_pool",
     "Average pooling",
-    ("n values with second moment q; k is the mean of E[h_i h_j] over pairs i != j", "windows do not overlap"),
+    (
+        r"$n$ values with second moment $q$; $k$ is the mean of $\mathbb{E}[h_i h_j]$ over pairs $i \neq j$",
+        "windows do not overlap",
+    ),
     (
         step(
             "forward",
-            "Forward: n squares and n (n - 1) pairs share the window; here for independent values, where k is the"
-            " mean squared.",
+            "Forward: $n$ squares and $n (n - 1)$ pairs share the window; here for independent values, where $k$"
+            " is the mean squared.",
             "expand the square of the sum",
             E(sp.Sum(_h[_i], (_i, 1, _n)) ** 2 / _n**2),
             _FORWARD.subs(_k, _mean**2),
@@ -30,7 +33,7 @@ DERIVATION = Derivation(
         ),
         step(
             "gradient",
-            "Each value receives an n-th of the window's gradient.",
+            "Each value receives an $n$-th of the window's gradient.",
             "differentiate the mean",
             sp.Derivative(sp.Sum(_x[_i], (_i, 1, _n)) / _n, _x[_j]),
             1 / _n,
@@ -38,7 +41,7 @@ DERIVATION = Derivation(
         ),
         step(
             "backward",
-            "Backward: so the gradient's second moment at a value is g / n^2, g being that at the window's output.",
+            "Backward: so the gradient's second moment at a value is $g / n^2$, $g$ being that at the window's output.",
             "square",
             E((_delta / _n) ** 2),
             _g / _n**2,

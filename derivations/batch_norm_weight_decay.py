@@ -23,27 +23,29 @@ def _loss(scale: sp.Expr) -> sp.Expr:
     return inner / sp.sqrt(sp.Sum((scale * _w[_i]) ** 2, (_i, 1, _n)))
 
 
+_v, _c, _cosine = sp.symbols("V C K", real=True)
 # Stationary second moments of momentum: W = |w|^2, V = |v|^2, C = w v (see the steps).
 _V = 2 * _decay * _norm2 / (_eta * (1 + _momentum))
-_C = -_eta * _V / 2
+_C = -_eta * _v / 2
 _WITH_MOMENTUM = _size**2 * _eta * (1 + _momentum) / (_decay * (1 - _momentum) * (2 * (1 + _momentum) - _eta * _decay))
-_EQUILIBRIUM = _size**2 * _eta / (_decay * (2 - _eta * _decay))  # of W^2 = |w|^4
+_PLAIN = {_norm2: _size * sp.sqrt(_eta / (_decay * (2 - _eta * _decay)))}  # the same without momentum
 
 DERIVATION = Derivation(
     "batch_norm_weight_decay",
     "Weight decay with batch normalization",
     (
-        "w are all weights of one layer that a batch normalization follows; eps is negligible, so the loss depends on"
-        " w's direction alone (shown for the cosine to a fixed b, and for the normalised output under batch_norm)",
-        "learning rate eta, decay lambda in the update, momentum mu: v <- mu v + gradient + lambda w, w <- w - eta v",
-        "G is the gradient's norm at |w| = 1; a step's gradient has mean 0 given the past (noise dominates), and W,"
-        " V, C"
-        " are the stationary means of |w|^2, |v|^2 and w v",
+        r"$w$ are all weights of one layer that a batch normalization follows; $\varepsilon$ is negligible, so"
+        " the loss depends on $w$'s direction alone (shown for the cosine to a fixed $b$, and for the normalised"
+        " output under batch_norm)",
+        r"learning rate $\eta$, decay $\lambda$ in the update, momentum $\mu$: $v \leftarrow \mu v + g + \lambda w$"
+        r" with the gradient $g$, $w \leftarrow w - \eta v$",
+        "$G$ is the gradient's norm at $|w| = 1$; a step's gradient has mean 0 given the past (noise dominates),"
+        " and $W$, $V$, $C$ are the stationary means of $|w|^2$, $|v|^2$ and $w v$",
     ),
     (
         step(
             "invariance",
-            "Forward: scaling w changes nothing.",
+            "Forward: scaling $w$ changes nothing.",
             "numerator and norm scale alike",
             _loss(_scale),
             _loss(sp.Integer(1)),
@@ -51,24 +53,24 @@ DERIVATION = Derivation(
         ),
         step(
             "gradient_scale",
-            "Backward: the gradient at s w is 1/s of that at w.",
-            "chain rule on the previous equation: the derivative of f(s w) with respect to w is s times the gradient"
-            " there",
+            "Backward: the gradient at $s w$ is $1/s$ of that at $w$.",
+            "chain rule on the previous equation: the derivative of $f(s w)$ with respect to $w$ is $s$ times"
+            " the gradient there",
             sp.Derivative(_loss(_scale), _w[_j]) / _scale,
             sp.Derivative(_loss(sp.Integer(1)), _w[_j]) / _scale,
             cases=_SIZES,
         ),
         step(
             "orthogonal",
-            "The gradient is orthogonal to w.",
-            "Euler: differentiate the first equation with respect to s",
+            "The gradient is orthogonal to $w$.",
+            "Euler: differentiate the first equation with respect to $s$",
             sp.Sum(_w[_j] * sp.Derivative(_loss(sp.Integer(1)), _w[_j]), (_j, 1, _n)),
             sp.Integer(0),
             cases=({_n: 2}, {_n: 3}),
         ),
         step(
             "growth",
-            "Without decay the norm can only grow: |w|^2 by eta^2 |gradient|^2 a step.",
+            r"Without decay the norm can only grow: $|w|^2$ by $\eta^2 |g|^2$ a step, $g$ being the gradient.",
             "Pythagoras, the gradient being orthogonal",
             sp.Sum((_w[_j] - _eta * sp.Derivative(_loss(sp.Integer(1)), _w[_j])) ** 2, (_j, 1, _n)),
             sp.Sum(_w[_j] ** 2, (_j, 1, _n))
@@ -77,80 +79,75 @@ DERIVATION = Derivation(
         ),
         step(
             "effective_rate",
-            "What matters is the rate eta / W on the unit sphere: steps of eta at s w turn w as steps of eta / s^2"
-            " at w.",
-            "the gradient is 1/s of that at w, and a step is 1/s as large beside s w",
+            r"What matters is the rate $\eta / W$ on the unit sphere: steps of $\eta$ at $s w$ turn $w$ as steps"
+            r" of $\eta / s^2$ at $w$.",
+            "the gradient is $1/s$ of that at $w$, and a step is $1/s$ as large beside $s w$",
             (_scale * _u - _eta * _k / (_scale * _u)) / _scale,
             _u - (_eta / _scale**2) * _k / _u,
         ),
         step(
             "exponential_rate",
-            "Constant eta with decay is the same run, in direction, as no decay with eta growing by (1 - eta"
-            " lambda)^-2 a"
-            " step: put w = (1 - eta lambda)^t u.",
-            "the gradient at a^t u is a^-t of that at u (here k / u, homogeneous of degree -1)",
+            r"Constant $\eta$ with decay is the same run, in direction, as no decay with $\eta$ growing by $(1 -"
+            r" \eta \lambda)^{-2}$ a step: put $w = (1 - \eta \lambda)^t u$.",
+            "the gradient at $a^t u$ is $a^{-t}$ of that at $u$ (here $k / u$, homogeneous of degree -1)",
             (_KEPT * (_KEPT**_t * _u) - _eta * _k / (_KEPT**_t * _u)) / _KEPT ** (_t + 1),
             _u - _eta * _KEPT ** (-2 * _t - 1) * _k / _u,
             domain=_SMALL,
         ),
         step(
             "equilibrium",
-            "Equilibrium norm without momentum: what decay takes, (1 - (1 - eta lambda)^2) W, the step gives back,"
-            " eta^2 G^2 / W.",
-            "W = (1 - eta lambda)^2 W + eta^2 G^2 / W, solved for W",
-            (_KEPT**2 * _norm2 + _eta**2 * _size**2 / _norm2).subs(_norm2, sp.sqrt(_EQUILIBRIUM)),
-            sp.sqrt(_EQUILIBRIUM),
+            r"Equilibrium norm without momentum: what decay takes, $(1 - (1 - \eta \lambda)^2) W$, the step gives"
+            r" back, $\eta^2 G^2 / W$.",
+            r"$W = (1 - \eta \lambda)^2 W + \eta^2 G^2 / W$, solved for $W$",
+            _KEPT**2 * _norm2 + _eta**2 * _size**2 / _norm2,
+            _norm2,
             domain=_SMALL,
+            where=_PLAIN,
         ),
         step(
             "angle",
-            "Angle between w before and after a step at equilibrium: its cosine is 1 - eta lambda, whatever the loss.",
-            "the tangent is the step eta G / |w| over what is left, (1 - eta lambda) |w|",
-            sp.cos(sp.atan(_eta * _size / (_KEPT * _norm2))).subs(_norm2, sp.sqrt(_EQUILIBRIUM)),
+            r"Angle between $w$ before and after a step at equilibrium: its cosine is $1 - \eta \lambda$,"
+            " whatever the loss.",
+            r"the tangent is the step $\eta G / |w|$ over what is left, $(1 - \eta \lambda) |w|$",
+            sp.cos(sp.atan(_eta * _size / (_KEPT * _norm2))),
             _KEPT,
             domain=_SMALL,
+            where=_PLAIN,
         ),
         step(
             "small_angle",
-            "For small eta lambda the angle is sqrt(2 eta lambda).",
-            "cos x = 1 - x^2 / 2 to leading order",
+            r"For small $\eta \lambda$ the angle is $\sqrt{2 \eta \lambda}$.",
+            r"$\cos x = 1 - x^2 / 2$ to leading order",
             sp.Limit(sp.acos(1 - _u**2) / _u, _u, 0),
             sp.sqrt(2),
         ),
         step(
             "momentum_norm",
-            "With momentum, W is stationary if 2 w v' = eta V for v' = mu v + gradient + lambda w, with w v' = mu C +"
-            " lambda W; and C = w v' - eta V.",
-            "expand |w - eta v'|^2 and w'v', the gradient being orthogonal to w and new",
-            2 * (_momentum * _C + _decay * _norm2),
-            _eta * _V,
+            r"With momentum, $W$ is stationary if $2 w v' = \eta V$ for $v' = \mu v + g + \lambda w$,"
+            r" with $w v' = \mu C + \lambda W$; and $C = w v' - \eta V$.",
+            r"expand $|w - \eta v'|^2$ and $w'v'$, the gradient being orthogonal to $w$ and new",
+            2 * (_momentum * _c + _decay * _norm2),
+            _eta * _v,
             domain=_SMALL,
+            where={_c: _C, _v: _V},
         ),
         step(
             "momentum_velocity",
-            "V is stationary at this norm (W^2 is the result below).",
-            "expand |mu v + gradient + lambda w|^2 with |gradient|^2 = G^2 / W",
-            (_momentum**2 * _V + _size**2 / _norm2 + _decay**2 * _norm2 + 2 * _momentum * _decay * _C).subs(
-                _norm2, sp.sqrt(_WITH_MOMENTUM)
-            ),
-            _V.subs(_norm2, sp.sqrt(_WITH_MOMENTUM)),
+            "$V$ is stationary at this norm ($W^2$ is the result below).",
+            r"expand $|\mu v + g + \lambda w|^2$ with $|g|^2 = G^2 / W$",
+            _momentum**2 * _v + _size**2 / _norm2 + _decay**2 * _norm2 + 2 * _momentum * _decay * _c,
+            _v,
+            where={_c: _C, _v: _V, _norm2: sp.sqrt(_WITH_MOMENTUM)},
             domain=_SMALL,
         ),
         step(
             "momentum_angle",
-            "Angular update: the chord eta sqrt(V / W) between two vectors of equal norm belongs to the angle whose"
-            " cosine"
-            " is 1 - eta lambda / (1 + mu): about sqrt(2 eta lambda / (1 + mu)).",
-            "chord^2 = 2 (1 - cos) on the unit sphere",
-            _eta**2 * _V / _norm2,
-            2 * (1 - (1 - _eta * _decay / (1 + _momentum))),
-        ),
-        step(
-            "no_momentum",
-            "Without momentum both norms agree.",
-            "put mu = 0",
-            _WITH_MOMENTUM.subs(_momentum, 0),
-            _EQUILIBRIUM,
+            r"Angular update: the chord $\eta \sqrt{V / W}$ between two vectors of equal norm belongs to the"
+            r" angle whose cosine is $1 - \eta \lambda / (1 + \mu)$: about $\sqrt{2 \eta \lambda / (1 + \mu)}$.",
+            r"a chord of the unit sphere has the square $2 (1 - \cos)$",
+            _eta**2 * _v / _norm2,
+            2 * (1 - _cosine),
+            where={_cosine: 1 - _eta * _decay / (1 + _momentum), _v: _V},
         ),
     ),
     {

@@ -12,7 +12,7 @@ _b, _z, _u, _v = sp.symbols("b z u v", real=True)
 DERIVATION = Derivation(
     "bias",
     "Bias",
-    ("the bias is independent of the weights and has mean 0 and variance sigma_b2",),
+    (r"the bias is independent of the weights and has mean 0 and variance $\sigma_b^2$",),
     (
         step(
             "forward",
@@ -24,9 +24,9 @@ DERIVATION = Derivation(
         step(
             "covariance",
             "Two samples, or two positions, share the bias: their covariance grows by as much.",
-            "for given z(x) = u and z(x') = v only the square of b survives",
-            E((_u + _b) * (_v + _b)) - _u * _v,
-            _sigma_b2,
+            "for given $z(x) = u$ and $z(x') = v$ only the square of $b$ survives",
+            E((_u + _b) * (_v + _b)),
+            _u * _v + _sigma_b2,
         ),
         step(
             "backward",

@@ -58,12 +58,26 @@ def _concrete(derivation: Derivation, step: Step) -> Iterator[tuple[sp.Expr, sp.
     """Yield both sides with sizes put in, sums written out, and expectations and constants replaced."""
     for case in step.cases or ({},):
         left, right = (
-            elementary(_written_out(side, case, derivation)).subs(derivation.constants) for side in step.equation.args
+            elementary(_written_out(_spelled_out(side, step), case, derivation)).subs(derivation.constants)
+            for side in step.equation.args
         )
         # Elements of families become plain symbols, so that they can be drawn.
         elements = sorted((left - right).atoms(sp.Indexed), key=str)
         names = {element: sp.Dummy(str(element), real=True) for element in elements}
         yield left.xreplace(names), right.xreplace(names)
+
+
+def _spelled_out(side: sp.Expr, step: Step) -> sp.Expr:
+    """Replace a step's abbreviations, each of which may use those after it."""
+    for name, meaning in step.where.items():
+        if isinstance(name, sp.IndexedBase):
+            side = side.replace(
+                lambda part, name=name: isinstance(part, sp.Indexed) and part.base == name,
+                lambda part, meaning=meaning: meaning(*part.indices),
+            )
+        else:
+            side = side.replace(name, meaning)
+    return side
 
 
 def _written_out(side: sp.Expr, case: Mapping[sp.Symbol, int], derivation: Derivation) -> sp.Expr:

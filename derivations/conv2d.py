@@ -27,14 +27,14 @@ DERIVATION = Derivation(
     "conv2d",
     "Two-dimensional convolution",
     (
-        "weights are independent, with mean 0 and variance sigma2, and shared over positions",
+        r"weights are independent, with mean 0 and variance $\sigma^2$, and shared over positions",
         "the window lies inside the map (stride 1); for the border see zero_padding",
-        "backward: the gradient that arrives is independent of w and its positions are uncorrelated or have mean 0",
+        "backward: the gradient that arrives is independent of $w$ and its positions are uncorrelated or have mean 0",
     ),
     (
         step(
             "covariance",
-            "Covariance of the output at two positions (p, r) and (s, t): windows share their weights tap by tap.",
+            "Covariance of the output at two positions $(p, r)$ and $(s, t)$: windows share their weights tap by tap.",
             "products of different weights have mean 0",
             E(
                 _window(_kernel, _x[_c, _p + _i, _r + _j], _channels)
@@ -45,7 +45,7 @@ DERIVATION = Derivation(
         ),
         step(
             "forward",
-            "Forward: a dense layer of fan channels k^2.",
+            "Forward: a dense layer of fan channels $k^2$.",
             "one position against itself",
             E(_forward**2),
             _channels * _taps**2 * _sigma2 * _q,

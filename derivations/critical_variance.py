@@ -7,7 +7,7 @@ from varprop.derivations.expectation import E
 from varprop.derivations.gaussian import a, mean_over, q
 from varprop.derivations.leaky_relu import VALUE as LEAKY_RELU
 from varprop.derivations.references import cite
-from varprop.derivations.selu import ALPHA_AT_FIXED_POINT, SCALE_AT_FIXED_POINT
+from varprop.derivations.selu import ALPHA_AT_FIXED_POINT, SCALE, scale_of
 from varprop.derivations.theorem import Derivation, Result, step
 
 _n, _n_out = sp.symbols("n n_out", integer=True, positive=True)
@@ -18,15 +18,15 @@ _w, _h, _delta = (sp.IndexedBase(name) for name in ("w", "h", "delta"))
 _p = sp.Symbol("p", real=True)
 _SIZES = ({_n: 1, _n_out: 1}, {_n: 2, _n_out: 2}, {_n: 3, _n_out: 3})
 _FORWARD, _BACKWARD = q / (_n * _second), 1 / (_n_out * _slope)
-_constants = {a: ALPHA_AT_FIXED_POINT, q: 1}
+_SELU = {SCALE: scale_of(a), a: ALPHA_AT_FIXED_POINT, q: sp.Integer(1)}
 
 DERIVATION = Derivation(
     "critical_variance",
     "The condition on the weight variance",
     (
-        "weights are independent, with mean 0 and variance sigma2; n inputs and n_out outputs",
-        "inputs are h = phi(z), z ~ N(0, q), with s = E[phi^2] and d = E[phi'^2]",
-        "backward: the arriving gradient is independent of the weights and of p = phi'(z)",
+        r"weights are independent, with mean 0 and variance $\sigma^2$; $n$ inputs and $n_{\mathrm{out}}$ outputs",
+        r"inputs are $h = \phi(z)$, $z \sim N(0, q)$, with $s = \mathbb{E}[\phi^2]$ and $d = \mathbb{E}[\phi'^2]$",
+        r"backward: the arriving gradient is independent of the weights and of $p = \phi'(z)$",
     ),
     (
         step(
@@ -47,67 +47,74 @@ DERIVATION = Derivation(
         ),
         step(
             "forward_condition",
-            "The variance that keeps q.",
-            "set the forward recurrence to q and solve",
-            (_n * _sigma2 * _second).subs(_sigma2, _FORWARD),
+            "The variance that keeps $q$.",
+            "set the forward recurrence to $q$ and solve",
+            _n * _sigma2 * _second,
             q,
+            where={_sigma2: _FORWARD},
         ),
         step(
             "backward_condition",
             "The variance that keeps the gradient.",
             "set the backward factor to one and solve",
-            (_n_out * _sigma2 * _slope).subs(_sigma2, _BACKWARD),
+            _n_out * _sigma2 * _slope,
             sp.Integer(1),
+            where={_sigma2: _BACKWARD},
         ),
         step(
             "mismatch",
-            "Gradient's factor chi at the variance that keeps q: one number tells whether both can hold.",
+            r"Gradient's factor $\chi$ at the variance that keeps $q$: one number tells whether both can hold.",
             "insert one condition into the other recurrence",
-            (_n_out * _sigma2 * _slope).subs(_sigma2, _FORWARD),
+            _n_out * _sigma2 * _slope,
             _n_out / _n * q * _slope / _second,
+            where={_sigma2: _FORWARD},
         ),
         step(
             "lecun",
-            "LeCun: the identity, or any activation with s = q, asks for 1 / n.",
-            "s = q",
-            _FORWARD.subs(_second, q),
+            "LeCun: the identity, or any activation with $s = q$, asks for $1 / n$.",
+            "$s = q$",
+            _FORWARD,
             1 / _n,
+            where={_second: q},
         ),
         step(
             "glorot",
-            "Glorot: with s = q and d = 1 the two conditions are 1 / n and 1 / n_out; 2 / (n + n_out) is their harmonic"
-            " mean, and makes the mean of the two factors one.",
+            r"Glorot: with $s = q$ and $d = 1$ the two conditions are $1 / n$ and $1 / n_{\mathrm{out}}$; $2 / (n"
+            r" + n_{\mathrm{out}})$ is their harmonic mean, and makes the mean of the two factors one.",
             "harmonic mean of both conditions",
-            2 / (1 / _FORWARD.subs(_second, q) + 1 / _BACKWARD.subs(_slope, 1)),
+            2 / (1 / _FORWARD + 1 / _BACKWARD),
             2 / (_n + _n_out),
+            where={_second: q, _slope: sp.Integer(1)},
         ),
         step(
             "he",
-            "He: a rectifier of slope a below zero asks for 2 / ((1 + a^2) n), forward; with n_out, backward.",
-            "s = (1 + a^2) q / 2",
+            "He: a rectifier of slope $a$ below zero asks for $2 / ((1 + a^2) n)$, forward; with"
+            r" $n_{\mathrm{out}}$, backward.",
+            "$s = (1 + a^2) q / 2$",
             q / (_n * mean_over(LEAKY_RELU**2)),
             2 / ((1 + a**2) * _n),
         ),
         step(
             "selu",
-            "SELU: at q = 1 its second moment is one, so it asks for 1 / n, LeCun's variance.",
-            "lambda is chosen so",
-            q.subs(q, 1) / (_n * SCALE_AT_FIXED_POINT**2 * SECOND_MOMENT.subs(_constants)),
+            "SELU: at $q = 1$ its second moment is one, so it asks for $1 / n$, LeCun's variance.",
+            r"$\lambda$ is chosen so",
+            q / (_n * SCALE**2 * SECOND_MOMENT),
             1 / _n,
+            where=_SELU,
         ),
         step(
             "selu_mismatch",
             "There SELU's gradient grows by 7% a layer (1.0716): forward and backward cannot both hold.",
-            "lambda^2 times ELU's factor, written out",
-            SCALE_AT_FIXED_POINT**2 * DERIVATIVE_SECOND_MOMENT.subs(_constants),
-            SCALE_AT_FIXED_POINT**2
-            * (sp.Rational(1, 2) + ALPHA_AT_FIXED_POINT**2 * sp.exp(2) * sp.erfc(sp.sqrt(2)) / 2),
+            r"$\lambda^2$ times ELU's factor, written out",
+            SCALE**2 * DERIVATIVE_SECOND_MOMENT,
+            SCALE**2 * (sp.Rational(1, 2) + a**2 * sp.exp(2) * sp.erfc(sp.sqrt(2)) / 2),
+            where=_SELU,
         ),
         step(
             "square_mean",
-            "The second moment is what counts, not the variance: a mean of h passes through weights of mean 0 as"
-            " power.",
-            "the forward recurrence holds whatever the mean of h",
+            "The second moment is what counts, not the variance: a mean of $h$ passes through weights of mean 0"
+            " as power.",
+            "the forward recurrence holds whatever the mean of $h$",
             E((_w[1] * _h[1]) ** 2),
             _sigma2 * _second,
         ),

@@ -25,14 +25,14 @@ DERIVATION = Derivation(
     "depthwise_conv2d",
     "Depthwise convolution",
     (
-        "weights are independent, with mean 0, variance sigma2 and excess kurtosis kappa",
+        r"weights are independent, with mean 0, variance $\sigma^2$ and excess kurtosis $\kappa$",
         "the window lies inside the map (stride 1); for the border see zero_padding",
-        "backward: the gradient that arrives is independent of w and its positions are uncorrelated or have mean 0",
+        "backward: the gradient that arrives is independent of $w$ and its positions are uncorrelated or have mean 0",
     ),
     (
         step(
             "forward",
-            "Forward: the fan is the k^2 taps, whatever the number of channels.",
+            "Forward: the fan is the $k^2$ taps, whatever the number of channels.",
             "products of different weights have mean 0",
             E(_over_taps(_w[_i, _j] * _h[_i, _j]) ** 2),
             _n * _sigma2 * _q,
@@ -48,9 +48,9 @@ DERIVATION = Derivation(
         ),
         step(
             "fluctuation",
-            "Channels do not self-average: for white input a channel's variance is q times the sum of its squared"
-            " weights, whose relative variance is (kappa + 2) / k^2 at any width.",
-            "fourth moment (3 + kappa) sigma2^2",
+            "Channels do not self-average: for white input a channel's variance is $q$ times the sum of its"
+            r" squared weights, whose relative variance is $(\kappa + 2) / k^2$ at any width.",
+            r"fourth moment $(3 + \kappa) \sigma^4$",
             E(_norm**2) - E(_norm) ** 2,
             (_kappa + 2) / _n * (_n * _sigma2) ** 2,
             cases=_SIZES,

@@ -7,7 +7,6 @@ from varprop.derivations.gaussian import (
     ASSUMPTIONS,
     a,
     backward_step,
-    density,
     derivative_step,
     forward_step,
     function_results,
@@ -17,7 +16,7 @@ from varprop.derivations.gaussian import (
     z,
 )
 from varprop.derivations.references import cite
-from varprop.derivations.special_functions import erfcx, erfcx_tail
+from varprop.derivations.special_functions import erfcx, erfcx_tail, normal
 from varprop.derivations.theorem import Derivation, Step, step
 
 VALUE = sp.Piecewise((z, z > 0), (a * expm1(z), True))
@@ -32,14 +31,15 @@ _t = sp.Symbol("t", positive=True)
 EXPONENTIAL_STEPS: tuple[Step, ...] = (
     step(
         "half_line",
-        "Exponential moment of the negative half line, erfcx(x) = exp(x^2) erfc(x).",
+        r"Exponential moment of the negative half line, $\operatorname{erfcx}(x) = \exp(x^2)"
+        r" \operatorname{erfc}(x)$.",
         "complete the square",
-        sp.Integral(sp.exp(_t * z) * density(z, q), (z, -sp.oo, 0)),
+        sp.Integral(sp.exp(_t * z) * normal(z, q), (z, -sp.oo, 0)),
         erfcx(_t * _x) / 2,
     ),
     step(
         "tail",
-        "Remainder of erfcx after its first two Taylor terms: with it nothing cancels at small q.",
+        "Remainder of erfcx after its first two Taylor terms: with it nothing cancels at small $q$.",
         "definition",
         erfcx(_x),
         1 - 2 * _x / sp.sqrt(sp.pi) + erfcx_tail(_x),
@@ -49,12 +49,12 @@ EXPONENTIAL_STEPS: tuple[Step, ...] = (
 DERIVATION = Derivation(
     "elu",
     "Exponential linear unit",
-    (*ASSUMPTIONS, "the scale a below zero is a constant"),
+    (*ASSUMPTIONS, "the scale $a$ below zero is a constant"),
     (
         derivative_step(VALUE, DERIVATIVE),
         *EXPONENTIAL_STEPS,
-        mean_step(VALUE, MEAN, "rectified half plus a times the exponential moment at 1 less the mass"),
-        forward_step(VALUE, SECOND_MOMENT, "expand (exp z - 1)^2: exponential moments at 2, 1 and 0"),
+        mean_step(VALUE, MEAN, "rectified half plus $a$ times the exponential moment at 1 less the mass"),
+        forward_step(VALUE, SECOND_MOMENT, r"expand $(\exp z - 1)^2$: exponential moments at 2, 1 and 0"),
         backward_step(DERIVATIVE, DERIVATIVE_SECOND_MOMENT, "exponential moment at 2"),
     ),
     function_results(VALUE, DERIVATIVE)

@@ -7,7 +7,6 @@ from varprop.derivations.gaussian import (
     CORRELATION,
     backward_step,
     c,
-    density,
     derivative_step,
     forward_step,
     function_results,
@@ -20,6 +19,7 @@ from varprop.derivations.gaussian import (
     z,
 )
 from varprop.derivations.references import cite
+from varprop.derivations.special_functions import normal
 from varprop.derivations.theorem import Derivation, step
 
 _VALUE = sp.erf(z)
@@ -44,18 +44,18 @@ DERIVATION = Derivation(
         backward_step(_DERIVATIVE, _BACKWARD, "a product of two Gaussians is a Gaussian"),
         step(
             "inner",
-            "Given z1, z2 is Gaussian about u; here with variance q.",
+            "Given $z_1$, $z_2$ is Gaussian about $u$; here with variance $q$.",
             "complete the square",
-            sp.Integral(sp.exp(-((_u + z) ** 2)) * density(z, q), (z, -sp.oo, sp.oo)),
+            sp.Integral(sp.exp(-((_u + z) ** 2)) * normal(z, q), (z, -sp.oo, sp.oo)),
             sp.exp(-(_u**2) / (1 + 2 * q)) / sp.sqrt(1 + 2 * q),
         ),
         step(
             "determinant",
-            "Averaging over z1 as well gives det(1 + 2 Sigma)^(-1/2).",
-            "u = c sqrt(q2 / q1) z1 and the variance given z1 is q2 (1 - c^2)",
+            r"Averaging over $z_1$ as well gives $\det(1 + 2 \Sigma)^{-1/2}$.",
+            r"$u = c \sqrt{q_2 / q_1} z_1$ and the variance given $z_1$ is $q_2 (1 - c^2)$",
             sp.Integral(
                 _DERIVATIVE.subs(z, _u)
-                * density(_u, q1)
+                * normal(_u, q1)
                 * 2
                 / sp.sqrt(sp.pi)
                 * sp.exp(-(c**2) * q2 / q1 * _u**2 / (1 + 2 * q2 * (1 - c**2)))

@@ -29,13 +29,14 @@ DERIVATION = Derivation(
     "finite_width_linear",
     "Linear networks of finite width",
     (
-        "weights are independent N(0, sigma2); layers have m inputs and n outputs; sigma2 = 1/n keeps the squared norm",
-        "backward: the same with the transposed matrix, so n is then the width of the layer's input",
+        r"weights are independent $N(0, \sigma^2)$; layers have $m$ inputs and $n$ outputs; $\sigma^2 = 1/n$"
+        " keeps the squared norm",
+        "backward: the same with the transposed matrix, so $n$ is then the width of the layer's input",
     ),
     (
         step(
             "forward",
-            "Forward: the mean of the squared norm, for any input x.",
+            "Forward: the mean of the squared norm, for any input $x$.",
             "products of different weights have mean 0",
             E(_square),
             _n * _sigma2 * sp.Sum(_x[_i] ** 2, (_i, 1, _m)),
@@ -43,62 +44,62 @@ DERIVATION = Derivation(
         ),
         step(
             "fourth",
-            "Its mean square is larger by 1 + 2/n a layer: at depth the mean is carried by few lucky draws.",
-            "each output is N(0, sigma2 |x|^2), whose fourth moment is 3 times the squared variance",
+            "Its mean square is larger by $1 + 2/n$ a layer: at depth the mean is carried by few lucky draws.",
+            r"each output is $N(0, \sigma^2 |x|^2)$, whose fourth moment is 3 times the squared variance",
             E(_square**2),
             (1 + 2 / _n) * (_n * _sigma2 * sp.Sum(_x[_i] ** 2, (_i, 1, _m))) ** 2,
             cases=_SIZES,
         ),
         step(
             "moments",
-            "The factor |W x|^2 / (sigma2 |x|^2) is r^2 for r the length of n independent N(0, 1), whatever x is (a chi"
-            " square of n degrees): its moments. Layers' factors are independent.",
-            "substitute t = r^2 / 2: a Gamma function",
+            r"The factor $|W x|^2 / (\sigma^2 |x|^2)$ is $r^2$ for $r$ the length of $n$ independent $N(0, 1)$,"
+            r" whatever $x$ is (a chi square of $n$ degrees): its moments. Layers' factors are independent.",
+            "substitute $t = r^2 / 2$: a Gamma function",
             _mean(_r ** (2 * _s)),
             2**_s * sp.gamma(_n * _half + _s) / sp.gamma(_n * _half),
         ),
         step(
             "log_mean",
-            "Mean of its log (psi is the digamma function).",
-            "slope of the log of the moments at s = 0",
+            r"Mean of its log ($\psi$ is the digamma function).",
+            "slope of the log of the moments at $s = 0$",
             _mean(sp.log(_r**2)),
             sp.digamma(_n * _half) + sp.log(2),
         ),
         step(
             "log_variance",
             "Variance of its log (the trigamma function).",
-            "second derivative of the log of the moments at s = 0",
+            "second derivative of the log of the moments at $s = 0$",
             _mean((sp.log(_r**2) - sp.digamma(_n * _half) - sp.log(2)) ** 2),
             _LOG_VARIANCE,
         ),
         step(
             "layer",
-            "With sigma2 = 1/n the log's mean is psi(n/2) - log(n/2) a layer: below 0 although the mean is kept.",
-            "add log sigma2",
+            r"With $\sigma^2 = 1/n$ the log's mean is $\psi(n/2) - \log(n/2)$ a layer: below 0 although the mean"
+            " is kept.",
+            r"add $\log \sigma^2$",
             sp.digamma(_n * _half) + sp.log(2) + sp.log(1 / _n),
             _LOG_MEAN,
         ),
-        bound("log_mean_above", "It is at most -1/n ...", "digamma is below log x - 1/(2 x)", _LOG_MEAN, -1 / _n),
-        bound("log_mean_below", "... and at least -2/n.", "digamma is above log x - 1/x", -2 / _n, _LOG_MEAN),
+        bound("log_mean_above", "It is at most $-1/n$ ...", r"digamma is below $\log x - 1/(2 x)$", _LOG_MEAN, -1 / _n),
+        bound("log_mean_below", "... and at least $-2/n$.", r"digamma is above $\log x - 1/x$", -2 / _n, _LOG_MEAN),
         bound(
             "log_variance_below",
-            "The variance is at least 2/n + 2/n^2 ...",
-            "trigamma is above 1/x + 1/(2 x^2)",
+            "The variance is at least $2/n + 2/n^2$ ...",
+            "trigamma is above $1/x + 1/(2 x^2)$",
             2 / _n + 2 / _n**2,
             _LOG_VARIANCE,
         ),
         bound(
             "log_variance_above",
-            "... and at most 2/n + 4/n^2.",
-            "trigamma is below 1/x + 1/x^2",
+            "... and at most $2/n + 4/n^2$.",
+            "trigamma is below $1/x + 1/x^2$",
             _LOG_VARIANCE,
             2 / _n + 4 / _n**2,
         ),
         step(
             "depth",
-            "L layers: logs of independent factors add, so a typical draw shrinks as exp(-L / n) and the spread of"
-            " the log"
-            " grows as sqrt(2 L / n).",
+            r"$L$ layers: logs of independent factors add, so a typical draw shrinks as $\exp(-L / n)$ and the"
+            r" spread of the log grows as $\sqrt{2 L / n}$.",
             "sum over layers, here of one width",
             sp.Sum(_LOG_MEAN, (_l, 1, _depth)),
             _depth * _LOG_MEAN,
@@ -106,7 +107,7 @@ DERIVATION = Derivation(
         ),
         step(
             "backward",
-            "Backward: a gradient y takes the same law with the transposed matrix, of m components.",
+            "Backward: a gradient $y$ takes the same law with the transposed matrix, of $m$ components.",
             "products of different weights have mean 0",
             E(sp.Sum(sp.Sum(_w[_o, _i] * _y[_o], (_o, 1, _n)) ** 2, (_i, 1, _m)) ** 2),
             (1 + 2 / _m) * (_m * _sigma2 * sp.Sum(_y[_o] ** 2, (_o, 1, _n))) ** 2,
@@ -114,9 +115,9 @@ DERIVATION = Derivation(
         ),
     ),
     {
-        "log_mean": Result((_n,), _LOG_MEAN, "mean of the log of |W x|^2 / |x|^2, sigma2 = 1/n"),
+        "log_mean": Result((_n,), _LOG_MEAN, "mean of the log of the squared norm's growth, weight variance 1/n"),
         "log_variance": Result((_n,), _LOG_VARIANCE, "variance of that log"),
-        "fourth": Result((_n,), 1 + 2 / _n, "factor of E|x|^4 over (E|x|^2)^2"),
+        "fourth": Result((_n,), 1 + 2 / _n, "growth a layer of a norm's fourth moment over its squared second"),
     },
     (cite("hanin2020", "section 1"), cite("saxe2014", "section 3"), cite("johnson1994", "chapter 18 (chi square)")),
     laws={_w: (sp.Integer(0), _sigma2, sp.Integer(0), 3 * _sigma2**2)},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sympy as sp
 
+from varprop.derivations.special_functions import normal
 from varprop.derivations.theorem import Result, Step, step
 
 z = sp.Symbol("z", real=True)
@@ -14,26 +15,26 @@ c = sp.Symbol("c", real=True)
 CORRELATION = {c: (-0.95, 0.95)}
 
 ASSUMPTIONS = (
-    "the pre-activation z is N(0, q): exact for Gaussian weights given the input, else the limit of infinite width",
-    "backward: the gradient that arrives is independent of z (infinite width)",
+    "the pre-activation $z$ is $N(0, q)$: exact for Gaussian weights given the input, else the limit of infinite width",
+    "backward: the gradient that arrives is independent of $z$ (infinite width)",
 )
 
 
 def density(x: sp.Expr, variance: sp.Expr) -> sp.Expr:
     """Return the density of N(0, variance) at x."""
-    return sp.exp(-(x**2) / (2 * variance)) / sp.sqrt(2 * sp.pi * variance)
+    return normal(x, variance).rewrite(sp.exp)
 
 
 def mean_over(function: sp.Expr) -> sp.Integral:
     """Return E[function(z)] for z ~ N(0, q), unevaluated."""
-    return sp.Integral(function * density(z, q), (z, -sp.oo, sp.oo))
+    return sp.Integral(function * normal(z, q), (z, -sp.oo, sp.oo))
 
 
 def derivative_step(value: sp.Expr, derivative: sp.Expr) -> Step:
     """Return the step that differentiates the activation."""
     return step(
         "derivative",
-        "Derivative, away from kinks; at a kink the value from the left is used (0 at the origin for rectifiers).",
+        "Away from kinks; at a kink the value from the left is used (0 at the origin for rectifiers).",
         "differentiation, piece by piece",
         sp.Derivative(value, z),
         derivative,
@@ -64,8 +65,8 @@ def backward_step(derivative: sp.Expr, second_moment: sp.Expr, reason: str) -> S
 def function_results(value: sp.Expr, derivative: sp.Expr) -> dict[str, Result]:
     """Return the results every activation has."""
     return {
-        "value": Result((z, a), value, "phi(z)"),
-        "derivative": Result((z, a), derivative, "phi'(z)"),
+        "value": Result((z, a), value, "value of the activation"),
+        "derivative": Result((z, a), derivative, "derivative of the activation"),
     }
 
 
@@ -79,11 +80,11 @@ def moment_results(
 ) -> dict[str, Result]:
     """Return results for the closed forms that an activation has."""
     forms = {
-        "mean": ((q, a), mean, "E[phi(z)], z ~ N(0, q)"),
-        "second_moment": ((q, a), second_moment, "E[phi(z)^2]"),
-        "derivative_second_moment": ((q, a), derivative_second_moment, "E[phi'(z)^2]"),
-        "dual": ((q1, q2, c, a), dual, "E[phi(z1) phi(z2)], variances q1 and q2, correlation c"),
-        "derivative_dual": ((q1, q2, c, a), derivative_dual, "E[phi'(z1) phi'(z2)]"),
+        "mean": ((q, a), mean, "mean of the output"),
+        "second_moment": ((q, a), second_moment, "second moment of the output"),
+        "derivative_second_moment": ((q, a), derivative_second_moment, "second moment of the derivative"),
+        "dual": ((q1, q2, c, a), dual, "mean product of two outputs, variances q1 and q2, correlation c"),
+        "derivative_dual": ((q1, q2, c, a), derivative_dual, "mean product of two derivatives"),
     }
     return {
         name: Result(arguments, expression, meaning)
@@ -97,7 +98,7 @@ def price_step(dual: sp.Expr, derivative_dual: sp.Expr) -> Step:
     return step(
         "price",
         "The dual of the derivative is the derivative of the dual.",
-        "Price's theorem: integrate by parts twice under the Gaussian of correlation c",
+        "Price's theorem: integrate by parts twice under the Gaussian of correlation $c$",
         sp.Derivative(dual, c),
         sp.sqrt(q1 * q2) * derivative_dual,
         domain=CORRELATION,

@@ -46,10 +46,15 @@ _DERIVATIVE_DUAL = _BOTH + _P * _k * (1 / (1 + q1) + 1 / (1 + q2) + 1 / _D)
 DERIVATION = Derivation(
     "gelu",
     "Gaussian error linear unit",
-    (*ASSUMPTIONS, "Phi is the exact normal distribution function, not its tanh approximation"),
+    (*ASSUMPTIONS, r"$\Phi$ is the exact normal distribution function, not its tanh approximation"),
     (
         derivative_step(_VALUE, _DERIVATIVE),
-        mean_step(_VALUE, _MEAN, "Stein: E[z f(z)] = q E[f'(z)], here with a product of two Gaussians"),
+        mean_step(
+            _VALUE,
+            _MEAN,
+            r"Stein: $\mathbb{E}[z f(z)] = q \mathbb{E}[f'(z)]$, here with a product of two"
+            " Gaussians",
+        ),
         step(
             "squared_cdf",
             "Mean of the squared distribution function.",
@@ -59,17 +64,17 @@ DERIVATION = Derivation(
         ),
         step(
             "mixed",
-            "Mean of z Phi pdf.",
-            "Stein: (1 + q) E[z Phi pdf] = q E[pdf^2]",
+            r"Mean of $z \Phi p$, with $p$ the normal density.",
+            r"Stein: $(1 + q)\, \mathbb{E}[z \Phi p] = q\, \mathbb{E}[p^2]$",
             mean_over(z * _cdf * _pdf),
             _MIXED,
         ),
-        forward_step(_VALUE, _SECOND, "Stein: E[z (z Phi^2)] = q E[Phi^2 + 2 z Phi pdf]"),
-        backward_step(_DERIVATIVE, _BACKWARD, "expand the square; E[z^2 pdf^2] is a Gaussian integral"),
+        forward_step(_VALUE, _SECOND, r"Stein: $\mathbb{E}[z (z \Phi^2)] = q\, \mathbb{E}[\Phi^2 + 2 z \Phi p]$"),
+        backward_step(_DERIVATIVE, _BACKWARD, r"expand the square; $\mathbb{E}[z^2 p^2]$ is a Gaussian integral"),
         step(
             "price_cdf",
-            "The dual of Phi grows with c as the dual of its density.",
-            "Price's theorem, and E[pdf pdf] = det(1 + Sigma)^(-1/2) / 2 pi",
+            r"The dual of $\Phi$ grows with $c$ as the dual of its density.",
+            r"Price's theorem, and $\mathbb{E}[p(z_1) p(z_2)] = \det(1 + \Sigma)^{-1/2} / 2 \pi$",
             sp.Derivative(_BOTH, c),
             sp.sqrt(q1 * q2) * _P,
             domain=CORRELATION,
@@ -77,7 +82,7 @@ DERIVATION = Derivation(
         price_step(_DUAL, _DERIVATIVE_DUAL),
         step(
             "independent",
-            "At c = 0 the dual is the product of the means.",
+            "At $c = 0$ the dual is the product of the means.",
             "independence",
             _DUAL.subs(c, 0),
             _MEAN.subs(q, q1) * _MEAN.subs(q, q2),

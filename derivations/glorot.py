@@ -18,13 +18,13 @@ DERIVATION = Derivation(
     "glorot",
     "Glorot initialization",
     (
-        "weights are independent, with mean 0 and variance sigma2; activations are linear near 0 with slope 1",
+        r"weights are independent, with mean 0 and variance $\sigma^2$; activations are linear near 0 with slope 1",
         "backward: the arriving gradient is independent of the weights",
     ),
     (
         step(
             "forward",
-            "Forward: the layer multiplies the second moment by n sigma2.",
+            r"Forward: the layer multiplies the second moment by $n \sigma^2$.",
             "products of different weights have mean 0",
             E(sp.Sum(_w[_i] * _h[_i], (_i, 1, _n)) ** 2),
             _n * _sigma2 * _q,
@@ -32,7 +32,7 @@ DERIVATION = Derivation(
         ),
         step(
             "backward",
-            "Backward: it multiplies the gradient's second moment by n_out sigma2.",
+            r"Backward: it multiplies the gradient's second moment by $n_{\mathrm{out}} \sigma^2$.",
             "products of different weights have mean 0",
             E(sp.Sum(_w[_i] * _delta[_i], (_i, 1, _n_out)) ** 2),
             _n_out * _sigma2 * _g,
@@ -40,15 +40,17 @@ DERIVATION = Derivation(
         ),
         step(
             "compromise",
-            "Forward wants n sigma2 = 1, backward n_out sigma2 = 1; the mean of the two factors is kept at one.",
-            "solve (n + n_out) sigma2 / 2 = 1",
-            (_n * _VARIANCE + _n_out * _VARIANCE) / 2,
+            r"Forward wants $n \sigma^2 = 1$, backward $n_{\mathrm{out}} \sigma^2 = 1$; the mean of the two"
+            " factors is kept at one.",
+            r"solve $(n + n_{\mathrm{out}}) \sigma^2 / 2 = 1$",
+            (_n * _sigma2 + _n_out * _sigma2) / 2,
             sp.Integer(1),
+            where={_sigma2: _VARIANCE},
         ),
         step(
             "uniform",
             "The uniform law of that variance.",
-            "a uniform law on [-l, l] has variance l^2 / 3",
+            "a uniform law on $[-l, l]$ has variance $l^2 / 3$",
             sp.Integral(_x**2 / (2 * _LIMIT), (_x, -_LIMIT, _LIMIT)),
             _VARIANCE,
         ),

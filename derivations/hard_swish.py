@@ -5,7 +5,6 @@ import sympy as sp
 from varprop.derivations.gaussian import (
     ASSUMPTIONS,
     backward_step,
-    density,
     derivative_step,
     forward_step,
     function_results,
@@ -15,7 +14,7 @@ from varprop.derivations.gaussian import (
     z,
 )
 from varprop.derivations.references import cite
-from varprop.derivations.special_functions import gammainc
+from varprop.derivations.special_functions import gammainc, normal
 from varprop.derivations.theorem import Derivation, step
 
 _VALUE = sp.Piecewise((0, z <= -3), (z * (z + 3) / 6, z <= 3), (z, True))
@@ -37,21 +36,21 @@ DERIVATION = Derivation(
         derivative_step(_VALUE, _DERIVATIVE),
         step(
             "second_inside",
-            "Second moment between the kinks; P(s, x) is the regularised lower incomplete gamma function.",
-            "substitute t = z^2 / 2q",
-            sp.Integral(z**2 * density(z, q), (z, -3, 3)),
+            "Second moment between the kinks; $P(s, x)$ is the regularised lower incomplete gamma function.",
+            "substitute $t = z^2 / 2q$",
+            sp.Integral(z**2 * normal(z, q), (z, -3, 3)),
             q * _SQUARE,
         ),
         step(
             "fourth_inside",
             "Fourth moment between the kinks.",
             "the same substitution",
-            sp.Integral(z**4 * density(z, q), (z, -3, 3)),
+            sp.Integral(z**4 * normal(z, q), (z, -3, 3)),
             3 * q**2 * _FOURTH,
         ),
-        mean_step(_VALUE, _MEAN, "the odd part vanishes inside; beyond 3, z exp(-z^2/2q) is a derivative"),
-        forward_step(_VALUE, _SECOND, "(z^4 + 9 z^2) / 36 inside, z^2 beyond 3"),
-        backward_step(_DERIVATIVE, _BACKWARD, "(4 z^2 + 9) / 36 inside, 1 beyond 3"),
+        mean_step(_VALUE, _MEAN, r"the odd part vanishes inside; beyond 3, $z \exp(-z^2/2q)$ is a derivative"),
+        forward_step(_VALUE, _SECOND, "$(z^4 + 9 z^2) / 36$ inside, $z^2$ beyond 3"),
+        backward_step(_DERIVATIVE, _BACKWARD, "$(4 z^2 + 9) / 36$ inside, 1 beyond 3"),
     ),
     function_results(_VALUE, _DERIVATIVE)
     | moment_results(mean=_MEAN, second_moment=_SECOND, derivative_second_moment=_BACKWARD),

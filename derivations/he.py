@@ -20,13 +20,14 @@ DERIVATION = Derivation(
     "he",
     "He initialization",
     (
-        "weights are independent, with mean 0 and variance sigma2; every layer is followed by a (leaky) rectifier of"
-        " slope a below zero",
-        "the pre-activation is symmetric about 0 (Gaussian in the integrals); h is the rectifier's output, p its slope",
-        "backward: the arriving gradient is independent of the weights and of p",
+        r"weights are independent, with mean 0 and variance $\sigma^2$; every layer is followed by a (leaky)"
+        " rectifier of slope $a$ below zero",
+        "the pre-activation is symmetric about 0 (Gaussian in the integrals); $h$ is the rectifier's output, $p$"
+        " its slope",
+        "backward: the arriving gradient is independent of the weights and of $p$",
     ),
     (
-        forward_step(VALUE, SECOND, "a rectifier keeps half of q, and a^2 of the other half"),
+        forward_step(VALUE, SECOND, "a rectifier keeps half of $q$, and $a^2$ of the other half"),
         backward_step(DERIVATIVE, BACKWARD, "the same share of the mass"),
         step(
             "forward_layer",
@@ -46,16 +47,18 @@ DERIVATION = Derivation(
         ),
         step(
             "condition",
-            "The condition: forward with fan = n, backward with fan = n_out.",
-            "set the factor to one and solve for sigma2",
-            _fan * _VARIANCE * (1 + a**2) / 2,
+            r"The condition: forward with $f = n$, backward with $f = n_{\mathrm{out}}$.",
+            r"set the factor to one and solve for $\sigma^2$",
+            _fan * _sigma2 * (1 + a**2) / 2,
             sp.Integer(1),
+            where={_sigma2: _VARIANCE},
         ),
         step(
             "either",
-            "Either choice will do: with fan = n the gradient's factors n_out / n of the layers cancel along the"
-            " network.",
-            "each layer's n_out is the next one's n",
+            r"Either choice will do: with $f = n$ the gradient's factors $n_{\mathrm{out}} / n$ of the"
+            r" layers"
+            " cancel along the network.",
+            r"each layer's $n_{\mathrm{out}}$ is the next one's $n$",
             sp.Product(_width[_l + 1] / _width[_l], (_l, 1, _depth)),
             _width[_depth + 1] / _width[1],
             cases=({_depth: 1}, {_depth: 4}),

@@ -29,7 +29,7 @@ DERIVATION = Derivation(
     (
         derivative_step(z, _ONE),
         mean_step(z, sp.Integer(0), "the integrand is odd"),
-        forward_step(z, q, "definition of q"),
+        forward_step(z, q, "definition of $q$"),
         backward_step(_ONE, _ONE, "the density integrates to one"),
         price_step(_DUAL, _ONE),
     ),

@@ -16,8 +16,7 @@ Size = tuple[int, int]
 LARGEST = 4096
 """Products of a weight and a pixel that are written out."""
 
-_rows, _columns = sp.symbols("rows columns", integer=True, positive=True)
-_height, _width = sp.symbols("height width", integer=True, positive=True)
+_rows, _columns, _height, _width = sp.symbols("R S A B", integer=True, positive=True)
 _i, _j, _a, _b, _s, _t = sp.symbols("i j a b s t", integer=True)
 _sigma2, _q, _g = sp.symbols("sigma2 q g", positive=True)
 _mean = sp.Symbol("mean", real=True)
@@ -29,10 +28,10 @@ _SIZES = tuple(
 
 ASSUMPTIONS = (
     "one channel in, one channel out, stride 1, no padding, no bias; further channels add terms of the same form",
-    "k is not flipped, as in every deep learning framework: a cross-correlation; indices start at 1",
-    "L is any loss of the outputs, and delta its gradient with respect to them",
-    "second moments: independent weights of mean 0 and variance sigma2; delta independent of them and of the image,"
-    " with mean 0 and uncorrelated positions",
+    "$k$ is not flipped, as in every deep learning framework: a cross-correlation; indices start at 1",
+    r"$L$ is any loss of the outputs, and $\delta$ its gradient with respect to them",
+    r"second moments: independent weights of mean 0 and variance $\sigma^2$; $\delta$ independent of them and of"
+    " the image, with mean 0 and uncorrelated positions",
 )
 
 
@@ -62,7 +61,7 @@ def explicit(image: Size, kernel: Size) -> Derivation:
     default = image == (3, 3) and kernel == (2, 2)
     return Derivation(
         "image_kernel" if default else f"image_kernel({image[0]}x{image[1]},{kernel[0]}x{kernel[1]})",
-        f"Convolution written out: {image[0]} x {image[1]} image, {kernel[0]} x {kernel[1]} kernel",
+        f"Image and kernel written out ({image[0]} x {image[1]}, {kernel[0]} x {kernel[1]})",
         ASSUMPTIONS,
         (
             *_GENERAL,
@@ -141,9 +140,10 @@ def _input_gradient(p: int, r: int, outputs: Size, kernel: Size) -> Step:
 _GENERAL = (
     step(
         "any_kernel_gradient",
-        "For any sizes: the kernel's gradient is the image convolved with the outputs' gradient"
-        " (rows x columns outputs, height x width weights).",
-        "differentiate the sum of delta y: the weight (a, b) meets pixel (i + a - 1, j + b - 1) in output (i, j)",
+        r"For any sizes: the kernel's gradient is the image convolved with the outputs' gradient ($R \times S$ outputs,"
+        r" $A \times B$ weights).",
+        r"differentiate the sum of $\delta y$: the weight $(a, b)$ meets pixel $(i + a - 1, j + b - 1)$ in output"
+        " $(i, j)$",
         sp.Derivative(_loss(_rows, _columns, _height, _width), _k[_a, _b]),
         _sum(_delta[_i, _j] * _x[_i + _a - 1, _j + _b - 1], _rows, _columns, (_i, _j)),
         cases=_SIZES,

@@ -34,7 +34,7 @@ _DERIVATIVE_DUAL = a + (1 - a) ** 2 * BOTH_POSITIVE
 DERIVATION = Derivation(
     "leaky_relu",
     "Leaky rectified linear unit",
-    (*ASSUMPTIONS, "the slope a below zero is a constant"),
+    (*ASSUMPTIONS, "the slope $a$ below zero is a constant"),
     (
         derivative_step(VALUE, DERIVATIVE),
         step(
@@ -45,7 +45,7 @@ DERIVATION = Derivation(
             a * z + (1 - a) * RECTIFIED,
         ),
         mean_step(VALUE, MEAN, "the line has mean 0"),
-        forward_step(VALUE, SECOND, "each half line carries half of q, one of them scaled by a^2"),
+        forward_step(VALUE, SECOND, "each half line carries half of $q$, one of them scaled by $a^2$"),
         backward_step(DERIVATIVE, BACKWARD, "each half line carries half of the mass"),
         *ARC_STEPS,
         price_step(_DUAL, _DERIVATIVE_DUAL),

@@ -17,7 +17,7 @@ DERIVATION = Derivation(
     "lecun",
     "LeCun initialization",
     (
-        "weights are independent, with mean 0 and variance 1/n; inputs h are normalised to second moment 1",
+        "weights are independent, with mean 0 and variance $1/n$; inputs $h$ are normalised to second moment 1",
         "backward: the arriving gradient is independent of the weights",
     ),
     (
@@ -31,7 +31,7 @@ DERIVATION = Derivation(
         ),
         step(
             "backward",
-            "Backward: the layer multiplies the gradient's second moment by n_out / n.",
+            r"Backward: the layer multiplies the gradient's second moment by $n_{\mathrm{out}} / n$.",
             "products of different weights have mean 0",
             E(sp.Sum(_w[_i] * _delta[_i], (_i, 1, _n_out)) ** 2),
             _n_out / _n * _g,
@@ -40,7 +40,7 @@ DERIVATION = Derivation(
         step(
             "uniform",
             "The uniform law of that variance.",
-            "a uniform law on [-l, l] has variance l^2 / 3",
+            "a uniform law on $[-l, l]$ has variance $l^2 / 3$",
             sp.Integral(_x**2 / (2 * _LIMIT), (_x, -_LIMIT, _LIMIT)),
             1 / _n,
         ),

@@ -22,9 +22,10 @@ DERIVATION = Derivation(
     "linear",
     "Dense layer",
     (
-        "weights are independent, with mean 0 and variance sigma2; nothing else of their law is used",
-        "forward: exact at any width for given inputs x; h are inputs with second moment q, however correlated",
-        "backward: the gradient delta that arrives is independent of w (exact for a cotangent drawn at the output)",
+        r"weights are independent, with mean 0 and variance $\sigma^2$; nothing else of their law is used",
+        "forward: exact at any width for given inputs $x$; $h$ are inputs with second moment $q$, however correlated",
+        r"backward: the gradient $\delta$ that arrives is independent of $w$ (exact for a cotangent drawn at the"
+        " output)",
     ),
     (
         step(
@@ -45,7 +46,7 @@ DERIVATION = Derivation(
         ),
         step(
             "forward",
-            "Forward: the layer multiplies the second moment by n sigma2.",
+            r"Forward: the layer multiplies the second moment by $n \sigma^2$.",
             "the covariance of an input with itself, averaged over inputs",
             E(_out(_h) ** 2),
             _n * _sigma2 * _q,
@@ -61,7 +62,7 @@ DERIVATION = Derivation(
         ),
         step(
             "backward",
-            "Backward: the layer multiplies the gradient's second moment by n_out sigma2.",
+            r"Backward: the layer multiplies the gradient's second moment by $n_{\mathrm{out}} \sigma^2$.",
             "products of different weights have mean 0",
             E(sp.Sum(_delta[_o] * _w[_o], (_o, 1, _n_out)) ** 2),
             _n_out * _sigma2 * _g,

@@ -12,11 +12,11 @@ _i = sp.Symbol("i", integer=True)
 _sigma_w2, _sigma_b2, _second, _g, _d = sp.symbols("sigma_w2 sigma_b2 s g d", positive=True)
 _both, _slopes, _curved = sp.symbols("s12 d12 k", real=True)
 _chi = sp.Symbol("chi", positive=True)
-_eps = sp.Symbol("eps", positive=True)
+_eps, _xi = sp.symbols("eps xi", positive=True)
 _l = sp.Symbol("l", integer=True, positive=True)
 _b, _p, _x, _y, _mean, _mean_g, _mean_d = sp.symbols("b p x y mean mean_g mean_d", real=True)
 _w, _h, _u, _v, _delta = (sp.IndexedBase(name) for name in ("w", "h", "u", "v", "delta"))
-_phi = sp.Function("phi")
+_phi, _p_q, _p_c = (sp.Function(name) for name in ("phi", "p", "p"))
 _SIZES = ({_n: 1}, {_n: 2}, {_n: 3})
 
 
@@ -32,17 +32,18 @@ DERIVATION = Derivation(
     "mean_field",
     "Mean field theory of wide networks",
     (
-        "weights are independent, with mean 0 and variance sigma_w2 / n; biases with mean 0 and variance sigma_b2",
-        "widths are infinite: pre-activations are Gaussian, jointly for two samples, with variances q and"
-        " correlation c",
-        "s = E[phi(z)^2], d = E[phi'(z)^2], k = E[phi(z) phi''(z)]; s12 = E[phi(z1) phi(z2)], d12 = E[phi'(z1)"
-        " phi'(z2)]",
-        "backward: the arriving gradient is independent of the weights and of z",
+        r"weights are independent, with mean 0 and variance $\sigma_w^2 / n$; biases with mean 0 and variance"
+        r" $\sigma_b^2$",
+        "widths are infinite: pre-activations are Gaussian, jointly for two samples, with variances $q$ and"
+        " correlation $c$",
+        r"$s = \mathbb{E}[\phi(z)^2]$, $d = \mathbb{E}[\phi'(z)^2]$, $k = \mathbb{E}[\phi(z) \phi''(z)]$; $s_{12}"
+        r" = \mathbb{E}[\phi(z_1) \phi(z_2)]$, $d_{12} = \mathbb{E}[\phi'(z_1) \phi'(z_2)]$",
+        "backward: the arriving gradient is independent of the weights and of $z$",
     ),
     (
         step(
             "forward",
-            "Forward: the variance map q -> sigma_w2 s(q) + sigma_b2; its fixed points are q*.",
+            r"Forward: the variance map $q \to \sigma_w^2 s(q) + \sigma_b^2$; its fixed points are $q^*$.",
             "products of different weights have mean 0",
             E(_layer(_h) ** 2),
             _sigma_w2 * _second + _sigma_b2,
@@ -58,8 +59,9 @@ DERIVATION = Derivation(
         ),
         step(
             "backward",
-            "Backward: the gradient's second moment takes the factor chi = sigma_w2 d where n_out = n.",
-            "products of different weights have mean 0; p = phi'(z)",
+            r"Backward: the gradient's second moment takes the factor $\chi = \sigma_w^2 d$ where"
+            r" $n_{\mathrm{out}} = n$.",
+            r"products of different weights have mean 0; $p = \phi'(z)$",
             E((_p * sp.Sum(_w[_i] * _delta[_i], (_i, 1, _n))) ** 2),
             _sigma_w2 * _d * _g,
             cases=_SIZES,
@@ -68,12 +70,14 @@ DERIVATION = Derivation(
             "heat",
             "A Gaussian's density solves the heat equation in its variance.",
             "differentiation",
-            sp.Derivative(density(z, q), q),
-            sp.Derivative(density(z, q), z, z) / 2,
+            sp.Derivative(_p_q(z, q), q),
+            sp.Derivative(_p_q(z, q), z, z) / 2,
+            where={_p_q: sp.Lambda((z, q), density(z, q))},
         ),
         step(
             "variance_slope",
-            "Hence d s / d q = E[(phi^2)''] / 2 = d + k, by parts twice; the variance map has slope sigma_w2 (d + k).",
+            r"Hence $d s / d q = \mathbb{E}[(\phi^2)''] / 2 = d + k$, by parts twice; the variance map has"
+            r" slope $\sigma_w^2 (d + k)$.",
             "product rule",
             sp.Derivative(_phi(z) ** 2, z, z) / 2,
             sp.Derivative(_phi(z), z) ** 2 + _phi(z) * sp.Derivative(_phi(z), z, z),
@@ -82,38 +86,42 @@ DERIVATION = Derivation(
             "correlation_heat",
             "The joint density of two samples solves the same kind of equation in their correlation.",
             "differentiation (Price's theorem)",
-            sp.Derivative(_joint, c),
-            sp.sqrt(q1 * q2) * sp.Derivative(_joint, _x, _y),
+            sp.Derivative(_p_c(_x, _y, c), c),
+            sp.sqrt(q1 * q2) * sp.Derivative(_p_c(_x, _y, c), _x, _y),
             domain=CORRELATION,
+            where={_p_c: sp.Lambda((_x, _y, c), _joint)},
         ),
         step(
             "correlation_slope",
-            "Hence d s12 / d c = q* d12, by parts once in each variable: the map c -> (sigma_w2 s12 + sigma_b2) / q*"
-            " has"
-            " slope sigma_w2 d12, which at c = 1 is chi: the gradient explodes exactly where samples move apart.",
-            "divide by q*",
+            r"Hence $d s_{12} / d c = q^* d_{12}$, by parts once in each variable: the map $c \to (\sigma_w^2"
+            r" s_{12} + \sigma_b^2) / q^*$ has slope $\sigma_w^2 d_{12}$, which at $c = 1$ is $\chi$: the gradient"
+            " explodes exactly where samples move apart.",
+            "divide by $q^*$",
             sp.Derivative((_sigma_w2 * (_both + q * _slopes * c) + _sigma_b2) / q, c),
             _sigma_w2 * _slopes,
         ),
         step(
             "fixed_point_one",
-            "c = 1 is always a fixed point: equal samples stay equal. It is stable if chi < 1 (order), else samples"
-            " part (chaos) and a second fixed point c* < 1 takes over; chi = 1 is the edge of chaos.",
-            "at c = 1 s12 = s, and q* is the variance map's fixed point",
-            ((_sigma_w2 * _second + _sigma_b2) / q).subs(q, _sigma_w2 * _second + _sigma_b2),
+            r"$c = 1$ is always a fixed point: equal samples stay equal. It is stable if $\chi < 1$ (order), else"
+            r" samples part (chaos) and a second fixed point $c^* < 1$ takes over; $\chi = 1$ is the edge of"
+            " chaos.",
+            "at $c = 1$ one has $s_{12} = s$, and $q^*$ is the variance map's fixed point",
+            (_sigma_w2 * _second + _sigma_b2) / q,
             sp.Integer(1),
+            where={q: _sigma_w2 * _second + _sigma_b2},
         ),
         step(
             "depth_scale",
-            "Near a fixed point of slope chi a deviation eps shrinks as eps chi^l = eps exp(-l / xi), xi = -1 / log"
-            " chi.",
-            "l equal factors; logarithm",
+            r"Near a fixed point of slope $\chi$ a deviation $\varepsilon$ shrinks as $\varepsilon \chi^l ="
+            r" \varepsilon \exp(-l / \xi)$, $\xi = -1 / \log \chi$.",
+            "$l$ equal factors; logarithm",
             _eps * _chi**_l,
-            _eps * sp.exp(-_l / (-1 / sp.log(_chi))),
+            _eps * sp.exp(-_l / _xi),
+            where={_xi: -1 / sp.log(_chi)},
         ),
         step(
             "edge",
-            "At the edge the depth scale diverges, as 1 / |1 - chi|.",
+            r"At the edge the depth scale diverges, as $1 / |1 - \chi|$.",
             "logarithm to first order",
             sp.Limit(-_eps / sp.log(1 - _eps), _eps, 0),
             sp.Integer(1),

@@ -26,14 +26,15 @@ DERIVATION = Derivation(
     "orthogonal",
     "Orthogonal weights",
     (
-        "W is gain times a matrix with orthonormal rows or columns, whichever are fewer, uniform among these (Haar)",
-        "shown for one reflection; every orthogonal matrix is a product of at most n of them",
+        r"$W$ is $\gamma$ (the gain) times a matrix with orthonormal rows or columns, whichever are fewer, uniform"
+        r" among these (Haar)",
+        "shown for one reflection; every orthogonal matrix is a product of at most $n$ of them",
     ),
     (
         step(
             "forward",
             "Forward: a square orthogonal matrix keeps every norm, for each draw and at any width.",
-            "a reflection turns the component along u around",
+            "a reflection turns the component along $u$ around",
             sp.Sum(_image(_x, _o) ** 2, (_o, 1, _n)),
             sp.Sum(_x[_i] ** 2, (_i, 1, _n)),
             cases=_SIZES,
@@ -64,31 +65,35 @@ DERIVATION = Derivation(
         ),
         step(
             "variance",
-            "Hence the mean square of a weight, all entries being alike; a square matrix has gain^2 / n, as LeCun's.",
-            "share the total min(n, n_out) among n n_out entries",
-            _MEAN_SQUARE.subs(_n_out, _n),
+            r"Hence the mean square of a weight, all entries being alike; a square matrix has $\gamma^2 / n$, as"
+            " LeCun's.",
+            r"share the total $\min(n, n_{\mathrm{out}})$ among $n n_{\mathrm{out}}$ entries",
+            _MEAN_SQUARE,
             _gain**2 / _n,
+            where={_n_out: _n},
         ),
         step(
             "narrowing",
-            "From n to n_out units the mean second moment is kept forward if n >= n_out, else it shrinks by n / n_out.",
-            "n times the mean square of a weight",
+            r"From $n$ to $n_{\mathrm{out}}$ units the mean second moment is kept forward if $n \geq"
+            r" n_{\mathrm{out}}$, else it shrinks by $n / n_{\mathrm{out}}$.",
+            "$n$ times the mean square of a weight",
             _n * _MEAN_SQUARE * _q,
             _gain**2 * sp.Min(1, _n / _n_out) * _q,
         ),
         step(
             "widening",
-            "Backward it is kept if n_out >= n.",
-            "n_out times the mean square of a weight",
+            r"Backward it is kept if $n_{\mathrm{out}} \geq n$.",
+            r"$n_{\mathrm{out}}$ times the mean square of a weight",
             _n_out * _MEAN_SQUARE * _g,
             _gain**2 * sp.Min(1, _n_out / _n) * _g,
         ),
         step(
             "relu",
-            "Under ReLU gain sqrt 2 keeps the mean second moment, no longer each norm.",
+            r"Under ReLU gain $\sqrt{2}$ keeps the mean second moment, no longer each norm.",
             "the rectifier takes half",
-            (_n * _MEAN_SQUARE / 2).subs({_n_out: _n, _gain: sp.sqrt(2)}),
+            _n * _MEAN_SQUARE / 2,
             sp.Integer(1),
+            where={_n_out: _n, _gain: sp.sqrt(2)},
         ),
     ),
     {

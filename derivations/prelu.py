@@ -22,7 +22,7 @@ from varprop.derivations.theorem import Derivation, Result, step
 
 _n = sp.Symbol("n", integer=True, positive=True)
 _i = sp.Symbol("i", integer=True)
-_g = sp.Symbol("g", positive=True)
+_g, _sigma2 = sp.symbols("g sigma2", positive=True)
 _delta, _negative = sp.IndexedBase("delta"), sp.IndexedBase("u")
 _SLOPE = sp.Piecewise((0, z > 0), (z, True))
 
@@ -31,13 +31,13 @@ DERIVATION = Derivation(
     "Parametric rectified linear unit",
     (
         *ASSUMPTIONS,
-        "at initialization the slope a is the same constant for all n units that share it (0.25 by default)",
-        "the slope's gradient: the n arriving gradients have mean 0 and are uncorrelated; u_i = min(z_i, 0)",
+        "at initialization the slope $a$ is the same constant for all $n$ units that share it (0.25 by default)",
+        r"the slope's gradient: the $n$ arriving gradients have mean 0 and are uncorrelated; $u_i = \min(z_i, 0)$",
     ),
     (
         derivative_step(VALUE, DERIVATIVE),
         mean_step(VALUE, MEAN, "a line of slope a has mean 0; the rest is (1 - a) times a rectifier"),
-        forward_step(VALUE, SECOND, "each half line carries half of q, one of them scaled by a^2"),
+        forward_step(VALUE, SECOND, "each half line carries half of $q$, one of them scaled by $a^2$"),
         backward_step(DERIVATIVE, BACKWARD, "each half line carries half of the mass"),
         step(
             "slope",
@@ -63,11 +63,12 @@ DERIVATION = Derivation(
         ),
         step(
             "condition",
-            "A layer of fan n with variance 2 / ((1 + a^2) n) keeps the second moment, forward and (n outputs)"
-            " backward.",
-            "the layer multiplies by n sigma2, the rectifier by (1 + a^2) / 2",
-            _n * (2 / ((1 + a**2) * _n)) * (1 + a**2) / 2,
+            "A layer of fan $n$ with variance $2 / ((1 + a^2) n)$ keeps the second moment, forward and ($n$"
+            " outputs) backward.",
+            r"the layer multiplies by $n \sigma^2$, the rectifier by $(1 + a^2) / 2$",
+            _n * _sigma2 * (1 + a**2) / 2,
             sp.Integer(1),
+            where={_sigma2: 2 / ((1 + a**2) * _n)},
         ),
     ),
     function_results(VALUE, DERIVATIVE)

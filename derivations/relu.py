@@ -37,7 +37,7 @@ ARC_STEPS = (
     step(
         "both_positive",
         "Probability that both pre-activations are positive.",
-        "in polar coordinates the two half planes overlap in a wedge of angle pi - arccos c",
+        r"in polar coordinates the two half planes overlap in a wedge of angle $\pi - \arccos c$",
         sp.Integral(1 / (2 * sp.pi), (_t, _angle - sp.pi / 2, sp.pi / 2)),
         BOTH_POSITIVE,
         domain=CORRELATION,
@@ -45,7 +45,8 @@ ARC_STEPS = (
     step(
         "arc_cosine",
         "Correlation map of the rectified part, unit variances.",
-        "polar coordinates: the radius gives 2, the angle the integral of cos t cos(t - arccos c) over the wedge",
+        r"polar coordinates: the radius gives 2, the angle the integral of $\cos t \cos(t - \arccos c)$ over the"
+        " wedge",
         sp.Integral(sp.cos(_t) * sp.cos(_t - _angle) / sp.pi, (_t, _angle - sp.pi / 2, sp.pi / 2)),
         ARC_COSINE,
         domain=CORRELATION,
@@ -58,7 +59,7 @@ DERIVATION = Derivation(
     ASSUMPTIONS,
     (
         derivative_step(VALUE, DERIVATIVE),
-        mean_step(VALUE, sp.sqrt(q / (2 * sp.pi)), "z exp(-z^2/2q) is a derivative"),
+        mean_step(VALUE, sp.sqrt(q / (2 * sp.pi)), r"$z \exp(-z^2/2q)$ is a derivative"),
         forward_step(VALUE, q / 2, "the integrand is half of an even one"),
         backward_step(DERIVATIVE, HALF, "half of the mass is positive"),
         *ARC_STEPS,

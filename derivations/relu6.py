@@ -6,7 +6,6 @@ from sympy.codegen.cfunctions import expm1
 from varprop.derivations.gaussian import (
     ASSUMPTIONS,
     backward_step,
-    density,
     derivative_step,
     forward_step,
     function_results,
@@ -16,7 +15,7 @@ from varprop.derivations.gaussian import (
     z,
 )
 from varprop.derivations.references import cite
-from varprop.derivations.special_functions import gammainc
+from varprop.derivations.special_functions import gammainc, normal
 from varprop.derivations.theorem import Derivation, step
 
 _VALUE = sp.Piecewise((0, z <= 0), (z, z < 6), (6, True))
@@ -36,17 +35,17 @@ DERIVATION = Derivation(
             "tail",
             "Mass beyond the clip.",
             "definition of erfc",
-            sp.Integral(density(z, q), (z, 6, sp.oo)),
+            sp.Integral(normal(z, q), (z, 6, sp.oo)),
             _TAIL,
         ),
         step(
             "inside",
-            "Second moment between the kinks; P(s, x) is the regularised lower incomplete gamma function.",
-            "substitute t = z^2 / 2q",
-            sp.Integral(z**2 * density(z, q), (z, 0, 6)),
+            "Second moment between the kinks; $P(s, x)$ is the regularised lower incomplete gamma function.",
+            "substitute $t = z^2 / 2q$",
+            sp.Integral(z**2 * normal(z, q), (z, 0, 6)),
             q / 2 * gammainc(sp.Rational(3, 2), 18 / q),
         ),
-        mean_step(_VALUE, _MEAN, "z exp(-z^2/2q) is a derivative; beyond 6 the output is 6"),
+        mean_step(_VALUE, _MEAN, r"$z \exp(-z^2/2q)$ is a derivative; beyond 6 the output is 6"),
         forward_step(_VALUE, _SECOND, "inside the kinks plus 36 times the mass beyond the clip"),
         backward_step(_DERIVATIVE, _BACKWARD, "mass between the kinks"),
     ),

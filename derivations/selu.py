@@ -25,7 +25,14 @@ ALPHA = sp.Symbol("alpha", positive=True)
 _e = sp.sqrt(sp.E) * sp.erfc(1 / sp.sqrt(2))  # erfcx(1 / sqrt 2)
 _e2 = sp.exp(2) * sp.erfc(sp.sqrt(2))  # erfcx(sqrt 2)
 ALPHA_AT_FIXED_POINT = sp.sqrt(2 / sp.pi) / (1 - _e)
-SCALE_AT_FIXED_POINT = 1 / sp.sqrt(sp.Rational(1, 2) + ALPHA_AT_FIXED_POINT**2 * (_e2 / 2 - _e + sp.Rational(1, 2)))
+
+
+def scale_of(alpha: sp.Expr) -> sp.Expr:
+    """Return lambda at the fixed point, in terms of alpha."""
+    return 1 / sp.sqrt(sp.Rational(1, 2) + alpha**2 * (_e2 / 2 - _e + sp.Rational(1, 2)))
+
+
+SCALE_AT_FIXED_POINT = scale_of(ALPHA_AT_FIXED_POINT)
 
 _MEAN_AT_ONE = 1 / sp.sqrt(2 * sp.pi) - ALPHA * (1 - _e) / 2
 _SECOND_AT_ONE = sp.Rational(1, 2) + ALPHA**2 * (_e2 - 2 * _e + 1) / 2
@@ -54,36 +61,38 @@ DERIVATION = Derivation(
         backward_step(_DERIVATIVE, _BACKWARD, "ELU's factor, scaled"),
         step(
             "mean_at_one",
-            "The fixed point is sought at q = 1: there ELU's mean is linear in alpha.",
-            "insert q = 1 and write erfcx out",
+            r"The fixed point is sought at $q = 1$: there ELU's mean is linear in $\alpha$.",
+            "insert $q = 1$ and write erfcx out",
             MEAN.subs({q: 1, a: ALPHA}),
             _MEAN_AT_ONE,
         ),
         step(
             "alpha",
-            "A mean of zero at q = 1 fixes alpha; lambda does not matter for it.",
+            r"A mean of zero at $q = 1$ fixes $\alpha$; $\lambda$ does not matter for it.",
             "solve the linear equation",
+            _MEAN_AT_ONE,
             sp.Integer(0),
-            _MEAN_AT_ONE.subs(ALPHA, ALPHA_AT_FIXED_POINT),
+            where={ALPHA: ALPHA_AT_FIXED_POINT},
         ),
         step(
             "second_at_one",
-            "ELU's second moment at q = 1.",
-            "insert q = 1 and write erfcx out",
+            "ELU's second moment at $q = 1$.",
+            "insert $q = 1$ and write erfcx out",
             SECOND_MOMENT.subs({q: 1, a: ALPHA}),
             _SECOND_AT_ONE,
         ),
         step(
             "lambda",
-            "A second moment of one at q = 1 fixes lambda.",
-            "lambda^2 times ELU's second moment at this alpha is one",
-            SCALE_AT_FIXED_POINT**2 * _SECOND_AT_ONE.subs(ALPHA, ALPHA_AT_FIXED_POINT),
+            r"A second moment of one at $q = 1$ fixes $\lambda$.",
+            r"$\lambda^2$ times ELU's second moment at this $\alpha$ is one",
+            SCALE**2 * _SECOND_AT_ONE,
             sp.Integer(1),
+            where={SCALE: scale_of(ALPHA), ALPHA: ALPHA_AT_FIXED_POINT},
         ),
         step(
             "variance_slope",
             "Slope of the variance map at the fixed point, 0.7826: below one, so the fixed point attracts.",
-            "the mean is 0 there, so only the second moment counts; differentiate, then put q = 1",
+            "the mean is 0 there, so only the second moment counts; differentiate, then put $q = 1$",
             sp.Subs(sp.Derivative(_SECOND, q), q, 1),
             _SECOND_SLOPE,
         ),
@@ -92,7 +101,7 @@ DERIVATION = Derivation(
             "Slope of the mean with respect to the variance, 0.0888: with weights of mean 0 the incoming mean itself"
             " has no"
             " effect, and the Jacobian is [[0, 0.0888], [0, 0.7826]].",
-            "differentiate, then put q = 1",
+            "differentiate, then put $q = 1$",
             sp.Subs(sp.Derivative(_MEAN, q), q, 1),
             _MEAN_SLOPE,
         ),

@@ -28,6 +28,19 @@ class Phi(sp.Function):  # type: ignore[misc]
         return _call(r"\Phi", exp, printer._print(self.args[0]))
 
 
+class normal(sp.Function):  # type: ignore[misc]
+    """Density of N(0, variance) at x."""
+
+    nargs = 2
+
+    def _eval_rewrite_as_exp(self, x: sp.Expr, variance: sp.Expr, **_: object) -> sp.Expr:
+        return sp.exp(-(x**2) / (2 * variance)) / sp.sqrt(2 * sp.pi * variance)
+
+    def _latex(self, printer: sp.printing.latex.LatexPrinter, exp: str | None = None) -> str:
+        x, variance = (printer._print(part) for part in self.args)
+        return _call(rf"p_{{{variance}}}", exp, x)
+
+
 class erfcx(sp.Function):  # type: ignore[misc]
     """Scaled complementary error function exp(x^2) erfc(x)."""
 
@@ -69,6 +82,7 @@ class gammainc(sp.Function):  # type: ignore[misc]
 
 DEFINITIONS: dict[type[sp.Function], tuple[sp.Expr, str]] = {
     Phi: (Phi(sp.Symbol("x")), "normal distribution function"),
+    normal: (normal(sp.Symbol("x"), sp.Symbol("q", positive=True)), "density of $N(0, q)$"),
     erfcx: (erfcx(sp.Symbol("x")), "scaled complementary error function"),
     erfcx_tail: (erfcx_tail(sp.Symbol("x")), "its remainder after two Taylor terms"),
     gammainc: (gammainc(sp.Symbol("s"), sp.Symbol("x")), "regularised lower incomplete gamma function"),

@@ -28,6 +28,8 @@ class Step:
     """Sizes at which sums of symbolic length are written out to be checked."""
     domain: Mapping[sp.Symbol, tuple[float, float]] = field(default_factory=dict)
     """Where symbols are drawn from in a numerical check, if their assumptions do not say it."""
+    where: Mapping[sp.Basic, sp.Expr | sp.Lambda] = field(default_factory=dict)
+    """Abbreviations in the equation: a symbol and its expression, or a function or family and its rule."""
 
 
 @dataclass(frozen=True)
@@ -66,9 +68,10 @@ def step(
     *,
     cases: tuple[Mapping[sp.Symbol, int], ...] = (),
     domain: Mapping[sp.Symbol, tuple[float, float]] | None = None,
+    where: Mapping[sp.Basic, sp.Expr | sp.Lambda] | None = None,
 ) -> Step:
     """Return a step whose equation is kept as written: SymPy must not evaluate it to True."""
-    return Step(name, statement, reason, sp.Eq(left, right, evaluate=False), cases, domain or {})
+    return Step(name, statement, reason, sp.Eq(left, right, evaluate=False), cases, domain or {}, where or {})
 
 
 def bound(
@@ -80,6 +83,7 @@ def bound(
     *,
     cases: tuple[Mapping[sp.Symbol, int], ...] = (),
     domain: Mapping[sp.Symbol, tuple[float, float]] | None = None,
+    where: Mapping[sp.Basic, sp.Expr | sp.Lambda] | None = None,
 ) -> Step:
     """Return a step that says smaller <= larger; it is checked at random points."""
-    return Step(name, statement, reason, sp.Le(smaller, larger, evaluate=False), cases, domain or {})
+    return Step(name, statement, reason, sp.Le(smaller, larger, evaluate=False), cases, domain or {}, where or {})

@@ -4,6 +4,7 @@ import sympy as sp
 
 from varprop.derivations.gaussian import density, z
 from varprop.derivations.references import cite
+from varprop.derivations.special_functions import normal
 from varprop.derivations.theorem import Derivation, Result, step
 
 _limit = sp.Symbol("limit", positive=True)
@@ -16,27 +17,28 @@ _VARIANCE = 1 - 2 * _limit * _pdf / _MASS
 DERIVATION = Derivation(
     "truncated_normal",
     "Truncated normal law",
-    ("a standard normal variable, drawn anew until it lies within [-limit, limit]",),
+    (r"a standard normal variable, drawn anew until it lies within $[-\ell, \ell]$",),
     (
         step(
             "mass",
             "Mass that is kept.",
-            "definition of erf: 2 Phi(limit) - 1",
-            sp.Integral(density(z, sp.Integer(1)), (z, -_limit, _limit)),
+            r"definition of erf: $2 \Phi(\ell) - 1$",
+            sp.Integral(normal(z, sp.Integer(1)), (z, -_limit, _limit)),
             _MASS,
         ),
         step(
             "parts",
             "Second moment inside.",
-            "z pdf(z) is minus the derivative of pdf: integrate by parts",
-            sp.Integral(z**2 * density(z, sp.Integer(1)), (z, -_limit, _limit)),
+            "$z p(z)$ is minus the derivative of the density $p$: integrate by parts",
+            sp.Integral(z**2 * normal(z, sp.Integer(1)), (z, -_limit, _limit)),
             _MASS - 2 * _limit * _pdf,
         ),
         step(
             "variance",
-            "Variance after truncation, 1 - 2 limit pdf(limit) / (2 Phi(limit) - 1).",
+            r"Variance after truncation: one less $2\, \ell\, p(\ell) / (2 \Phi(\ell)"
+            r" - 1)$.",
             "divide by the mass; the mean is 0 by symmetry",
-            sp.Integral(z**2 * density(z, sp.Integer(1)), (z, -_limit, _limit)) / _MASS,
+            sp.Integral(z**2 * normal(z, sp.Integer(1)), (z, -_limit, _limit)) / _MASS,
             _VARIANCE,
         ),
         step(
@@ -59,10 +61,10 @@ DERIVATION = Derivation(
         ),
         step(
             "correction",
-            "Divided by the deviation after truncation, draws have deviation s again: so do the truncated laws of He,"
-            " Glorot and LeCun.",
+            "Divided by the deviation after truncation, draws have deviation $s$ again: so do the truncated laws"
+            " of He, Glorot and LeCun.",
             "the square is proportional to the variance after truncation",
-            sp.Integral((_s * z) ** 2 / _VARIANCE * density(z, sp.Integer(1)), (z, -_limit, _limit)) / _MASS,
+            sp.Integral((_s * z) ** 2 / _VARIANCE * normal(z, sp.Integer(1)), (z, -_limit, _limit)) / _MASS,
             _s**2,
         ),
     ),

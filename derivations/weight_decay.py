@@ -16,9 +16,10 @@ DERIVATION = Derivation(
     "weight_decay",
     "Weight decay without batch normalization",
     (
-        "plain gradient descent with learning rate eta; decay lambda multiplies w in the update",
-        "a penalty l2 |w|^2 in the loss (Keras) is the decay lambda = 2 l2",
-        "pure decay: the data's gradient is negligible beside lambda w, as in a network whose signal dies on the way",
+        r"plain gradient descent with learning rate $\eta$; decay $\lambda$ multiplies $w$ in the update",
+        r"a penalty $\lambda_2 |w|^2$ in the loss (Keras) is the decay $\lambda = 2 \lambda_2$",
+        r"pure decay: the data's gradient is negligible beside $\lambda w$, as in a network whose signal dies on"
+        " the way",
     ),
     (
         step(
@@ -31,22 +32,22 @@ DERIVATION = Derivation(
         step(
             "update",
             "One step: gradient and decay.",
-            "the step along the loss's gradient plus lambda w, with its terms collected",
+            r"the step along the loss's gradient plus $\lambda w$, with its terms collected",
             _w - _eta * (_gradient + _decay * _w),
             _KEPT * _w - _eta * _gradient,
         ),
         step(
             "pure_decay",
-            "Without a gradient every weight is multiplied by the same number: after T steps by its power.",
-            "T equal factors",
+            "Without a gradient every weight is multiplied by the same number: after $T$ steps by its power.",
+            "$T$ equal factors",
             _w0 * sp.Product(_KEPT, (_t, 1, _steps)),
             _w0 * _KEPT**_steps,
             cases=({_steps: 1}, {_steps: 2}, {_steps: 5}),
         ),
         step(
             "forward",
-            "Forward: as every weight of a layer shrinks alike, the second moment shrinks by the square, and through L"
-            " positively homogeneous layers by its L-th power.",
+            "Forward: as every weight of a layer shrinks alike, the second moment shrinks by the square, and"
+            " through $L$ positively homogeneous layers by its $L$-th power.",
             "the second moment is quadratic in each layer's weights",
             _q * sp.Product((_KEPT**_steps) ** 2, (_t, 1, _layers)),
             _q * _KEPT ** (2 * _steps * _layers),
@@ -55,9 +56,9 @@ DERIVATION = Derivation(
         ),
         step(
             "backward",
-            "Backward: so does the gradient with respect to activations, and the gradient of one layer's weights by the"
-            " other L - 1 layers' share: what has died stays dead.",
-            "the gradient of a product of L factors holds L - 1 of them",
+            "Backward: so does the gradient with respect to activations, and the gradient of one layer's weights"
+            " by the other $L - 1$ layers' share: what has died stays dead.",
+            "the gradient of a product of $L$ factors holds $L - 1$ of them",
             sp.Product(_KEPT**_steps, (_t, 1, _layers)) / _KEPT**_steps,
             _KEPT ** (_steps * (_layers - 1)),
             cases=({_layers: 1}, {_layers: 3}),
@@ -65,7 +66,7 @@ DERIVATION = Derivation(
         ),
         step(
             "exponential",
-            "For small eta lambda this is exponential decay in eta lambda T.",
+            r"For small $\eta \lambda$ this is exponential decay in $\eta \lambda T$.",
             "logarithm of the factor to first order",
             sp.Limit(sp.log(1 - _eta) / _eta, _eta, 0),
             sp.Integer(-1),

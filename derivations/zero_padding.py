@@ -14,24 +14,23 @@ _EIGENVALUE = (1 + 2 * sp.cos(sp.pi / (_n + 1))) / 3
 _INSIDE = sp.Piecewise((1, (_i + _j >= 1) & (_i + _j <= _n)), (0, True))
 
 
-def _mode(i: sp.Expr) -> sp.Expr:
-    return sp.sin(sp.pi * i / (_n + 1))
-
+_f = sp.Function("f")
+_SINE = {_f: sp.Lambda(_i, sp.sin(sp.pi * _i / (_n + 1)))}
 
 DERIVATION = Derivation(
     "zero_padding",
     "Zero padding of a 3x3 'same' convolution",
     (
-        "n x n map, stride 1, 9 channels sigma2 E[phi^2] / q = 1: second moments are kept away from the border",
+        r"$n \times n$ map, stride 1, 9 channels $\sigma^2 \mathbb{E}[\phi^2] / q = 1$: second moments are kept away"
+        " from the border",
         "positions are followed by their second moments alone: exact for the mean over weights",
     ),
     (
         step(
             "profile",
-            "Forward: along one axis a layer replaces the profile of second moments by a third of the sum over the"
-            " three taps;"
-            " what lies outside is 0. A map that starts flat keeps all but 2/(3 n) of it.",
-            "2 of the 3 n taps along an axis see the padding",
+            "Forward: along one axis a layer replaces the profile of second moments by a third of the sum over"
+            " the three taps; what lies outside is 0. A map that starts flat keeps all but $2/(3 n)$ of it.",
+            "2 of the $3 n$ taps along an axis see the padding",
             sp.Sum(sp.Sum(_INSIDE / 3, (_j, -1, 1)), (_i, 1, _n)) / _n,
             1 - sp.Rational(2, 3) / _n,
             cases=({_n: 2}, {_n: 3}, {_n: 5}),
@@ -54,17 +53,19 @@ DERIVATION = Derivation(
         ),
         step(
             "border",
-            "With angle pi / (n + 1) the sine vanishes at 0 and at n + 1, so the zeros outside are its own.",
-            "sin 0 = sin pi = 0",
-            _mode(sp.Integer(0)) ** 2 + _mode(_n + 1) ** 2,
+            r"With angle $\pi / (n + 1)$ the sine vanishes at 0 and at $n + 1$, so the zeros outside are its own.",
+            r"$\sin 0 = \sin \pi = 0$",
+            _f(0) ** 2 + _f(_n + 1) ** 2,
             sp.Integer(0),
+            where=_SINE,
         ),
         step(
             "slowest",
             "This mode is positive everywhere, hence (Perron) the slowest; an interior row shows its factor.",
             "the sine step, divided by three",
-            (_mode(_i - 1) + _mode(_i) + _mode(_i + 1)) / 3,
-            _EIGENVALUE * _mode(_i),
+            (_f(_i - 1) + _f(_i) + _f(_i + 1)) / 3,
+            _EIGENVALUE * _f(_i),
+            where=_SINE,
         ),
     ),
     {

@@ -8,45 +8,45 @@ import math
 
 
 def linear_value(z: float, a: float) -> float:
-    """Return phi(z)."""
+    """Return value of the activation."""
     return z
 
 
 def linear_derivative(z: float, a: float) -> float:
-    """Return phi'(z)."""
+    """Return derivative of the activation."""
     return 1.0
 
 
 def relu_value(z: float, a: float) -> float:
-    """Return phi(z)."""
+    """Return value of the activation."""
     if z > 0:
         return z
     return 0.0
 
 
 def relu_derivative(z: float, a: float) -> float:
-    """Return phi'(z)."""
+    """Return derivative of the activation."""
     if z > 0:
         return 1.0
     return 0.0
 
 
 def leaky_relu_value(z: float, a: float) -> float:
-    """Return phi(z)."""
+    """Return value of the activation."""
     if z > 0:
         return z
     return a*z
 
 
 def leaky_relu_derivative(z: float, a: float) -> float:
-    """Return phi'(z)."""
+    """Return derivative of the activation."""
     if z > 0:
         return 1.0
     return a
 
 
 def relu6_value(z: float, a: float) -> float:
-    """Return phi(z)."""
+    """Return value of the activation."""
     if z <= 0:
         return 0.0
     if z < 6:
@@ -55,7 +55,7 @@ def relu6_value(z: float, a: float) -> float:
 
 
 def relu6_derivative(z: float, a: float) -> float:
-    """Return phi'(z)."""
+    """Return derivative of the activation."""
     if z <= 0:
         return 0.0
     if z < 6:
@@ -64,35 +64,35 @@ def relu6_derivative(z: float, a: float) -> float:
 
 
 def elu_value(z: float, a: float) -> float:
-    """Return phi(z)."""
+    """Return value of the activation."""
     if z > 0:
         return z
     return a*math.expm1(z)
 
 
 def elu_derivative(z: float, a: float) -> float:
-    """Return phi'(z)."""
+    """Return derivative of the activation."""
     if z > 0:
         return 1.0
     return a*math.exp(z)
 
 
 def selu_value(z: float, a: float) -> float:
-    """Return phi(z)."""
+    """Return value of the activation."""
     if z > 0:
         return 1.0507009873554805*z
     return 1.7580993408473768*math.expm1(z)
 
 
 def selu_derivative(z: float, a: float) -> float:
-    """Return phi'(z)."""
+    """Return derivative of the activation."""
     if z > 0:
         return 1.0507009873554805
     return 1.7580993408473768*math.exp(z)
 
 
 def sigmoid_value(z: float, a: float) -> float:
-    """Return phi(z)."""
+    """Return value of the activation."""
     if z >= 0:
         return (1/(1 + math.exp(-abs(z))))
     t0 = math.exp(-abs(z))
@@ -100,44 +100,44 @@ def sigmoid_value(z: float, a: float) -> float:
 
 
 def sigmoid_derivative(z: float, a: float) -> float:
-    """Return phi'(z)."""
+    """Return derivative of the activation."""
     t0 = math.exp(-abs(z))
     return t0/(t0 + 1)**2
 
 
 def tanh_value(z: float, a: float) -> float:
-    """Return phi(z)."""
+    """Return value of the activation."""
     return math.tanh(z)
 
 
 def tanh_derivative(z: float, a: float) -> float:
-    """Return phi'(z)."""
+    """Return derivative of the activation."""
     t0 = math.exp(-2*abs(z))
     return 4*t0/(t0 + 1)**2
 
 
 def erf_value(z: float, a: float) -> float:
-    """Return phi(z)."""
+    """Return value of the activation."""
     return math.erf(z)
 
 
 def erf_derivative(z: float, a: float) -> float:
-    """Return phi'(z)."""
+    """Return derivative of the activation."""
     return 2*math.exp(-(z*z))/math.sqrt(math.pi)
 
 
 def gelu_value(z: float, a: float) -> float:
-    """Return phi(z)."""
+    """Return value of the activation."""
     return z*(0.5*math.erfc(-1/2*math.sqrt(2)*z))
 
 
 def gelu_derivative(z: float, a: float) -> float:
-    """Return phi'(z)."""
+    """Return derivative of the activation."""
     return (1/2)*math.sqrt(2)*z*math.exp(-1/2*(z*z))/math.sqrt(math.pi) + (0.5*math.erfc(-1/2*math.sqrt(2)*z))
 
 
 def silu_value(z: float, a: float) -> float:
-    """Return phi(z)."""
+    """Return value of the activation."""
     if z >= 0:
         return z/(1 + math.exp(-abs(z)))
     t0 = math.exp(-abs(z))
@@ -145,7 +145,7 @@ def silu_value(z: float, a: float) -> float:
 
 
 def silu_derivative(z: float, a: float) -> float:
-    """Return phi'(z)."""
+    """Return derivative of the activation."""
     if z >= 0:
         t0 = math.exp(-abs(z))
         t1 = t0 + 1
@@ -156,7 +156,7 @@ def silu_derivative(z: float, a: float) -> float:
 
 
 def hard_swish_value(z: float, a: float) -> float:
-    """Return phi(z)."""
+    """Return value of the activation."""
     if z <= -3:
         return 0.0
     if z <= 3:
@@ -165,7 +165,7 @@ def hard_swish_value(z: float, a: float) -> float:
 
 
 def hard_swish_derivative(z: float, a: float) -> float:
-    """Return phi'(z)."""
+    """Return derivative of the activation."""
     if z <= -3:
         return 0.0
     if z <= 3:

@@ -16,118 +16,118 @@ Array = NDArray[np.float64]
 
 
 def linear_value(z: Array, a: float) -> Any:
-    """Return phi(z)."""
+    """Return value of the activation."""
     return z
 
 
 def linear_derivative(z: Array, a: float) -> Any:
-    """Return phi'(z)."""
+    """Return derivative of the activation."""
     return 1.0
 
 
 def relu_value(z: Array, a: float) -> Any:
-    """Return phi(z)."""
+    """Return value of the activation."""
     return np.where(z > 0, z, 0.0)
 
 
 def relu_derivative(z: Array, a: float) -> Any:
-    """Return phi'(z)."""
+    """Return derivative of the activation."""
     return np.where(z > 0, 1.0, 0.0)
 
 
 def leaky_relu_value(z: Array, a: float) -> Any:
-    """Return phi(z)."""
+    """Return value of the activation."""
     return np.where(z > 0, z, a*z)
 
 
 def leaky_relu_derivative(z: Array, a: float) -> Any:
-    """Return phi'(z)."""
+    """Return derivative of the activation."""
     return np.where(z > 0, 1.0, a)
 
 
 def relu6_value(z: Array, a: float) -> Any:
-    """Return phi(z)."""
+    """Return value of the activation."""
     return np.where(z <= 0, 0.0, np.where(z < 6, z, 6.0))
 
 
 def relu6_derivative(z: Array, a: float) -> Any:
-    """Return phi'(z)."""
+    """Return derivative of the activation."""
     return np.where(z <= 0, 0.0, np.where(z < 6, 1.0, 0.0))
 
 
 def elu_value(z: Array, a: float) -> Any:
-    """Return phi(z)."""
+    """Return value of the activation."""
     return np.where(z > 0, z, a*np.expm1(z))
 
 
 def elu_derivative(z: Array, a: float) -> Any:
-    """Return phi'(z)."""
+    """Return derivative of the activation."""
     return np.where(z > 0, 1.0, a*np.exp(z))
 
 
 def selu_value(z: Array, a: float) -> Any:
-    """Return phi(z)."""
+    """Return value of the activation."""
     return np.where(z > 0, 1.0507009873554805*z, 1.7580993408473768*np.expm1(z))
 
 
 def selu_derivative(z: Array, a: float) -> Any:
-    """Return phi'(z)."""
+    """Return derivative of the activation."""
     return np.where(z > 0, 1.0507009873554805, 1.7580993408473768*np.exp(z))
 
 
 def sigmoid_value(z: Array, a: float) -> Any:
-    """Return phi(z)."""
+    """Return value of the activation."""
     t0 = np.exp(-abs(z))
     t1 = (1/(t0 + 1))
     return np.where(z >= 0, t1, t0*t1)
 
 
 def sigmoid_derivative(z: Array, a: float) -> Any:
-    """Return phi'(z)."""
+    """Return derivative of the activation."""
     t0 = np.exp(-abs(z))
     return t0/(t0 + 1)**2
 
 
 def tanh_value(z: Array, a: float) -> Any:
-    """Return phi(z)."""
+    """Return value of the activation."""
     return np.tanh(z)
 
 
 def tanh_derivative(z: Array, a: float) -> Any:
-    """Return phi'(z)."""
+    """Return derivative of the activation."""
     t0 = np.exp(-2*abs(z))
     return 4*t0/(t0 + 1)**2
 
 
 def erf_value(z: Array, a: float) -> Any:
-    """Return phi(z)."""
+    """Return value of the activation."""
     return scipy.special.erf(z)
 
 
 def erf_derivative(z: Array, a: float) -> Any:
-    """Return phi'(z)."""
+    """Return derivative of the activation."""
     return 2*np.exp(-(z*z))/np.sqrt(np.pi)
 
 
 def gelu_value(z: Array, a: float) -> Any:
-    """Return phi(z)."""
+    """Return value of the activation."""
     return z*scipy.special.ndtr(z)
 
 
 def gelu_derivative(z: Array, a: float) -> Any:
-    """Return phi'(z)."""
+    """Return derivative of the activation."""
     return (1/2)*np.sqrt(2)*z*np.exp(-1/2*(z*z))/np.sqrt(np.pi) + scipy.special.ndtr(z)
 
 
 def silu_value(z: Array, a: float) -> Any:
-    """Return phi(z)."""
+    """Return value of the activation."""
     t0 = np.exp(-abs(z))
     t1 = z/(t0 + 1)
     return np.where(z >= 0, t1, t0*t1)
 
 
 def silu_derivative(z: Array, a: float) -> Any:
-    """Return phi'(z)."""
+    """Return derivative of the activation."""
     t0 = np.exp(-abs(z))
     t1 = t0 + 1
     t2 = (1/(t1*t1))
@@ -135,12 +135,12 @@ def silu_derivative(z: Array, a: float) -> Any:
 
 
 def hard_swish_value(z: Array, a: float) -> Any:
-    """Return phi(z)."""
+    """Return value of the activation."""
     return np.where(z <= -3, 0.0, np.where(z <= 3, (1/6)*z*(z + 3), z))
 
 
 def hard_swish_derivative(z: Array, a: float) -> Any:
-    """Return phi'(z)."""
+    """Return derivative of the activation."""
     return np.where(z <= -3, 0.0, np.where(z <= 3, (1/3)*z + 1/2, 1.0))
 
 

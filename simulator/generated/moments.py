@@ -18,180 +18,180 @@ Array = NDArray[np.float64]
 
 
 def linear_mean(q: Array, a: float) -> Any:
-    """Return E[phi(z)], z ~ N(0, q)."""
+    """Return mean of the output."""
     return 0.0
 
 
 def linear_second_moment(q: Array, a: float) -> Any:
-    """Return E[phi(z)^2]."""
+    """Return second moment of the output."""
     return q
 
 
 def linear_derivative_second_moment(q: Array, a: float) -> Any:
-    """Return E[phi'(z)^2]."""
+    """Return second moment of the derivative."""
     return 1.0
 
 
 def linear_dual(q1: Array, q2: Array, c: Array, a: float) -> Any:
-    """Return E[phi(z1) phi(z2)], variances q1 and q2, correlation c."""
+    """Return mean product of two outputs, variances q1 and q2, correlation c."""
     return c*np.sqrt(q1)*np.sqrt(q2)
 
 
 def linear_derivative_dual(q1: Array, q2: Array, c: Array, a: float) -> Any:
-    """Return E[phi'(z1) phi'(z2)]."""
+    """Return mean product of two derivatives."""
     return 1.0
 
 
 def relu_mean(q: Array, a: float) -> Any:
-    """Return E[phi(z)], z ~ N(0, q)."""
+    """Return mean of the output."""
     return (1/2)*np.sqrt(2)*np.sqrt(q)/np.sqrt(np.pi)
 
 
 def relu_second_moment(q: Array, a: float) -> Any:
-    """Return E[phi(z)^2]."""
+    """Return second moment of the output."""
     return (1/2)*q
 
 
 def relu_derivative_second_moment(q: Array, a: float) -> Any:
-    """Return E[phi'(z)^2]."""
+    """Return second moment of the derivative."""
     return 1/2
 
 
 def relu_dual(q1: Array, q2: Array, c: Array, a: float) -> Any:
-    """Return E[phi(z1) phi(z2)], variances q1 and q2, correlation c."""
+    """Return mean product of two outputs, variances q1 and q2, correlation c."""
     return (1/2)*np.sqrt(q1)*np.sqrt(q2)*(c*(np.pi - np.arccos(c)) + np.sqrt(1 - (c*c)))/np.pi
 
 
 def relu_derivative_dual(q1: Array, q2: Array, c: Array, a: float) -> Any:
-    """Return E[phi'(z1) phi'(z2)]."""
+    """Return mean product of two derivatives."""
     return (1/2)*(np.pi - np.arccos(c))/np.pi
 
 
 def leaky_relu_mean(q: Array, a: float) -> Any:
-    """Return E[phi(z)], z ~ N(0, q)."""
+    """Return mean of the output."""
     return (1/2)*np.sqrt(2)*np.sqrt(q)*(1 - a)/np.sqrt(np.pi)
 
 
 def leaky_relu_second_moment(q: Array, a: float) -> Any:
-    """Return E[phi(z)^2]."""
+    """Return second moment of the output."""
     return (1/2)*q*((a*a) + 1)
 
 
 def leaky_relu_derivative_second_moment(q: Array, a: float) -> Any:
-    """Return E[phi'(z)^2]."""
+    """Return second moment of the derivative."""
     return (1/2)*(a*a) + 1/2
 
 
 def leaky_relu_dual(q1: Array, q2: Array, c: Array, a: float) -> Any:
-    """Return E[phi(z1) phi(z2)], variances q1 and q2, correlation c."""
+    """Return mean product of two outputs, variances q1 and q2, correlation c."""
     return np.sqrt(q1)*np.sqrt(q2)*(a*c + (1/2)*(1 - a)**2*(c*(np.pi - np.arccos(c)) + np.sqrt(1 - (c*c)))/np.pi)
 
 
 def leaky_relu_derivative_dual(q1: Array, q2: Array, c: Array, a: float) -> Any:
-    """Return E[phi'(z1) phi'(z2)]."""
+    """Return mean product of two derivatives."""
     return a + (1/2)*(1 - a)**2*(np.pi - np.arccos(c))/np.pi
 
 
 def relu6_mean(q: Array, a: float) -> Any:
-    """Return E[phi(z)], z ~ N(0, q)."""
+    """Return mean of the output."""
     t0 = np.sqrt(2)
     t1 = np.sqrt(q)
     return -1/2*t0*t1*np.expm1(-18/q)/np.sqrt(np.pi) + 3*scipy.special.erfc(3*t0/t1)
 
 
 def relu6_second_moment(q: Array, a: float) -> Any:
-    """Return E[phi(z)^2]."""
+    """Return second moment of the output."""
     return (1/2)*q*scipy.special.gammainc(3/2, 18/q) + 18*scipy.special.erfc(3*np.sqrt(2)/np.sqrt(q))
 
 
 def relu6_derivative_second_moment(q: Array, a: float) -> Any:
-    """Return E[phi'(z)^2]."""
+    """Return second moment of the derivative."""
     return (1/2)*scipy.special.erf(3*np.sqrt(2)/np.sqrt(q))
 
 
 def elu_mean(q: Array, a: float) -> Any:
-    """Return E[phi(z)], z ~ N(0, q)."""
+    """Return mean of the output."""
     t0 = (1/2)*np.sqrt(2)*np.sqrt(q)
     return (1/2)*a*erfcx_tail(t0) + t0*(1 - a)/np.sqrt(np.pi)
 
 
 def elu_second_moment(q: Array, a: float) -> Any:
-    """Return E[phi(z)^2]."""
+    """Return second moment of the output."""
     t0 = np.sqrt(2)*np.sqrt(q)
     return (a*a)*(-erfcx_tail((1/2)*t0) + (1/2)*erfcx_tail(t0)) + (1/2)*q
 
 
 def elu_derivative_second_moment(q: Array, a: float) -> Any:
-    """Return E[phi'(z)^2]."""
+    """Return second moment of the derivative."""
     return (1/2)*(a*a)*scipy.special.erfcx(np.sqrt(2)*np.sqrt(q)) + 1/2
 
 
 def selu_mean(q: Array, a: float) -> Any:
-    """Return E[phi(z)], z ~ N(0, q)."""
+    """Return mean of the output."""
     t0 = np.sqrt(2)*np.sqrt(q)
     return -0.3536991767459482*t0/np.sqrt(np.pi) + 0.8790496704236884*erfcx_tail((1/2)*t0)
 
 
 def selu_second_moment(q: Array, a: float) -> Any:
-    """Return E[phi(z)^2]."""
+    """Return second moment of the output."""
     t0 = np.sqrt(2)*np.sqrt(q)
     return 0.5519862824148908*q - 3.090913292287981*erfcx_tail((1/2)*t0) + 1.5454566461439905*erfcx_tail(t0)
 
 
 def selu_derivative_second_moment(q: Array, a: float) -> Any:
-    """Return E[phi'(z)^2]."""
+    """Return second moment of the derivative."""
     return 1.5454566461439905*scipy.special.erfcx(np.sqrt(2)*np.sqrt(q)) + 0.5519862824148908
 
 
 def sigmoid_mean(q: Array, a: float) -> Any:
-    """Return E[phi(z)], z ~ N(0, q)."""
+    """Return mean of the output."""
     return 1/2
 
 
 def tanh_mean(q: Array, a: float) -> Any:
-    """Return E[phi(z)], z ~ N(0, q)."""
+    """Return mean of the output."""
     return 0.0
 
 
 def erf_mean(q: Array, a: float) -> Any:
-    """Return E[phi(z)], z ~ N(0, q)."""
+    """Return mean of the output."""
     return 0.0
 
 
 def erf_second_moment(q: Array, a: float) -> Any:
-    """Return E[phi(z)^2]."""
+    """Return second moment of the output."""
     return 2*np.arctan(2*q/np.sqrt(4*q + 1))/np.pi
 
 
 def erf_derivative_second_moment(q: Array, a: float) -> Any:
-    """Return E[phi'(z)^2]."""
+    """Return second moment of the derivative."""
     return 4/(np.pi*np.sqrt(4*q + 1))
 
 
 def erf_dual(q1: Array, q2: Array, c: Array, a: float) -> Any:
-    """Return E[phi(z1) phi(z2)], variances q1 and q2, correlation c."""
+    """Return mean product of two outputs, variances q1 and q2, correlation c."""
     return 2*np.arctan(2*c*np.sqrt(q1)*np.sqrt(q2)/np.sqrt(4*q1*q2*(1 - (c*c)) + 2*q1 + 2*q2 + 1))/np.pi
 
 
 def erf_derivative_dual(q1: Array, q2: Array, c: Array, a: float) -> Any:
-    """Return E[phi'(z1) phi'(z2)]."""
+    """Return mean product of two derivatives."""
     return 4/(np.pi*np.sqrt(4*q1*q2*(1 - (c*c)) + 2*q1 + 2*q2 + 1))
 
 
 def gelu_mean(q: Array, a: float) -> Any:
-    """Return E[phi(z)], z ~ N(0, q)."""
+    """Return mean of the output."""
     return (1/2)*np.sqrt(2)*q/(np.sqrt(np.pi)*np.sqrt(q + 1))
 
 
 def gelu_second_moment(q: Array, a: float) -> Any:
-    """Return E[phi(z)^2]."""
+    """Return second moment of the output."""
     t0 = (1/(np.pi))
     t1 = q/np.sqrt(2*q + 1)
     return q*(t0*t1/(q + 1) + (1/2)*t0*np.arctan(t1) + 1/4)
 
 
 def gelu_derivative_second_moment(q: Array, a: float) -> Any:
-    """Return E[phi'(z)^2]."""
+    """Return second moment of the derivative."""
     t0 = 2*q + 1
     t1 = (1/(np.pi))
     t2 = (1/2)*t1
@@ -200,7 +200,7 @@ def gelu_derivative_second_moment(q: Array, a: float) -> Any:
 
 
 def gelu_dual(q1: Array, q2: Array, c: Array, a: float) -> Any:
-    """Return E[phi(z1) phi(z2)], variances q1 and q2, correlation c."""
+    """Return mean product of two outputs, variances q1 and q2, correlation c."""
     t0 = (c*c)
     t1 = q1*(1 - t0)
     t2 = q2 + 1
@@ -211,7 +211,7 @@ def gelu_dual(q1: Array, q2: Array, c: Array, a: float) -> Any:
 
 
 def gelu_derivative_dual(q1: Array, q2: Array, c: Array, a: float) -> Any:
-    """Return E[phi'(z1) phi'(z2)]."""
+    """Return mean product of two derivatives."""
     t0 = q1 + 1
     t1 = q1*q2*(1 - (c*c)) + q2 + t0
     t2 = c*np.sqrt(q1)*np.sqrt(q2)/np.sqrt(t1)
@@ -220,20 +220,20 @@ def gelu_derivative_dual(q1: Array, q2: Array, c: Array, a: float) -> Any:
 
 
 def hard_swish_mean(q: Array, a: float) -> Any:
-    """Return E[phi(z)], z ~ N(0, q)."""
+    """Return mean of the output."""
     t0 = (9/2)/q
     return (1/2)*np.sqrt(2)*np.sqrt(q)*np.exp(-t0)/np.sqrt(np.pi) + (1/6)*q*scipy.special.gammainc(3/2, t0)
 
 
 def hard_swish_second_moment(q: Array, a: float) -> Any:
-    """Return E[phi(z)^2]."""
+    """Return second moment of the output."""
     t0 = (9/2)/q
     t1 = scipy.special.gammainc(3/2, t0)
     return (1/12)*(q*q)*scipy.special.gammainc(5/2, t0) + (1/4)*q*t1 + (1/2)*q*(1 - t1)
 
 
 def hard_swish_derivative_second_moment(q: Array, a: float) -> Any:
-    """Return E[phi'(z)^2]."""
+    """Return second moment of the derivative."""
     t0 = (3/2)*np.sqrt(2)/np.sqrt(q)
     return (1/9)*q*scipy.special.gammainc(3/2, (9/2)/q) + (1/4)*scipy.special.erf(t0) + (1/2)*scipy.special.erfc(t0)
 
