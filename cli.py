@@ -485,6 +485,7 @@ def train(
     from varprop.simulator.progress import progress_bar
     from varprop.simulator.propagate import Settings, build_network
     from varprop.simulator.provenance import provenance
+    from varprop.simulator.theory.engine import check_theory
     from varprop.simulator.torch_backend import seeds as many
     from varprop.simulator.torch_backend import summary
     from varprop.simulator.torch_backend.data import cifar10_data
@@ -506,9 +507,11 @@ def train(
         record_steps=tuple(_numbers("--record", record)),
         watch=watch,
     )
+    if check_start:
+        check_theory(settings.network)
     images = cifar10_data(data_dir, subset)
     job = many.plan(settings, seeds, images, out, device=device, use_graph=graph, side_by_side=side_by_side)
-    written = {**settings.describe(), "nodes": len(settings.network), "seeds": list(job.seeds)}
+    written = {**settings.describe(), "nodes": len(settings.network), "seeds": list(range(seed, seed + seeds))}
     many.write_provenance(job, provenance(["varprop", *context.obj], written, "torch"))
     with progress_bar(quiet, job.settings.network.name, "steps") as progress:
         found = many.train_seeds(job, progress, None if quiet else lambda line: print(line, file=sys.stderr))

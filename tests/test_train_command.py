@@ -100,6 +100,7 @@ def test_a_run_leaves_its_records_and_prints_a_line_a_seed(data_dir, tmp_path, c
         (["--record", "x"], "--record: got 'x'"),
         (["--out", "missing/run"], "--out: got missing/run, expected a folder whose parent exists"),
         (["--data-dir", "missing"], "--data-dir: got missing"),
+        (["--init", "constant(1)", "--check-start"], "weights"),
         (["--init", "he_norml"], "Did you mean 'he_normal'?"),
     ],
 )
@@ -173,6 +174,22 @@ def test_start_is_what_theory_predicts_over_seeds():
     for scores in (forward, backward):
         assert abs(np.mean(scores)) < 4 / np.sqrt(40)
         assert 0.5 < np.std(scores) < 1.6  # four of its standard errors
+
+
+def test_progress_counts_the_steps_of_all_seeds(tmp_path):
+    settings = TrainingSettings(build("mlp", depth=2, width=6), epochs=2, batch=8)
+    job = seeds.plan(settings, 3, clusters(), tmp_path, device="cpu", side_by_side=2, environment={})
+    seen = []
+    seeds.train_seeds(job, lambda done, total: seen.append((done, total)))
+    assert seen == [(done, 18) for done in (2, 4, 6, 8, 10, 12, 13, 14, 15, 16, 17, 18)]
+
+
+def test_memory_of_the_host_that_runs_out_is_the_users_error():
+    told = r"memory: got \d+ bytes asked for, expected what this machine has. Lower --batch"
+    with pytest.raises(UserError, match=told), devices.out_of_memory("lower --batch"):
+        torch.empty(10**16)
+    with pytest.raises(RuntimeError, match="shape"), devices.out_of_memory("lower --batch"):
+        torch.zeros(3).reshape(2, 2)
 
 
 def test_memory_of_the_gpu_that_runs_out_is_the_users_error():

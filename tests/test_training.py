@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -28,6 +29,7 @@ from varprop.simulator.weight_decay import Sgd, motion
 torch = pytest.importorskip("torch")
 
 from varprop.simulator.torch_backend import checkpoint  # noqa: E402
+from varprop.simulator.torch_backend.cuda_graph import GraphedStep  # noqa: E402
 from varprop.simulator.torch_backend.data import Labelled, TrainingData  # noqa: E402
 from varprop.simulator.torch_backend.measuring import angle, first_weights  # noqa: E402
 from varprop.simulator.torch_backend.module import TorchNetwork  # noqa: E402
@@ -259,6 +261,32 @@ def test_small_angles_keep_their_digits():
         after = 7 * torch.tensor([math.cos(turn), math.sin(turn)], dtype=torch.float64)
         np.testing.assert_allclose(angle(before, after), turn, rtol=1e-12)
     assert angle(before, torch.zeros(2, dtype=torch.float64)) == 0
+
+
+def test_a_graphed_step_leaves_what_eager_steps_leave(monkeypatch):
+    """The logic around a capture, with a stand-in for CUDA that replays by calling the step."""
+    stream = types.SimpleNamespace(wait_stream=lambda other: None)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: stream)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", types.SimpleNamespace)
+    monkeypatch.setattr(torch.cuda, "graph", lambda graph, capture_error_mode: contextlib.nullcontext())
+    monkeypatch.setattr("varprop.simulator.torch_backend.steps.capturable", lambda network, device: True)
+    prepare, replays = GraphedStep.__init__, []
+
+    def capture(self, step, index, state):
+        prepare(self, step, index, state)
+        self._graph.replay = lambda: replays.append(step(self._index))
+
+    monkeypatch.setattr(GraphedStep, "__init__", capture)
+    data = TrainingData(samples(20, (3, 6, 6), 3), samples(7, (3, 6, 6), 3, seed=1), "clusters")
+    settings = TrainingSettings(normalised(), epochs=3, batch=4, momentum=0.9, l2=1e-3, record_steps=(7,))
+    graphed = train(settings, data, device="cpu")
+    eager = train(settings, data, device="cpu", use_graph=False)
+    assert len(replays) == 3 * 4 - 1  # all but each epoch's first step and the one that is recorded
+    assert same_weights(graphed.module, eager.module)
+    assert graphed.records.layers == eager.records.layers
+    assert [row.loss for row in graphed.records.epochs] == [row.loss for row in eager.records.epochs]
 
 
 SCRIPT = """

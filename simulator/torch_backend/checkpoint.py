@@ -45,6 +45,8 @@ def load(folder: Path, identity: str, device: torch.device) -> Checkpoint | None
         The file is damaged, or of a run with other settings.
     """
     path = folder / FILE
+    for unfinished in folder.glob(f".{FILE}.*"):  # of a process that was killed while it wrote
+        unfinished.unlink()
     if not path.exists():
         return None
     try:

@@ -38,8 +38,13 @@ def describe(device: torch.device) -> str:
 
 @contextmanager
 def out_of_memory(advice: str) -> Iterator[None]:
-    """Turn a device's failure to allocate into a user's error with advice."""
+    """Turn a device's or the host's failure to allocate into a user's error with advice."""
     try:
         yield
     except torch.cuda.OutOfMemoryError as error:
         raise UserError("GPU memory", str(error).partition(". ")[0], "enough of it", advice) from None
+    except RuntimeError as error:
+        _, found, amount = str(error).partition("can't allocate memory: you tried to allocate ")
+        if not found:
+            raise
+        raise UserError("memory", f"{amount.partition('.')[0]} asked for", "what this machine has", advice) from None

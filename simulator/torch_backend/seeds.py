@@ -107,7 +107,7 @@ def train_seeds(job: Seeds, progress: Progress | None = None, announce: Announce
                 folder = job.out / f"seed-{seed}"
                 make_folder(folder)
                 runs.append(Run(replace(job.settings, seed=seed), data, folder, job.device, use_graph=job.use_graph))
-            finish(runs, progress, tell)
+            finish(runs, _share(progress, first, len(runs), len(job.seeds)), tell)
             found |= {run.settings.seed: run.records for run in runs}
     return found
 
@@ -124,6 +124,18 @@ def write_provenance(job: Seeds, record: Mapping[str, object]) -> None:
     """Write ``run.json``: settings, data, device, and what the caller knows of command and versions."""
     known = {"data": job.data.describe(), "device": describe(find_device(job.device)), **record}
     write_whole(job.out / "run.json", json.dumps(known, indent=1, allow_nan=False) + "\n")
+
+
+def _share(progress: Progress | None, before: int, here: int, seeds: int) -> Progress | None:
+    """Turn the progress of `here` runs, after `before` others, into that of all; every run has as many steps."""
+    if progress is None:
+        return None
+
+    def show(done: int, total: int) -> None:
+        each = total // here
+        progress(before * each + done, seeds * each)
+
+    return show
 
 
 def _line(run: Run) -> str:

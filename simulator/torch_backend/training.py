@@ -70,6 +70,7 @@ class Run:
         self.settings = settings
         self.records = Records()
         self.step = 0
+        self._recorded = frozenset(settings.record_steps)
         self._steps_per_epoch = math.ceil(len(data.train) / settings.batch)
         self.total = min(settings.epochs * self._steps_per_epoch, settings.steps or 10**18)
         self._out = out
@@ -78,7 +79,8 @@ class Run:
         self._seconds = 0.0  # spent on the epoch's steps
         self._saved = time.monotonic()
         self._order: Tensor | None = None
-        torch.backends.cudnn.benchmark = where.type == "cuda"  # all steps but an epoch's last have one shape
+        if where.type == "cuda":
+            torch.backends.cudnn.benchmark = True  # all steps but an epoch's last have one shape
         self._stream = torch.cuda.Stream(where) if where.type == "cuda" else None  # type: ignore[no-untyped-call]
         with self._on_stream():
             self._data = data.to(where)
@@ -97,7 +99,7 @@ class Run:
             began = time.monotonic()
             epoch, place = divmod(self.step, self._steps_per_epoch)
             index = self._batch(epoch, place)
-            if place == 0 or self.step in self.settings.record_steps:
+            if place == 0 or self.step in self._recorded:
                 self._record_weights(epoch + 1)
                 self._record_layers(self._steps.observed(self._data.train, index), epoch + 1)
             else:
