@@ -112,6 +112,8 @@ def propagate(
         str | None, typer.Option(help="draw until every layer's standard error is below this, e.g. 1%", metavar="SHARE")
     ] = None,
     engine: Annotated[list[str] | None, typer.Option(help="theory, monte-carlo, torch; default the first two")] = None,
+    below: Annotated[float | None, typer.Option(help="share of draws whose second moments end below this")] = None,
+    above: Annotated[float | None, typer.Option(help="share of draws whose second moments end above this")] = None,
     check: Annotated[bool, typer.Option("--check", help="exit with 3 where theory and Monte Carlo disagree")] = False,
     plot: Annotated[
         Path | None, typer.Option(help="draw a .png, .pdf or .svg, its data beside it", metavar="FILE")
@@ -163,6 +165,8 @@ def propagate(
                 trials=most if trials is None else trials,
                 precision=share,
                 seed=seed,
+                below=below,
+                above=above,
                 engines=engines,
                 **dict(zip(given, point, strict=True)),
             ),

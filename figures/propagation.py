@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from varprop.figures.save import save
 from varprop.figures.style import COLOURS, WIDTHS
+from varprop.simulator.bands import BAND, log_quantile
 from varprop.simulator.compare import merged_layers
 from varprop.simulator.export import settings_data, to_csv
 from varprop.simulator.propagate import Run
@@ -24,6 +25,7 @@ from varprop.simulator.report import Moments, Report
 MOST_LABELS = 60
 """Layer names that fit side by side over the width of a page, upright."""
 
+_EXP = 700.0  # natural log of about the largest float
 _FLOAT_RANGE = 650.0  # natural logs of what a float64 axis can show, with room for its margins
 
 
@@ -33,8 +35,9 @@ def propagation(reports: Sequence[Report], labels: Sequence[str] | None = None) 
     Parameters
     ----------
     reports
-        Any number of engines and networks; engine ``theory`` is drawn as a line, others as points with bars of
-        one standard error. Exact zeros have no place on a log scale and are left out.
+        Any number of engines and networks; engine ``theory`` is drawn as a line over the band that
+        most draws lie in, others as points with bars of one standard error. Exact zeros have no place on a log scale
+        and are left out.
     labels
         One a report: those of equal label share a colour. Default: the engine alone is named.
 
@@ -60,8 +63,9 @@ def propagation(reports: Sequence[Report], labels: Sequence[str] | None = None) 
             _log_scale(axes)
     weighted = {node.name for report in reports for node in report.network.nodes if node.fan_in is not None}
     _name_layers(lower, list(places), weighted)
-    columns = min(len(reports), 2 if any(names) else 4)
-    figure.legend(*upper.get_legend_handles_labels(), loc="outside upper right", ncols=columns)
+    handles = upper.get_legend_handles_labels()
+    columns = min(len(handles[0]), 2 if any(names) else 4)
+    figure.legend(*handles, loc="outside upper right", ncols=columns)
     return figure
 
 
@@ -89,6 +93,7 @@ def _draw(
     values = np.exp(logs) if in_range else logs / math.log(10)
     if report.engine == "theory":
         axes.plot(layers, values, color=colour, label=label, zorder=3)
+        _band(axes, layers, label, colour, row, in_range)
         return
     axes.errorbar(
         layers,
@@ -103,6 +108,19 @@ def _draw(
         label=label,
         zorder=2,
     )
+
+
+def _band(
+    axes: Axes, layers: NDArray[np.intp], label: str, colour: str, row: Sequence[Moments], in_range: bool
+) -> None:
+    """Shade what most draws of the weights lie in, where that is known."""
+    found = [[log_quantile(moments, probability) for moments in row] for probability in BAND]
+    low, high = np.array(found, dtype=np.float64)  # None becomes nan
+    if np.isnan(low).all():
+        return
+    edges = [np.exp(np.clip(side, -_EXP, _EXP)) if in_range else side / math.log(10) for side in (low, high)]
+    name = f"{label}, {BAND[0]:.0%} to {BAND[1]:.0%} of draws"
+    axes.fill_between(layers, *edges, color=colour, alpha=0.18, linewidth=0, label=name, zorder=1)
 
 
 def _bars(row: Sequence[Moments]) -> NDArray[np.float64]:

@@ -13,6 +13,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
+from varprop.simulator.bands import BAND, ends, log_quantile
 from varprop.simulator.compare import Agreement, Comparison, Summary, end_to_end, summarise
 from varprop.simulator.differences import differences
 from varprop.simulator.initializers import weight_law
@@ -115,6 +116,8 @@ def summary_data(run: Run) -> Json:
     if run.torch is not None:
         found["torch"] = _factors(run.torch)
         found["torch_agreement"] = None if run.torch_comparison is None else _agreement(run.torch_comparison)
+    if run.settings.below is not None or run.settings.above is not None:
+        found["ends"] = [asdict(end) for end in ends(run.reports, run.settings.below, run.settings.above)]
     return found
 
 
@@ -155,7 +158,11 @@ def _moments(moments: Moments) -> Json:
         "log_second_moment_mean": _finite(moments.log_second_moment_mean),
         "log_second_moment_sd": _finite(moments.log_second_moment_sd),
     }
-    if moments.trials is not None:
+    if moments.trials is None:
+        for probability in BAND:
+            quantile = log_quantile(moments, probability)
+            found[f"second_moment_p{round(100 * probability)}"] = None if quantile is None else _exp(quantile)
+    else:
         found["standard_error"] = None if lost else _finite(moments.standard_error)
         found["trials"] = moments.trials
     return found
@@ -198,6 +205,10 @@ def flat(data: Mapping[str, object], prefix: str = "") -> Json:
         else:
             found[prefix + key] = value
     return found
+
+
+def _exp(log: float) -> float | None:
+    return math.exp(log) if -700 < log < 700 else None
 
 
 def _finite(value: float | None) -> float | None:

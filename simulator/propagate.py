@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -37,7 +38,11 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """One point of a comparison: what to build, what to feed, how to look. None means the network's own default."""
+    """One point of a comparison: what to build, what to feed, how to look.
+
+    None means the network's own default. `below` and `above` are second moments that draws may end beyond
+    (`varprop.simulator.bands.ends`).
+    """
 
     network: str
     framework: str | None = None
@@ -53,6 +58,8 @@ class Settings:
     precision: float | None = None
     """Stop Monte Carlo when every standard error is at most this share of its second moment; `trials` at most."""
     seed: int = 0
+    below: float | None = None
+    above: float | None = None
     engines: tuple[str, ...] = DEFAULT_ENGINES
 
 
@@ -124,6 +131,9 @@ def prepare(settings: Settings, data_dir: Path | None = None) -> Problem:
     _between("--batch", settings.batch, 1, LARGEST_BATCH)
     _between("--trials", settings.trials, 2, MOST_TRIALS)
     _between("--seed", settings.seed, 0, 2**63 - 1)
+    for option, threshold in (("--below", settings.below), ("--above", settings.above)):
+        if threshold is not None and not 0 < threshold < math.inf:
+            raise UserError(option, threshold, "a second moment above 0")
     network = build_network(settings)
     elements = settings.batch * sum(_elements(node.shape) for node in network.nodes)
     if elements > LARGEST_RUN:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from varprop.simulator.bands import ends
 from varprop.simulator.compare import (
     ALLOWED_FAILURES,
     BEYOND,
@@ -82,7 +83,7 @@ def to_table(runs: Sequence[Run], *, terminal: bool = False) -> str:
         for number, run in enumerate(runs, 1):
             parted = [(part.layer, part.text) for part in differences(runs[0].network, run.network)]
             lines = [f"1 against {number}: {line}" for line in _alike(parted)]
-            for line in lines + [f"{number}: {line}" for line in _notes(run)]:
+            for line in lines + [f"{number}: {line}" for line in _notes(run) + _ends(run)]:
                 console.print(line, markup=False, highlight=False, soft_wrap=not terminal)
     return text.getvalue()
 
@@ -287,6 +288,16 @@ def _closing(run: Run) -> list[str]:
     for name, comparison in (("Monte Carlo", run.comparison), ("torch", run.torch_comparison)):
         if comparison:
             lines += _agreement(name, comparison)
+    return lines + _ends(run)
+
+
+def _ends(run: Run) -> list[str]:
+    lines = []
+    for end in ends(run.reports, run.settings.below, run.settings.above):
+        what = "q of the output" if end.direction == "forward" else f"g at {end.layer}"
+        known = {engine: "not known" if share is None else f"{share:.3g}" for engine, share in end.share.items()}
+        shares = ", ".join(f"{share} ({engine})" for engine, share in known.items())
+        lines.append(f"share of draws with {what} {end.side} {end.threshold:g}: {shares}")
     return lines
 
 

@@ -56,6 +56,8 @@ MISTAKES = {
     "precision of everything": ["propagate", "mlp", "--precision", "100%"],
     "precision that is NaN": ["propagate", "mlp", "--precision", "nan"],
     "precision without Monte Carlo": ["propagate", "mlp", "--engine", "theory", "--precision", "1%"],
+    "threshold of zero": ["propagate", "mlp", "--below", "0"],
+    "threshold that is NaN": ["propagate", "mlp", "--above", "nan"],
     "negative seed": ["propagate", "mlp", "--seed=-1"],
     "absurd seed": ["propagate", "mlp", "--seed", "9" * 30],
     "zero threads": ["propagate", "mlp", "--threads", "0"],
@@ -236,6 +238,20 @@ def test_one_engine_alone(capsys) -> None:
     for engine, other in (("theory", "monte_carlo"), ("monte-carlo", "theory")):
         assert main([*TINY, "--engine", engine, "--format", "json"]) == 0
         assert json.loads(capsys.readouterr().out)["layers"][0]["forward"][other] is None
+
+
+def test_share_of_draws_beyond_a_scale(capsys) -> None:
+    command = [*TINY, "--below", "0.1", "--above", "10"]
+    assert main(command) == 0
+    assert capsys.readouterr().out.count("share of draws") == 4
+    assert main([*command, "--format", "json"]) == 0
+    found = json.loads(capsys.readouterr().out)["summary"]["ends"]
+    assert [(end["direction"], end["side"], end["threshold"]) for end in found] == [
+        (direction, side, scale)
+        for direction in ("forward", "backward")
+        for side, scale in (("below", 0.1), ("above", 10.0))
+    ]
+    assert all(0 <= share <= 1 for end in found for share in end["share"].values())
 
 
 def test_out_and_plot(tmp_path, capsys) -> None:

@@ -12,6 +12,7 @@ from varprop.figures.propagation import MOST_LABELS, propagation, save_propagati
 from varprop.figures.readme import accuracy_table, fill
 from varprop.simulator.errors import UserError
 from varprop.simulator.propagate import Run, Settings
+from varprop.simulator.report import LayerMoments, Moments, Report
 
 
 @pytest.fixture
@@ -35,6 +36,19 @@ def test_line_is_theory_and_bars_are_standard_errors(run) -> None:
     np.testing.assert_allclose([(s[0, 1] + s[1, 1]) / 2 for s in segments], 2.0 ** -np.arange(5), rtol=1e-12)
     np.testing.assert_allclose([(s[1, 1] - s[0, 1]) / 2 for s in segments], 0.1 * 2.0 ** -np.arange(5), rtol=1e-12)
     assert upper.get_yscale() == "log"
+
+
+def test_band_is_that_of_most_draws_and_stops_where_it_is_not_known(chain) -> None:
+    rows = [Moments(0.0, 1.0, 1.0, 0.0, mean, sd) for mean, sd in ((0.0, 0.0), (-0.1, 0.5), (None, None))]
+    zero = Moments(0.0, 0.0, 0.0, -math.inf, None, None)
+    layers = tuple(LayerMoments(row, zero) for row in rows)
+    upper, lower = propagation([Report("theory", chain(2), layers)]).axes
+    (band,) = upper.collections
+    edges = np.concatenate([path.vertices for path in band.get_paths()])
+    for quantile in (-1.2815515655, 1.2815515655):
+        assert np.any(np.isclose(edges, [1, math.exp(-0.1 + 0.5 * quantile)]).all(axis=1))
+    assert edges[:, 0].max() == 1
+    assert len(lower.collections) == 0
 
 
 @pytest.mark.parametrize("layers", [1, 10, 60, 150, 1000])

@@ -12,7 +12,8 @@ from varprop.simulator.initializers import weight_law
 from varprop.simulator.network import Network
 from varprop.simulator.report import Batch, LayerMoments, Moments, Report
 from varprop.simulator.theory.backward import Gradient, pull_back, total, untied
-from varprop.simulator.theory.finite_width import log_variances
+from varprop.simulator.theory.finite_width import log_laws
+from varprop.simulator.theory.fluctuations import LogLaw
 from varprop.simulator.theory.forward import propagate
 from varprop.simulator.theory.known import channel_variance, draws_weights, evaluate
 from varprop.simulator.theory.notes import notes
@@ -52,7 +53,7 @@ def predict(network: Network, batch: Batch) -> Report:
     with threadpool_limits(limits=1, user_api="blas"):
         signals = _forward(network, batch)
         gradients = _backward(network, signals)
-        forward, backward = log_variances(network, signals, gradients)
+        forward, backward = log_laws(network, signals, gradients)
     rows = [
         _moments(signal.kernel, signal.edges, float(signal.mean.mean()), spread)
         if signal.known is None
@@ -127,13 +128,13 @@ def _known_moments(values: Array) -> Moments:
     return Moments(float(values.mean()), square, float(channel_variance(values).mean()), log, log, 0.0)
 
 
-def _moments(kernel: PairKernel, edges: float, mean: float, log_variance: float | None) -> Moments:
+def _moments(kernel: PairKernel, edges: float, mean: float, law: LogLaw | None) -> Moments:
     q = kernel.second_moment * edges
     variance = max(q - kernel.pair_mean * edges, 0.0)
     log = float(np.log(q)) + kernel.log_scale if q > 0 else -np.inf
     with np.errstate(over="ignore", under="ignore"):
         mean *= float(np.exp(kernel.log_scale / 2))
         second_moment, variance = float(np.exp(log)), variance * float(np.exp(kernel.log_scale))
-    if log_variance is None:
+    if law is None:
         return Moments(mean, second_moment, variance, log, None, None)
-    return Moments(mean, second_moment, variance, log, log - log_variance / 2, float(np.sqrt(log_variance)))
+    return Moments(mean, second_moment, variance, log, log - law.deficit, float(np.sqrt(law.variance)))

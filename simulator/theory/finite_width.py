@@ -3,7 +3,10 @@
 The second moment Q of a node, over batch, channels and positions of one draw, is an average over a finite number n of
 channels. Its relative fluctuation delta adds up over layers, so that log Q is close to normal (Hanin & Nica [1]_) with
 
-    E log Q = log q - V / 2,    sd log Q = sqrt(V),    V = Var(delta).
+    E log Q = log q - V / 2,    sd log Q = sqrt(V),    V = Var(delta),
+
+where the log of each source counts as that of a chi-squared variable, which is exact for linear layers: V and V / 2 are
+then sums of psi_1(k / 2) and of log(k / 2) - psi(k / 2) in place of 2 / k and 1 / k.
 
 Every node's delta is a linear combination of independent sources, each a layer's own channels. Four rules:
 
@@ -27,8 +30,9 @@ Gate. Of the gradient, with correlation gamma, and phi'(sigma u)^2 = sum_k b_k h
 
 Dense layer, back. The gradient at its n inputs is Gaussian given all later layers: own as forward, of its kernel.
 
-Assumptions: weights on the way back are independent of those on the way forward; weights are normal or orthogonal (the
-excess kurtosis of others, over fan-in, is left out); 1 / n^2 is left out, so that log q must itself be right to 1 / n.
+Assumptions: weights on the way back are independent of those on the way forward; of weights that are not normal the
+squared lengths of their vectors are followed, by kappa / fan more variable; 1 / n^2 is left out, so that log q must
+itself be right to 1 / n.
 Beyond what batch normalisation or a depthwise layer sends back, and after averaging positions whose mean is small, the
 spread is not known.
 
@@ -61,7 +65,7 @@ from varprop.simulator.network import (
     Node,
 )
 from varprop.simulator.theory.backward import Gradient
-from varprop.simulator.theory.fluctuations import Fluctuations
+from varprop.simulator.theory.fluctuations import Fluctuations, LogLaw
 from varprop.simulator.theory.maps import Window
 from varprop.simulator.theory.pair_series import log_second_moment, pair_mean, square_series
 from varprop.simulator.theory.pairs import PairKernel
@@ -154,10 +158,10 @@ class _Return:
     gates: float = 0.0
 
 
-def log_variances(
+def log_laws(
     network: Network, signals: list[Signal], gradients: list[Gradient]
-) -> tuple[list[float | None], list[float | None]]:
-    """Return the variance over draws of every node's log second moment, forward and backward.
+) -> tuple[list[LogLaw | None], list[LogLaw | None]]:
+    """Return the law over draws of every node's log second moment, forward and backward.
 
     Parameters
     ----------
@@ -169,7 +173,7 @@ def log_variances(
     Returns
     -------
     forward, backward
-        V of each node; None where the second moment is zero or the spread is not known (see the module's assumptions).
+        Of each node; None where the second moment is zero or the spread is not known (see the module's assumptions).
     """
     count = len(network)
     found = Fluctuations(network)
@@ -183,11 +187,11 @@ def log_variances(
         back = _backward(network, index, signals, gradients, returns)
         returns[index] = back
         found.add_back(index, back.shares, back.slope, back.own)
-    return [_known(v) for v in found.forward], [_known(v) for v in found.backward]
+    return [_known(law) for law in found.forward], [_known(law) for law in found.backward]
 
 
-def _known(variance: float) -> float | None:
-    return max(variance, 0.0) if math.isfinite(variance) else None
+def _known(law: LogLaw) -> LogLaw | None:
+    return LogLaw(max(law.variance, 0.0), law.deficit) if math.isfinite(law.variance) else None
 
 
 def _forward(network: Network, index: int, signals: list[Signal], steps: list[_Step]) -> _Step:
@@ -234,7 +238,11 @@ def _dense(network: Network, node: Node, signal: Signal, source: Signal, before:
     kurtosis = 0.0 if bias is None else bias.excess_kurtosis * (1.0 - weight) ** 2
     spread = before.spread.mixed(source.kernel, source.width, signal.weighted.window)
     square = pair_mean(signal.kernel, _SQUARE, inside=_inside(signal)) + spread.variance * _apart(signal)
-    channels = (2 * square * _free(signal.weighted.law) + kurtosis) / node.shape[0]
+    law, fan_in = signal.weighted.law, signal.weighted.fan_in
+    # Mean over points of x_i^2 x_i'^2 of an input, over its second moment squared.
+    inputs = 1.0 + (before.channels * source.width if math.isfinite(source.width) else 0.0)
+    lengths = weight**2 * _lengths(law, fan_in) * inputs
+    channels = (2 * square * _free(law) + lengths + kurtosis) / node.shape[0]
     return _Step((weight,), channels, channels, spread, kurtosis)
 
 
@@ -309,6 +317,7 @@ def _backward(
                 weighted = signals[reader].weighted
                 assert weighted is not None
                 fresh = _free(weighted.law, back=True)
+                own += share**2 * _lengths(weighted.law, after.fan_out or 1) / node.shape[0]
                 stray = stray.mixed(arriving.kernel, after.shape[0], weighted.window, returns[reader].gates)
             case Add():
                 known += share**2 * pair_mean(arriving.kernel, _SQUARE, inside=inside)
@@ -359,6 +368,11 @@ def _free(law: WeightLaw, back: bool = False) -> float:
         return 1.0
     rows, columns = law.matrix[::-1] if back else law.matrix
     return max(1.0 - rows / columns, 0.0)
+
+
+def _lengths(law: WeightLaw, fan: int) -> float:
+    """Relative variance of a weight vector's squared length, less that of a Gaussian one (which `_free` is about)."""
+    return 0.0 if law.matrix is not None else law.excess_kurtosis / fan
 
 
 def _size(kernel: PairKernel) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -11,6 +12,17 @@ from varprop.simulator.network import Network
 Source = tuple[str, int]
 Fluctuation = dict[Source, float]
 """Relative fluctuation of one second moment: the coefficient of every source."""
+
+
+@dataclass(frozen=True, slots=True)
+class LogLaw:
+    """Of a second moment over draws: variance of its log, and how far the mean of the log is below the log of the mean.
+
+    Both are those of a sum of independent terms c log X, to first order in the powers c for the second.
+    """
+
+    variance: float = 0.0
+    deficit: float = 0.0
 
 
 class Fluctuations:
@@ -22,19 +34,19 @@ class Fluctuations:
     Attributes
     ----------
     forward, backward
-        Variance of every node's fluctuation; nan where a source on the way is nan.
+        Every node's law; nan where a source on the way is nan.
     """
 
     def __init__(self, network: Network) -> None:
         self._network = network
         reach = np.maximum.accumulate([max(readers, default=0) for readers in network.consumers])
         self._narrow = [index == 0 or bool(reach[index - 1] <= index) for index in range(len(network))]
-        self._variance: dict[Source, float] = {}
+        self._law: dict[Source, LogLaw] = {}
         self._signals: list[Fluctuation] = []
         self._inner: list[Fluctuation] = []
         self._gradients: list[Fluctuation] = [{} for _ in network.nodes]
-        self.forward: list[float] = []
-        self.backward = [math.nan] * len(network)
+        self.forward: list[LogLaw] = []
+        self.backward = [LogLaw(math.nan, math.nan)] * len(network)
 
     def add(self, index: int, weights: tuple[float, ...], own: float) -> None:
         """Follow a node forward: weights of its inputs, and the relative variance of its own source."""
@@ -67,23 +79,29 @@ class Fluctuations:
                     found[key] = found.get(key, 0.0) + weight * coefficient
         if source is not None and own:
             # The log of a chi-squared of 2 / own degrees of freedom: exact for linear layers of any width.
-            self._variance[source] = _trigamma(1.0 / own) if own > 0 else own
+            self._law[source] = _log_chi_squared(1.0 / own) if own > 0 else LogLaw(own, own / 2)
             found[source] = 1.0
         return found
 
-    def _single(self, source: Source, variance: float) -> Fluctuation:
-        self._variance[source] = variance
+    def _single(self, source: Source, law: LogLaw) -> Fluctuation:
+        self._law[source] = law
         return {source: 1.0}
 
-    def _total(self, fluctuation: Fluctuation) -> float:
-        return sum(c * c * self._variance[key] for key, c in fluctuation.items())
+    def _total(self, fluctuation: Fluctuation) -> LogLaw:
+        laws = [(c * c, self._law[key]) for key, c in fluctuation.items()]
+        return LogLaw(sum(c * law.variance for c, law in laws), sum(c * law.deficit for c, law in laws))
 
 
-def _trigamma(x: float) -> float:
-    """Return psi_1(x), x > 0: SciPy's special functions take longer to import than all the rest here to run."""
-    start, above = 0.0, x
+def _log_chi_squared(half: float) -> LogLaw:
+    """Law of chi^2 of 2 half degrees of freedom: psi_1(half), and log(half) - psi(half).
+
+    SciPy's special functions take longer to import than all the rest here to run.
+    """
+    variance, deficit, above = 0.0, 0.0, half
     while above < 16.0:
-        start, above = start + 1 / above / above, above + 1.0
+        variance, deficit, above = variance + 1 / above / above, deficit + 1 / above, above + 1.0
     y = above**-2
-    tail = y / 6 * (1 - y / 5 * (1 - y * 5 / 7 * (1 - y * 7 / 5 * (1 - y * 25 / 11))))  # Bernoulli numbers' ratios
-    return start + (1 + tail) / above + y / 2
+    # Asymptotic series, whose terms' ratios are those of Bernoulli numbers.
+    tail = y / 6 * (1 - y / 5 * (1 - y * 5 / 7 * (1 - y * 7 / 5 * (1 - y * 25 / 11))))
+    low = y / 12 * (1 - y / 10 * (1 - y * 10 / 21 * (1 - y * 21 / 20 * (1 - y * 20 / 11))))
+    return LogLaw(variance + (1 + tail) / above + y / 2, deficit + math.log(half / above) + 1 / (2 * above) + low)
