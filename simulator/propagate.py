@@ -12,7 +12,6 @@ from varprop.simulator.architectures import FRAMEWORKS, build
 from varprop.simulator.architectures import NAMES as NETWORKS
 from varprop.simulator.compare import Comparison, compare
 from varprop.simulator.errors import UserError, did_you_mean
-from varprop.simulator.initializers import parse_initializer
 from varprop.simulator.inputs import load_batch
 from varprop.simulator.network import Network
 from varprop.simulator.report import Batch, Report
@@ -220,7 +219,7 @@ def build_network(settings: Settings) -> Network:
         width=settings.width,
         activation=settings.activation,
         norm=settings.norm,
-        init=None if settings.init is None else parse_initializer(settings.init),
+        init=settings.init,
         size=32 if images else settings.size,
     )
 

@@ -13,7 +13,7 @@ from varprop.simulator.architectures.resnet import RESNET
 from varprop.simulator.architectures.two_layer import TWO_LAYER
 from varprop.simulator.architectures.vgg import VGG
 from varprop.simulator.errors import UserError, did_you_mean
-from varprop.simulator.initializers import check_initializers
+from varprop.simulator.initializers import check_initializers, parse_initializer
 from varprop.simulator.limits import refuse_absurd_size
 from varprop.simulator.network import FrameworkName, Initializer, Network, NetworkBuilder, Shape
 
@@ -47,7 +47,7 @@ def build(
     width: int | None = None,
     activation: str | None = None,
     norm: str | None = None,
-    init: Initializer | None = None,
+    init: Initializer | str | None = None,
     size: int | None = None,
     input_shape: Shape | None = None,
 ) -> Network:
@@ -68,9 +68,9 @@ def build(
     norm
         ``batch`` or ``none``; default: batch in resnet, mobilenet_v2 and two_layer.
     init
-        Initializer of every convolution, in mlp of every layer; default he_normal. Classifiers keep the framework's
-        default weights and a zero bias. Convolutions and linear layers have no bias, but for those of mlp, plain_conv
-        and vgg without BN under ``default``, which have the framework's.
+        Initializer, or its text, of every convolution, in mlp of every layer; default he_normal. Classifiers keep the
+        framework's default weights and a zero bias. Convolutions and linear layers have no bias, but for those of mlp,
+        plain_conv and vgg without BN under ``default``, which have the framework's.
     size
         Height and width of the input image, default 32 (two_layer 224). An mlp flattens it; left out, its input has
         `width` features.
@@ -101,7 +101,7 @@ def build(
         width=_width(name, family, width),
         activation=activation_function(family.activation if activation is None else activation).name,
         normalised=family.normalised if norm is None else _one_of("--norm", norm, NORMS),
-        init=Initializer("he_normal") if init is None else init,
+        init=init if isinstance(init, Initializer) else parse_initializer(init or "he_normal"),
     )
     net = NetworkBuilder(name, plan.framework, _input_shape(family, plan.width, size, input_shape))
     family.assemble(net, plan)
