@@ -375,6 +375,25 @@ def _theorems(topics: Sequence[str]) -> list[Any]:
 
 
 @app.command()
+def cite(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="topics, networks, initializers, activations, commands; default all")
+    ] = None,
+    out: Out = None,
+    debug: Debug = False,
+) -> None:
+    """Print BibTeX of the works that a part of varprop rests on."""
+    _check_out(out)
+    from varprop.derivations.citing import SUBJECTS, works
+    from varprop.derivations.printing.bibtex import entry
+
+    for name in names or ():
+        if name not in SUBJECTS:
+            raise did_you_mean("cite", name, list(SUBJECTS))
+    _deliver("\n".join(map(entry, works(names or ()))), out)
+
+
+@app.command()
 def gain(
     activation: Annotated[str, typer.Argument(help="a name like leaky_relu(0.2), or a formula like x*sigmoid(x)")],
     q: Annotated[float, typer.Option("--q", help="variance of the input")] = 1.0,

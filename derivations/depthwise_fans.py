@@ -65,7 +65,7 @@ DERIVATION = Derivation(
         ),
         step(
             "torch_default",
-            r"PyTorch's default, uniform within $1/\sqrt{\mathrm{fan\_in}}$ (Kaiming uniform with $a = \sqrt{5}$):"
+            r"PyTorch's default, uniform within $1/\sqrt{f_{\mathrm{in}}}$ (Kaiming uniform with $a = \sqrt{5}$):"
             r" $1/3$.",
             "$k^2$ times the variance of a uniform law, a third of the squared bound",
             _area * sp.Integral(_x**2 / (2 * _bound), (_x, -_bound, _bound)),

@@ -65,7 +65,7 @@ class erfcx_tail(sp.Function):  # type: ignore[misc]
         return sp.exp(x**2) * sp.erfc(x) - 1 + 2 * x / sp.sqrt(sp.pi)
 
     def _latex(self, printer: sp.printing.latex.LatexPrinter, exp: str | None = None) -> str:
-        return _call(r"\operatorname{erfcx}_2", exp, printer._print(self.args[0]))
+        return _call("R", exp, printer._print(self.args[0]))
 
 
 class gammainc(sp.Function):  # type: ignore[misc]
@@ -84,7 +84,7 @@ DEFINITIONS: dict[type[sp.Function], tuple[sp.Expr, str]] = {
     Phi: (Phi(sp.Symbol("x")), "normal distribution function"),
     normal: (normal(sp.Symbol("x"), sp.Symbol("q", positive=True)), "density of $N(0, q)$"),
     erfcx: (erfcx(sp.Symbol("x")), "scaled complementary error function"),
-    erfcx_tail: (erfcx_tail(sp.Symbol("x")), "its remainder after two Taylor terms"),
+    erfcx_tail: (erfcx_tail(sp.Symbol("x")), "remainder of erfcx after two Taylor terms"),
     gammainc: (gammainc(sp.Symbol("s"), sp.Symbol("x")), "regularised lower incomplete gamma function"),
 }
 

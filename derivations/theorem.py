@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any
 
 import sympy as sp
 
@@ -31,6 +33,9 @@ class Step:
     where: Mapping[sp.Basic, sp.Expr | sp.Lambda] = field(default_factory=dict)
     """Abbreviations in the equation: a symbol and its expression, or a function or family and its rule."""
 
+    def _repr_latex_(self) -> str:
+        return str(_notebook().latex(self))
+
 
 @dataclass(frozen=True)
 class Result:
@@ -39,6 +44,9 @@ class Result:
     arguments: tuple[sp.Symbol, ...]
     expression: sp.Expr
     meaning: str
+
+    def _repr_latex_(self) -> str:
+        return str(_notebook().latex(self))
 
 
 @dataclass(frozen=True)
@@ -57,6 +65,17 @@ class Derivation:
     """Exact values of the symbols in results that are numbers (SELU's lambda and alpha)."""
     defaults: Mapping[sp.Symbol, float] = field(default_factory=dict)
     """Customary values of an activation's parameter."""
+
+    def _repr_latex_(self) -> str:
+        return str(_notebook().latex(self))
+
+    def _repr_html_(self) -> str:
+        return str(_notebook().html(self))
+
+
+def _notebook() -> Any:
+    """Return what draws derivations in notebooks; it knows this module, so it is imported when asked for."""
+    return import_module("varprop.derivations.printing.notebook")
 
 
 def step(

@@ -84,6 +84,8 @@ MISTAKES = {
     "sizes of a topic that has none": ["derive", "relu(2)"],
     "sizes that do not fit": ["derive", "image_kernel(2x2,3x3)"],
     "sizes that are code": ["derive", "image_kernel(__import__('os'))"],
+    "citing what is not there": ["cite", "mobilenet"],
+    "citations to a missing folder": ["cite", "--out", "missing/works.bib"],
     "topic and all": ["derive", "relu", "--all"],
     "unknown derivation format": ["derive", "relu", "--format", "html"],
     "derivations to a missing folder": ["derive", "relu", "--out", "missing/relu.md"],
@@ -363,6 +365,21 @@ def test_derive_check_names_a_broken_step(monkeypatch, capsys) -> None:
     failed = [line for line in capsys.readouterr().out.splitlines() if "FAILS" in line]
     assert len(failed) == 1
     assert failed[0].startswith(f"linear: {name}: FAILS")
+
+
+def test_cite_knows_every_name_and_every_command(capsys) -> None:
+    from varprop.cli import app
+    from varprop.derivations.citing import SUBJECTS
+    from varprop.simulator import activations, architectures, initializers
+
+    commands = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
+    names = commands - {"list", "cite"} | {*activations.NAMES, *architectures.NAMES, *initializers.NAMES}
+    assert names <= set(SUBJECTS)
+    assert main(["cite", "batch_norm", "resnet"]) == 0
+    printed = capsys.readouterr().out
+    assert "@inproceedings{ioffe2015," in printed
+    assert "@inproceedings{he2016," in printed
+    assert printed.count("@") == printed.count("\n}\n")
 
 
 def test_derive_takes_sizes(capsys) -> None:

@@ -1,6 +1,7 @@
 """Every step of every derivation holds, a broken one is found, and documents and exported code say what was derived."""
 
 import ctypes
+import html
 import json
 import math
 import re
@@ -9,16 +10,21 @@ import shutil
 import subprocess
 from dataclasses import replace
 from functools import cache
+from xml.etree import ElementTree
 
 import mpmath
 import numpy as np
 import pytest
 import sympy as sp
+from markdown_it import MarkdownIt
 
 from varprop.derivations import TOPICS, derivation
 from varprop.derivations.checking import check
+from varprop.derivations.citing import SUBJECTS, works
 from varprop.derivations.expectation import E, evaluate
 from varprop.derivations.printing import FORMATS, render
+from varprop.derivations.printing.bibtex import entry
+from varprop.derivations.references import REFERENCES
 from varprop.derivations.special_functions import elementary
 from varprop.simulator.activations import activation
 
@@ -257,7 +263,13 @@ def test_documents_of_all_topics(form):
         assert set(re.findall(r"@\w+\{(\w+),", text)) == cited
         assert text.count("{") - text.count(r"\{") == text.count("}") - text.count(r"\}")
     if form == "markdown":
-        assert text.count("$$") % 2 == 0
+        displays = re.findall(r"\$\$\n(.*?)\n\$\$", text, flags=re.DOTALL)
+        inline = re.findall(r"\$([^$\n]+)\$", re.sub(r"\$\$\n.*?\n\$\$", "", text, flags=re.DOTALL))
+        # A host that reads Markdown first must find the mathematics untouched.
+        page = html.unescape(re.sub(r"<[^>]+>", "", MarkdownIt("commonmark").enable("table").render(text)))
+        assert len(displays) > 300
+        assert not [formula for formula in (*displays, *inline) if formula not in page]
+        assert not [formula for formula in (*displays, *inline) if re.search(r"\\operatorname|[<>]", formula)]
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex")
@@ -289,3 +301,40 @@ def test_torch_linear_default_is_a_third():
     assert result.expression.subs({fan: 784, a: 5}) * 784 == sp.Rational(1, 13)
     relu = derivation("relu").results["second_moment"]
     assert math.isclose(float(relu.expression.subs(relu.arguments[0], sp.Rational(1, 3))), 1 / 6)
+
+
+def test_notebooks_show_derivations():
+    """HTML is well-formed, with mathematics between dollars; LaTeX is displays alone."""
+    theorem = derivation("tanh")
+    page = theorem._repr_html_()
+    ElementTree.fromstring(f"<div>{page}</div>")
+    assert theorem.title in page
+    assert page.count("$$") == 2 * sum(1 + len(step.where) for step in theorem.steps)
+    assert page.count("$") % 2 == 0
+    equations = theorem._repr_latex_()
+    assert equations.startswith("$$")
+    assert equations.count("$$") == 2 * len(theorem.steps)
+    step = next(step for step in theorem.steps if step.where)
+    assert step._repr_latex_().count("$$") == 2 + 2 * len(step.where)
+    assert derivation("relu").results["second_moment"]._repr_latex_() == r"$$\frac{q}{2}$$"
+
+
+def test_bibtex_of_every_work():
+    for work in REFERENCES.values():
+        text = entry(work)
+        assert text.count("{") == text.count("}")
+        assert text.startswith(f"@{work.kind}{{{work.key},\n  author = {{")
+        assert text.isascii()
+    assert 'M{\\"u}ller' in entry(REFERENCES["lecun1998"])
+    assert "A. Howard and others" in entry(REFERENCES["howard2019"])
+    assert "journal = {SIAM Review},\n  volume = {50}" in entry(REFERENCES["trefethen2008"])
+
+
+def test_works_of_subjects():
+    assert works() == list(REFERENCES.values())
+    assert {work.key for work in works(["he_normal"])} == {"he2015"}
+    assert {"sandler2018", "ioffe2015"} <= {work.key for work in works(["mobilenet_v2"])}
+    used = {key for name in SUBJECTS for key in (work.key for work in works([name]))}
+    assert used == set(REFERENCES), "a work that nothing rests on"
+    with pytest.raises(KeyError):
+        works(["mobilenet"])

@@ -20,14 +20,11 @@ def entry(work: Reference) -> str:
     fields = {
         "author": " and ".join(_authors(work)),
         "title": f"{{{work.title}}}",
-        _VENUES[work.kind]: work.venue,
+        **_venue(work),
         "year": str(work.year),
         "pages": work.pages.replace("-", "--"),
         **_link(work.link),
     }
-    volume = re.fullmatch(r"(.*) (\d+)", work.venue)
-    if work.kind == "article" and volume:
-        fields["journal"], fields["volume"] = volume.groups()
     rows = "".join(f"  {name} = {{{_accents(text)}}},\n" for name, text in fields.items() if text)
     return f"@{work.kind}{{{work.key},\n{rows}}}\n"
 
@@ -43,6 +40,11 @@ def item(work: Reference) -> str:
 def _authors(work: Reference) -> list[str]:
     named = work.authors.removesuffix(" et al.")
     return named.split(", ") + ["others"] * (named != work.authors)
+
+
+def _venue(work: Reference) -> dict[str, str]:
+    volume = re.fullmatch(r"(.*) (\d+)", work.venue) if work.kind == "article" else None
+    return {"journal": volume[1], "volume": volume[2]} if volume else {_VENUES[work.kind]: work.venue}
 
 
 def _link(link: str) -> dict[str, str]:

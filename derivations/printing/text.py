@@ -56,6 +56,10 @@ _LINE = 80
 
 
 class _Printer(LatexPrinter):  # type: ignore[misc]
+    def _print_Indexed(self, expr: sp.Indexed) -> str:
+        # SymPy's {w}_{i} would be Markdown's emphasis.
+        return f"{self._print(expr.base)}_{{{','.join(map(self._print, expr.indices))}}}"
+
     def _print_polygamma(self, expr: sp.Function, exp: str | None = None) -> str:
         order, x = expr.args
         name = r"\psi" if order == 0 else rf"\psi_{{{self._print(order)}}}"
