@@ -19,6 +19,9 @@ from varprop.simulator.errors import UserError
 Split = Literal["train", "test"]
 
 FOLDER = "cifar-10-batches-bin"
+SUM_FILE = "archive.md5"
+"""In the folder of an archive that was fetched and checked: its MD5 sum."""
+
 SIDE = 32
 CLASSES = 10
 _RECORD = 1 + 3 * SIDE**2  # label, then the red, green and blue planes
@@ -68,10 +71,20 @@ def read(data_dir: Path | None, split: Split, picked: NDArray[np.intp]) -> tuple
     return records[:, 1:].reshape(-1, 3, SIDE, SIDE), records[:, 0]
 
 
+def origin(data_dir: Path) -> str:
+    """Return in words where the files come from, as far as that is known: `SUM_FILE` tells of the official archive."""
+    known = (_folder(data_dir) / SUM_FILE).is_file()
+    return "the official archive" if known else "a copy of unknown origin"
+
+
+def _folder(data_dir: Path) -> Path:
+    return data_dir / FOLDER if (data_dir / FOLDER).is_dir() else data_dir
+
+
 def _paths(data_dir: Path | None, split: Split) -> list[Path]:
     if data_dir is None:
         raise UserError("--data-dir", "nothing", f"the folder that holds {FOLDER}", "needed wherever CIFAR-10 is")
-    folder = data_dir / FOLDER if (data_dir / FOLDER).is_dir() else data_dir
+    folder = _folder(data_dir)
     if not folder.is_dir():
         raise UserError("--data-dir", data_dir, f"a folder that holds {FOLDER}")
     paths = [folder / name for name in _FILES[split]]

@@ -91,7 +91,7 @@ def fetch_cifar10(data_dir: Path, progress: Progress | None = None, archive: Arc
             part.replace(packed)
         _require_md5(packed, archive, "remove it")
         _require_space(data_dir, archive.unpacked)
-        _unpack(packed, folder)
+        _unpack(packed, folder, archive.md5)
         packed.unlink()
     return folder
 
@@ -153,13 +153,14 @@ def _download(archive: Archive, part: Path, progress: Progress | None) -> None:
         raise UserError(archive.url, f"no answer ({reason})", "the archive", advice) from None
 
 
-def _unpack(packed: Path, folder: Path) -> None:
+def _unpack(packed: Path, folder: Path, md5: str) -> None:
     """Unpack beside the folder, check, and then give it its name."""
     scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         with tarfile.open(packed, "r:gz") as tar:
             tar.extractall(scratch, filter="data")
         _check(scratch)
+        (scratch / folder.name / cifar10.SUM_FILE).write_text(md5 + "\n")
         (scratch / folder.name).replace(folder)
     except (tarfile.TarError, EOFError, zlib.error) as error:
         raise UserError(str(packed), f"{error}", "a tar archive compressed by gzip", "remove it") from None

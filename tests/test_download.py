@@ -115,7 +115,10 @@ def test_a_download_that_breaks_off_goes_on(server, tmp_path, ranges):
     assert server.asked == [None, "bytes=30000-"]
     assert seen[-1] == (len(server.body), len(server.body))
     assert listing(tmp_path) == [cifar10.FOLDER]
-    assert listing(folder) == NAMES
+    assert listing(folder) == [cifar10.SUM_FILE, *NAMES]
+    assert cifar10.origin(tmp_path) == cifar10.origin(folder) == "the official archive"
+    (folder / cifar10.SUM_FILE).unlink()
+    assert cifar10.origin(tmp_path) == "a copy of unknown origin"
     shutil.rmtree(folder)
 
 

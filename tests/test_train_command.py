@@ -57,6 +57,7 @@ def test_a_run_leaves_its_records_and_prints_a_line_a_seed(data_dir, tmp_path, c
     assert sorted(path.name for path in out.iterdir()) == ["run.json", "seed-5", "seed-6"]
     provenance = json.loads((out / "run.json").read_text())
     assert provenance["settings"]["seeds"] == [5, 6]
+    assert provenance["data"]["source"] == "CIFAR-10 (a copy of unknown origin)"
     assert provenance["data"]["train"] == 40
     assert provenance["data"]["validation"] == 8
     assert len(provenance["data"]["sha256"]) == 64

@@ -16,7 +16,6 @@ from varprop.simulator import cifar10
 from varprop.simulator.errors import UserError
 from varprop.simulator.network import Network, Shape
 
-CIFAR10 = "CIFAR-10"
 _TEST_SHARE = cifar10.available("test") / cifar10.available("train")
 
 
@@ -108,7 +107,8 @@ def cifar10_data(data_dir: Path | None, subset: int | None = None) -> TrainingDa
         raise UserError("--subset", count, f"a whole number from 1 to {everything:,}")
     train = _pick(data_dir, "train", count)
     test = _pick(data_dir, "test", max(1, round(count * _TEST_SHARE)))
-    return TrainingData(train, test, CIFAR10)
+    assert data_dir is not None  # or reading had refused it
+    return TrainingData(train, test, f"CIFAR-10 ({cifar10.origin(data_dir)})")
 
 
 def check_data(network: Network, data: TrainingData) -> None:
