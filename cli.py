@@ -395,11 +395,22 @@ def cite(
 
 @app.command()
 def gain(
-    activation: Annotated[str, typer.Argument(help="a name like leaky_relu(0.2), or a formula like x*sigmoid(x)")],
+    activation: Annotated[
+        str | None, typer.Argument(help="a name like leaky_relu(0.2), or a formula like x*sigmoid(x)")
+    ] = None,
     q: Annotated[float, typer.Option("--q", help="variance of the input")] = 1.0,
     closed_form: Annotated[
         bool, typer.Option("--closed-form", help="look for closed forms of a formula's moments, up to 20 s")
     ] = False,
+    table: Annotated[
+        bool, typer.Option("--table", help="every activation behind every initializer of both frameworks")
+    ] = False,
+    activations: Annotated[
+        list[str] | None, typer.Option("--activation", help="of the table; several with commas")
+    ] = None,
+    init: Annotated[list[str] | None, typer.Option(help="of the table; several with commas")] = None,
+    framework: Annotated[list[str] | None, typer.Option(help="of the table; several with commas")] = None,
+    width: Annotated[int, typer.Option(help="of the table's layers")] = 256,
     format: FormatOption = Format.table,
     out: Out = None,
     debug: Debug = False,
@@ -407,6 +418,13 @@ def gain(
     """Moments of an activation under N(0, q), the gains that keep them, and fixed points."""
     _check_out(out)
     from dataclasses import asdict
+
+    if table:
+        names = _words("--activation", [*([activation] if activation else []), *(activations or [])])
+        _deliver(_gain_rows(names, _words("--init", init), _words("--framework", framework), width, format), out)
+        return
+    if activation is None or activations or init or framework:
+        raise UserError("gain", activation or "no activation", "an activation, or --table and what restricts it")
 
     from varprop.simulator.activations import activation as function
     from varprop.simulator.export import flat, table_csv
@@ -617,6 +635,25 @@ def figure(
         announce=(lambda line: None) if quiet else lambda line: print(line, file=sys.stderr, flush=True),
     )
     print("".join(f"{path}\n" for path in written), end="")
+
+
+def _gain_rows(
+    activations: Sequence[str], initializers: Sequence[str], frameworks: Sequence[str], width: int, format: Format
+) -> str:
+    from dataclasses import asdict
+
+    from varprop.simulator.export import table_csv
+    from varprop.simulator.gain_table import choices, gain_rows
+    from varprop.simulator.table import gain_rows_table
+    from varprop.simulator.tails import tail_rows
+
+    rows = gain_rows(activations, initializers, frameworks, width)
+    if format is Format.csv:
+        return table_csv([asdict(row) for row in rows])
+    chosen, tails = choices(rows), tail_rows()
+    if format is Format.table:
+        return gain_rows_table(rows, chosen, tails)
+    return _json({"rows": [asdict(r) for r in rows], "choices": [asdict(c) for c in chosen], "tails": tails})
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -32,6 +32,8 @@ from varprop.simulator.report import Moments, Report
 
 if TYPE_CHECKING:  # scipy.optimize is not to be loaded for a table of layers
     from varprop.simulator.gain import Gain
+    from varprop.simulator.gain_table import Choice
+    from varprop.simulator.gain_table import Row as GainRow
     from varprop.simulator.mean_field import Phase
 
 FILE_WIDTH = 180
@@ -112,6 +114,31 @@ def gain_table(gain: Gain) -> str:
     for name, formula in (gain.closed_form or {}).items():
         text += f"  {name}(q) = {formula}\n"
     return text if gain.closed_form else text + f"  computed by {gain.method}\n"
+
+
+def gain_rows_table(rows: Sequence[GainRow], chosen: Sequence[Choice], tails: Sequence[Mapping[str, float]]) -> str:
+    """Return what initializers do to activations, a row where frameworks and layers agree, and what follows from it."""
+    shared: dict[tuple[str, str, str, str], list[GainRow]] = {}
+    for row in rows:
+        key = (row.activation, row.initializer, f"{row.sigma_w2:.6g}", f"{row.sigma_b2:.6g}")
+        shared.setdefault(key, []).append(row)
+    lines = [["activation", "initializer", "where", "sigma_w^2", "forward", "backward", "q*", "chi", "verdict"]]
+    for (name, initializer, sigma_w2, _), same in shared.items():
+        row = same[0]
+        numbers = [f"{row.forward:.4g}", f"{row.backward:.4g}", "-" if row.q_star is None else f"{row.q_star:.4g}"]
+        where = " ".join(dict.fromkeys([one.framework for one in same] + [one.layer for one in same]))
+        lines.append([name, initializer, where, sigma_w2, *numbers, f"{row.chi:.4g}", row.verdict])
+    widths = [max(map(len, column)) + 2 for column in zip(*lines, strict=True)]
+    text = "factors of one layer: forward of q from 1, backward of the gradient; chi is that at q*, where depth leads\n"
+    text += "".join("".join(f"{c:<{w}}" for c, w in zip(line, widths, strict=True)).rstrip() + "\n" for line in lines)
+    text += "\nwhich initializer for which activation: chi nearest to 1 at its worst over frameworks and layers\n"
+    for one in chosen:
+        gain = "" if one.critical_gain is None else f"; exactly 1 with gain {one.critical_gain:.5g} over sqrt(fan_in)"
+        text += f"  {one.activation}: {', '.join(one.initializers)}, chi {one.chi:.4g}{gain}\n"
+    text += "\nP(|z| > 2 sd) of a sum of equal inputs, by fan and law of the weights of equal variance\n"
+    for tail in tails:
+        text += "  " + ", ".join(f"{key} {value:.5g}" for key, value in tail.items()) + "\n"
+    return text
 
 
 def phase_table(phase: Phase) -> str:

@@ -90,6 +90,12 @@ MISTAKES = {
     "unknown derivation format": ["derive", "relu", "--format", "html"],
     "derivations to a missing folder": ["derive", "relu", "--out", "missing/relu.md"],
     "gain of nothing": ["gain"],
+    "gain of one activation and a table's option": ["gain", "relu", "--init", "he_normal"],
+    "gain table of an unknown initializer": ["gain", "--table", "--init", "he_nrmal"],
+    "gain table of an unknown framework": ["gain", "--table", "--framework", "jax"],
+    "gain table of an unknown activation": ["gain", "--table", "--activation", "rleu"],
+    "gain table of weights that do not vary": ["gain", "--table", "--init", "zeros"],
+    "gain table of no width": ["gain", "--table", "--width", "0"],
     "phase without a weight variance": ["phase", "tanh"],
     "phase of an unknown activation": ["phase", "tahn", "--sigma-w2", "1"],
     "phase at a negative weight variance": ["phase", "tanh", "--sigma-w2=-1"],
@@ -411,6 +417,21 @@ def test_gain(capsys) -> None:
     assert float(row["mean"]) == data["mean"]
     assert main(["gain", "tanh"]) == 0
     assert "1.592537" in capsys.readouterr().out
+
+
+def test_gain_table(capsys) -> None:
+    command = ["gain", "--table", "--activation", "relu,tanh", "--init", "he_normal,lecun_normal"]
+    assert main([*command, "--format", "json"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert len(data["rows"]) == 2 * 2 * 2 * 2
+    assert [one["initializers"] for one in data["choices"]] == [["he_normal"], ["lecun_normal"]]
+    assert [row["fan"] for row in data["tails"]] == [9, 27, 256]
+    assert main([*command, "--format", "csv", "--framework", "keras"]) == 0
+    assert len(list(csv.DictReader(io.StringIO(capsys.readouterr().out)))) == 8
+    assert main(command) == 0
+    text = capsys.readouterr().out
+    assert text.count("torch keras dense conv3x3") == 4
+    assert "relu: he_normal, chi 1" in text
 
 
 def test_phase(capsys) -> None:
