@@ -20,7 +20,7 @@ _STEP = 0.025  # of log sigma between tabulated expansions
 _IN_CACHE = 2**15  # entries of a kernel worked on at a time
 _LEGENDRE = np.polynomial.legendre.leggauss(40)
 _ROUNDING = 1e-16
-_SAFE = 250.0  # log of the second moment up to which an activation is evaluated as it is
+FAR = 250.0  # log of the second moment up to which an activation is evaluated as it is
 
 
 @dataclass(frozen=True)
@@ -166,23 +166,23 @@ def _within_range(function: ActivationFunction, kernel: PairKernel) -> tuple[Act
     Returns the function, the kernel, and the log of the factor of the derivative's second moment that the change of
     scale leaves out: E phi'^2 of a saturating function falls as 1 / sigma.
     """
-    if function.homogeneous or -_SAFE < kernel.log_scale < _SAFE:
+    if function.homogeneous or -FAR < kernel.log_scale < FAR:
         return function, kernel, 0.0
     if kernel.log_scale < 0:
         value, left, right = function.germ_zero
         if value != 0.0:
-            return function, replace(kernel, log_scale=-_SAFE), 0.0
+            return function, replace(kernel, log_scale=-FAR), 0.0
         has_germ = left != 0.0 or right != 0.0
     else:
         (left, _), (right, _) = function.germ_infinity
         if left == right == 0.0:
-            return function, replace(kernel, log_scale=_SAFE), -(kernel.log_scale - _SAFE) / 2
+            return function, replace(kernel, log_scale=FAR), -(kernel.log_scale - FAR) / 2
         has_germ = True
     if not (has_germ and math.isfinite(left) and math.isfinite(right)):
         raise UserError(
             f"theory, activation {function.name}",
             f"a signal of second moment 1e{kernel.log_scale / math.log(10):.0f}",
-            f"one within 1e+-{_SAFE / math.log(10):.0f}, as the function has no slope beyond",
+            f"one within 1e+-{FAR / math.log(10):.0f}, as the function has no slope beyond",
             "scale the weights, normalise, or use fewer layers",
         )
     return half_lines(left, right), kernel, 0.0

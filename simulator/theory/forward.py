@@ -28,7 +28,7 @@ from varprop.simulator.network import (
 )
 from varprop.simulator.theory.convolution import convolved, with_bias
 from varprop.simulator.theory.depthwise import UNRELATED
-from varprop.simulator.theory.duals import Duals, apply_activation
+from varprop.simulator.theory.duals import FAR, Duals, apply_activation, hermite_expansion
 from varprop.simulator.theory.normalisation import batch_normalised
 from varprop.simulator.theory.pairs import PairKernel
 from varprop.simulator.theory.pooling import average_pooled, flattened, globally_averaged, max_pooled, zero_padded
@@ -147,9 +147,12 @@ def _edges_after(function: ActivationFunction, signal: Signal, out: PairKernel) 
     assert signal.amplitude is not None
     if function.homogeneous or not signal.kernel.second_moment:
         return signal.amplitude
-    inside = signal.kernel.second_moment * float(np.exp(signal.kernel.log_scale))
+    log_inside = float(np.log(signal.kernel.second_moment)) + signal.kernel.log_scale
+    inside = float(np.exp(np.clip(log_inside, -FAR, FAR)))  # beyond, every activation is its germ
     levels, where = np.unique(np.round(signal.amplitude, 6), return_inverse=True)
-    moments = function.second_moment(levels * inside) / float(function.second_moment(inside))
+    # From the table that the kernel itself comes from: quadrature at every level took most of a deep net's time.
+    _, (second, _, _) = hermite_expansion(function, np.sqrt(np.append(levels, 1.0) * inside))
+    moments = second[:-1] / second[-1]
     return np.asarray(moments[where].reshape(signal.amplitude.shape), dtype=np.float64)
 
 
