@@ -586,20 +586,43 @@ def data(
 @app.command()
 def experiment(
     name: Annotated[str, typer.Argument(help="a name from `varprop list experiments`")],
-    seed: Annotated[int, typer.Option(help="of the batches and of the weight draws", min=0)] = 0,
+    train: Annotated[bool, typer.Option("--train", help="train it too, in torch")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="with --train: smaller and shorter, minutes on a CPU")] = False,
+    data_dir: Annotated[Path | None, typer.Option(help="folder of the CIFAR-10 binary files", metavar="DIR")] = None,
+    seeds: Annotated[int | None, typer.Option(help="trainings of each kind; default 3, quick 2")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
+    records: Annotated[
+        Path | None, typer.Option(help="folder for the trainings' records; the same command goes on", metavar="DIR")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="of batches, weight draws and trainings", min=0)] = 0,
     format: FormatOption = Format.table,
     out: Out = None,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Explain a published experiment: predicted and simulated, beside the published figures."""
+    """Explain a published experiment: predicted, simulated and trained, beside the published figures."""
     _check_out(out)
-    from varprop.simulator.experiments import predict
-    from varprop.simulator.experiments.outcome import outcome_csv, outcome_json, outcome_table
+    from varprop.simulator import experiments
+    from varprop.simulator.experiments.outcome import extended, outcome_csv, outcome_json, outcome_table
     from varprop.simulator.progress import announce_compilation, progress_bar
 
+    experiments.check_name(name)
+    for option, value in (("--quick", quick), ("--data-dir", data_dir), ("--seeds", seeds), ("--records", records)):
+        if value and not train:
+            raise UserError(option, value, "no such option without --train", "add --train")
+    trained = None
+    if train:
+        from varprop.simulator.torch_backend import require_torch
+
+        require_torch()
+        from varprop.simulator.experiments.trained.runs import Options
+
+        with progress_bar(quiet, name, "steps") as progress:
+            trained = experiments.train(name, Options(data_dir, quick, seeds, seed, device, records, progress))
     with announce_compilation(quiet), progress_bar(quiet, name) as progress:
-        outcome = predict(name, seed, progress)
+        outcome = experiments.predict(name, seed, progress)
+    if trained is not None:
+        outcome = extended(outcome, trained)
     printers = {Format.table: outcome_table, Format.json: outcome_json, Format.csv: outcome_csv}
     _deliver(printers[format](outcome), out)
 

@@ -97,7 +97,7 @@ def pure_decay(sgd: Sgd, steps: int) -> float:
     return float(np.linalg.matrix_power(step, steps)[0, 0])
 
 
-def motion(sgd: Sgd, squared_norm: float, gradient: float, steps: int) -> Motion:
+def motion(sgd: Sgd, squared_norm: float, gradient: ArrayLike, steps: int) -> Motion:
     """Run the recurrence of the means, from a buffer of zero.
 
     Parameters
@@ -107,14 +107,15 @@ def motion(sgd: Sgd, squared_norm: float, gradient: float, steps: int) -> Motion
     squared_norm
         n at the start, above 0.
     gradient
-        G: the squared norm of the minibatch gradient times n, taken as constant.
+        G: the squared norm of the minibatch gradient times n, one for all steps or one a step.
     steps
         Number of updates.
 
     Notes
     -----
-    Without momentum and for gradients of exactly constant G it is exact, else up to the fluctuations of n.
+    Without momentum, and where G has no spread, it is exact; else up to the fluctuations of n.
     """
+    gradients = np.broadcast_to(np.asarray(gradient, dtype=np.float64), steps)
     n, overlap, buffer = squared_norm, 0.0, 0.0
     norms, angles = np.empty(steps + 1), np.empty(steps)
     norms[0] = n
@@ -123,7 +124,7 @@ def motion(sgd: Sgd, squared_norm: float, gradient: float, steps: int) -> Motion
             sgd.momentum**2 * buffer
             + sgd.weight_decay**2 * n
             + 2 * sgd.momentum * sgd.weight_decay * overlap
-            + gradient / n
+            + float(gradients[step]) / n
         )
         along = sgd.momentum * overlap + sgd.weight_decay * n
         after = n - 2 * sgd.lr * along + sgd.lr**2 * buffer

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 from varprop.simulator.errors import did_you_mean
-from varprop.simulator.experiments.outcome import Outcome
+from varprop.simulator.experiments.outcome import Outcome, Trained
 
-__all__ = ["NAMES", "Outcome", "predict"]
+if TYPE_CHECKING:  # torch is needed for training only
+    from varprop.simulator.experiments.trained.runs import Options
+
+__all__ = ["NAMES", "Outcome", "Trained", "check_name", "predict", "train"]
 
 NAMES: dict[str, str] = {
     "mobilenet-initializers": "Keras: MobileNetV2 with four initializers; why the accuracies differ",
@@ -39,7 +43,25 @@ def predict(name: str, seed: int = 0, progress: Progress | None = None) -> Outco
     UserError
         Unknown name.
     """
-    if name not in NAMES:
-        raise did_you_mean("experiment", name, list(NAMES))
+    check_name(name)
     found: Outcome = import_module(f"{__name__}.{name.replace('-', '_')}").predict(seed, progress)
     return found
+
+
+def train(name: str, options: Options) -> Trained:
+    """Train an experiment in torch; `extended` joins the result with the prediction.
+
+    Raises
+    ------
+    UserError
+        Unknown name, or options, data or a device that cannot be used.
+    """
+    check_name(name)
+    found: Trained = import_module(f"{__name__}.trained.{name.replace('-', '_')}").train(options)
+    return found
+
+
+def check_name(name: str) -> None:
+    """Raise UserError if there is no such experiment."""
+    if name not in NAMES:
+        raise did_you_mean("experiment", name, list(NAMES))

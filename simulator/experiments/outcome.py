@@ -6,7 +6,7 @@ import io
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from rich.console import Console
 from rich.table import Table
@@ -39,6 +39,27 @@ class Outcome:
     sections: Sequence[Section]
     verdict: Sequence[str]
     data: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What training adds to an outcome; `quick` where it was cut short, so that it settles nothing."""
+
+    sections: Sequence[Section]
+    verdict: Sequence[str]
+    data: Mapping[str, object] = field(default_factory=dict)
+    quick: bool = False
+
+
+def extended(outcome: Outcome, trained: Trained) -> Outcome:
+    """Return the outcome with what training found after what was predicted; what is quick says so everywhere."""
+    mark = "quick, " if trained.quick else ""
+    return replace(
+        outcome,
+        sections=[*outcome.sections, *(replace(one, title=mark + one.title) for one in trained.sections)],
+        verdict=[*outcome.verdict, *(mark + sentence for sentence in trained.verdict)],
+        data={**outcome.data, "quick": trained.quick, "training": trained.data},
+    )
 
 
 def outcome_table(outcome: Outcome) -> str:

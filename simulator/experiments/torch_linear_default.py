@@ -58,7 +58,7 @@ def predict(seed: int, progress: Callable[[int, int], None] | None) -> Outcome:
     outputs: list[Row] = []
     found: dict[str, list[_Step]] = {}
     for number, (title, rule) in enumerate(RULES.items()):
-        network = _network(parse_initializer(rule))
+        network = article_network(parse_initializer(rule))
         laws += _law_rows(title, network)
         batch = load_batch("gaussian", (WIDTHS[0],), BATCH, seed)
         theory = predict_moments(network, batch)
@@ -101,7 +101,8 @@ def predict(seed: int, progress: Callable[[int, int], None] | None) -> Outcome:
     return Outcome("torch-linear-default", sections, _verdict(found, largest, outputs))
 
 
-def _network(init: Initializer, bias: Initializer | None = None) -> Network:
+def article_network(init: Initializer, bias: Initializer | None = None) -> Network:
+    """Return the article's network, 784-256-64-10 with ReLU between, without biases unless one is given."""
     net = NetworkBuilder("784-256-64-10", "torch", (WIDTHS[0],))
     for layer, width in enumerate(WIDTHS[1:], 1):
         net.linear(width, init, bias=bias, name=f"linear{layer}")
@@ -139,7 +140,7 @@ def _step(before: Moments, after: Moments, measured_before: Moments, measured_af
 def _output_row(title: str, rule: str, theory: Moments, measured: Moments, seed: int) -> Row:
     error = measured.standard_error or math.nan
     biased = predict_moments(
-        _network(parse_initializer(rule), parse_initializer("default")),
+        article_network(parse_initializer(rule), parse_initializer("default")),
         load_batch("gaussian", (WIDTHS[0],), BATCH, seed),
     )
     return {

@@ -1,0 +1,1 @@
+"""The experiments' training, in torch: one file an experiment, each with a function `train`."""
