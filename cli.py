@@ -523,6 +523,7 @@ def train(
     from varprop.simulator.torch_backend import require_torch
 
     require_torch()
+    from varprop.simulator.experiments import NAMES as EXPERIMENTS
     from varprop.simulator.progress import progress_bar
     from varprop.simulator.propagate import Settings, build_network
     from varprop.simulator.provenance import provenance
@@ -532,6 +533,8 @@ def train(
     from varprop.simulator.torch_backend.data import cifar10_data
     from varprop.simulator.torch_backend.training import TrainingSettings
 
+    if network in EXPERIMENTS:
+        raise UserError("network", network, "a network, not an experiment", f"use varprop experiment {network} --train")
     chosen = Settings(network, framework, depth, width, activation, init, norm, input="cifar10", size=size)
     settings = TrainingSettings(
         network=build_network(chosen),

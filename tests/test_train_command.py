@@ -121,6 +121,27 @@ def test_a_network_without_classes_is_refused(data_dir, tmp_path, capsys):
     assert "two_layer: output shape: got (3, 8, 8), expected (at least 10)" in capsys.readouterr().err
 
 
+def test_a_network_of_ones_own_is_trained_and_an_experiment_is_sent_on(data_dir, tmp_path, capsys):
+    network = tmp_path / "own.toml"
+    network.write_text(
+        'input_shape = [3, 8, 8]\n[[layers]]\ntype = "conv2d"\nout_channels = 2\nkernel = 3\n'
+        '[[layers]]\ntype = "activation"\nfunction = "x*tanh(log(1+exp(x)))"\n'
+        '[[layers]]\ntype = "flatten"\n[[layers]]\ntype = "linear"\nout_features = 10\n'
+    )
+    command = ["--data-dir", str(data_dir), "--out", str(tmp_path / "run"), *QUICK]
+    assert main(["train", str(network), *command, "--quiet"]) == 0
+    assert [row["layer"] for row in rows(tmp_path / "run" / "seed-0" / "layers.csv")][:5] == [
+        "input",
+        "conv1",
+        "act1",
+        "flatten1",
+        "linear1",
+    ]
+    capsys.readouterr()
+    assert main(["train", "batchnorm-and-l2", *command]) == 2
+    assert "Use varprop experiment batchnorm-and-l2 --train" in capsys.readouterr().err
+
+
 def test_every_seed_sees_the_same_subset_in_an_order_of_its_own(data_dir):
     small, large = cifar10_data(data_dir, 30), cifar10_data(data_dir, 60)
     assert torch.equal(small.train.inputs, large.train.inputs[:30])
