@@ -28,7 +28,7 @@ _UNLIMITED = 1e6  # layers; what is predicted beyond is no limit
 def summary(run: Run) -> Row:
     """Return a run's row: natural logs of second moments, typical where it says so (mean over draws of the log).
 
-    Depths count weighted layers: the signal's from the input, the gradient's from the last hidden layer back. The
+    Depths count hidden weighted layers, the signal's from the input, the gradient's from the last of them back. The
     trainable depth is that at which, at the mean rate of the hidden layers, signal or gradient leaves the usable range,
     or 6 xi_c of a plain chain if that is less. None where something is not known, or where a depth is without limit.
     """
@@ -48,13 +48,13 @@ def summary(run: Run) -> Row:
 def _prediction(network: Network, theory: Report, weighted: Sequence[int]) -> Row:
     first, last = theory.layers[0], theory.layers[-1]
     forward, backward = end_to_end(theory)
-    # Head and pooling scale every gradient alike, so it is followed from the last hidden layer on.
-    end = theory.layers[weighted[-2]] if len(weighted) > 1 else last
-    signal = [_typical(theory.layers[i].forward) - first.forward.log_second_moment for i in weighted]
-    gradient = [_typical(theory.layers[i].backward) - _typical(end.backward) for i in reversed(weighted[:-1])]
+    # Pooling and the head act once, whatever the depth: they are left out of what is said about depth.
+    hidden = [theory.layers[i] for i in weighted[:-1]] or [last]
+    signal = [_typical(layer.forward) - first.forward.log_second_moment for layer in hidden]
+    gradient = [_typical(layer.backward) - _typical(hidden[-1].backward) for layer in reversed(hidden)]
     signal_leaves, gradient_leaves = _leaves(signal), _leaves(gradient)
-    hidden = len(gradient) - 1
-    rates = [(signal[hidden] - signal[0]) / hidden, gradient[-1] / hidden] if hidden > 0 else []
+    steps = len(hidden) - 1
+    rates = [(signal[-1] - signal[0]) / steps, gradient[-1] / steps] if steps else []
     limits = [math.log(USABLE) / abs(rate) for rate in rates if rate]
     xi = correlation_depth(network)
     if xi is not None:
