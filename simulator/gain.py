@@ -10,6 +10,7 @@ from varprop.simulator.activations import ActivationFunction
 from varprop.simulator.errors import UserError
 from varprop.simulator.generated.moments import CLOSED_FORMS
 from varprop.simulator.mean_field import FixedPoint, fixed_points
+from varprop.simulator.notebook import gain_html
 from varprop.simulator.quadrature import gaussian_mean
 
 
@@ -46,6 +47,9 @@ class Gain:
     closed_form: dict[str, str] | None
     method: str
     fixed_points: tuple[FixedPoint, ...]
+
+    def _repr_html_(self) -> str:
+        return gain_html(self)
 
     def with_forms(self, forms: Mapping[str, str]) -> Gain:
         """Return the same with closed forms that somebody found; the numbers are quadrature's and stay."""

@@ -54,6 +54,11 @@ class Report:
     settings: dict[str, object] = field(default_factory=dict)
     """What the engine was told (trials, seed, batch, ...), for provenance."""
 
+    def _repr_html_(self) -> str:
+        from varprop.simulator.notebook import report_html
+
+        return report_html(self)
+
 
 @dataclass(frozen=True)
 class Batch:

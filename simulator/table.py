@@ -27,6 +27,7 @@ from varprop.simulator.compare import (
     weighted_layers,
 )
 from varprop.simulator.differences import differences
+from varprop.simulator.notebook import exponential
 from varprop.simulator.propagate import Run
 from varprop.simulator.report import Moments, Report
 
@@ -189,7 +190,7 @@ def sweep_table(rows: Sequence[Mapping[str, Any]]) -> str:
         trainable = row.get("trainable_depth")
         table.add_row(
             *("" if row[name] is None else str(row[name]) for name in ("network", *varying)),
-            *("" if log is None else _number(log) for log in logs),
+            *("" if log is None else exponential(log) for log in logs),
             "" if trainable is None else f"{trainable:.0f}",
             row.get("verdict") or f"{row['status']}: {row['message']}",
         )
@@ -260,7 +261,7 @@ def _summaries(runs: Sequence[Run]) -> Table:
         table.add_column(heading, justify="right")
     for number, (run, row) in enumerate(zip(runs, settings, strict=True), 1):
         cells = [str(number), *("" if row[key] is None else str(row[key]) for key in varied)]
-        cells += [_number(factor) for factor in end_to_end(run.reports[0])]
+        cells += [exponential(factor) for factor in end_to_end(run.reports[0])]
         if run.comparison:
             for rows in (run.comparison.forward, run.comparison.backward):
                 summary = summarise(rows)
@@ -306,7 +307,9 @@ def _closing(run: Run) -> list[str]:
     for name, report in (("theory", run.theory), ("Monte Carlo", run.monte_carlo), ("torch", run.torch)):
         if report:
             forward, backward = end_to_end(report)
-            lines.append(f"{name}, end to end: q x {_number(forward)} forward, g x {_number(backward)} backward")
+            lines.append(
+                f"{name}, end to end: q x {exponential(forward)} forward, g x {exponential(backward)} backward"
+            )
             lines += _sampling(name, run, report)
             unseen = sum(layer.weightless for layer in report.layers)
             if unseen:
@@ -364,28 +367,12 @@ def _differences(summary: Summary) -> str:
 
 
 def _moment(moments: Moments) -> str:
-    text = _number(moments.log_second_moment)
+    text = exponential(moments.log_second_moment)
     if moments.standard_error is None:
         return text
     if not 0 < moments.second_moment < math.inf or not math.isfinite(moments.standard_error):
         return text
     return f"{text} ±{_share(moments.standard_error / moments.second_moment)}"
-
-
-def _number(log: float) -> str:
-    """Return exp(log) in four digits, also where no float holds it."""
-    if math.isnan(log):
-        return "-"
-    if math.isinf(log):
-        return "0" if log < 0 else "inf"
-    if -7 < log < 9.2:
-        return f"{math.exp(log):.4g}"
-    decades = log / math.log(10)
-    exponent = math.floor(decades)
-    mantissa = 10 ** (decades - exponent)
-    if mantissa >= 9.995:
-        mantissa, exponent = 1.0, exponent + 1
-    return f"{mantissa:.2f}e{exponent:+03d}"
 
 
 def _share(ratio: float) -> str:
