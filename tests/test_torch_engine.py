@@ -37,6 +37,7 @@ spec.loader.exec_module(naive)
 SAME_WEIGHTS = 1e-10  # two float64 engines that sum up to thousands of terms in other orders, through up to 160 layers
 SAME_WEIGHTS_FLOAT32 = 1e-5  # float32 rounds by 6e-8; a map's moments average over its rounding errors
 WEIGHT = parse_initializer("normal(0.4)")
+SIZES = {"mlp": None, "vgg": 32, "mobilenet_v2": 32}  # the smallest that their strides and pools leave something of
 BIAS = parse_initializer("uniform(0.5)")
 
 
@@ -137,7 +138,7 @@ def assert_same_moments(network, batch, dtype, tolerance):
 @pytest.mark.parametrize("framework", ["torch", "keras"])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_moments_of_every_network_are_the_compiled_engines(name, framework):
-    network = build(name, framework=framework, size=None if name == "mlp" else 32)
+    network = build(name, framework=framework, size=SIZES.get(name, 16))
     assert_same_moments(network, load_batch("gaussian", network.nodes[0].shape, 4, 0), "float64", SAME_WEIGHTS)
 
 
@@ -145,8 +146,7 @@ def test_moments_of_every_network_are_the_compiled_engines(name, framework):
 def test_in_single_precision_they_agree_to_rounding(name):
     # A smooth activation and no maxima: at a kink rounding decides which branch a value takes, and few take many along.
     # Larger images for MobileNet, whose last maps are 32 times smaller: BN over a handful of values magnifies rounding.
-    size = {"mlp": None, "mobilenet_v2": 64}.get(name, 32)
-    network = build(name, activation="silu", size=size)
+    network = build(name, activation="silu", size={**SIZES, "mobilenet_v2": 64}.get(name, 16))
     assert_same_moments(network, load_batch("gaussian", network.nodes[0].shape, 8, 0), "float32", SAME_WEIGHTS_FLOAT32)
 
 
