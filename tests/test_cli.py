@@ -395,7 +395,7 @@ def test_derive_takes_sizes(capsys) -> None:
     assert equations["kernel_gradient_1_2"].endswith(" = delta[1, 1]*x[1, 2] + delta[1, 2]*x[1, 3]")
 
 
-def test_no_command_but_derive_imports_sympy() -> None:
+def test_commands_for_numbers_do_not_import_sympy() -> None:
     """It takes half a second."""
     code = (
         "import sys; from varprop.cli import main;"

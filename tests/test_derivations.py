@@ -1,5 +1,6 @@
 """Every step of every derivation holds, a broken one is found, and documents and exported code say what was derived."""
 
+import ast
 import ctypes
 import html
 import json
@@ -43,7 +44,6 @@ def test_every_step_holds(topic):
         ("linear", "forward"),
         ("depthwise_conv2d", "fluctuation"),
         ("batch_norm", "gradient"),
-        ("batch_norm", "backward"),
         ("relu6", "inside"),
         ("sigmoid", "stable"),
         ("gelu", "price"),
@@ -166,7 +166,7 @@ def test_exported_python_agrees_with_quadrature(topic, tmp_path):
         assert float(module[name](2.0)) == pytest.approx(found[2], rel=1e-14)
 
 
-@pytest.mark.parametrize("topic", ["relu", "relu6", "elu", "gelu", "hard_swish", "silu"])
+@pytest.mark.parametrize("topic", ["relu6", "elu", "hard_swish", "silu"])
 def test_exported_numba_agrees_with_quadrature(topic, tmp_path):
     """Every helper is met by these: compiling all of them would take minutes."""
     module = _run(render([derivation(topic)], "numba"), tmp_path)
@@ -250,6 +250,10 @@ def test_documents_of_all_topics(form):
         document = json.loads(text)
         assert [one["topic"] for one in document["derivations"]] == list(TOPICS)
         assert all(one["references"] and one["assumptions"] and one["results"] for one in document["derivations"])
+    if form in ("python", "numba"):
+        names = [node.name for node in ast.parse(text).body if isinstance(node, ast.FunctionDef)]
+        assert len(names) == len(set(names))
+        assert len(names) > sum(len(derivation(topic).results) for topic in TOPICS)
     if form == "latex":
         assert text.count(r"\begin{equation}") == text.count(r"\end{equation}") > 300
         assert text.count(r"\section{") == len(TOPICS) + 2

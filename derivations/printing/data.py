@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import sympy as sp
 
-from varprop.derivations.printing.text import equation
-from varprop.derivations.theorem import Derivation
+from varprop.derivations.printing.text import abbreviations, broken, equation
+from varprop.derivations.theorem import Derivation, Step
 
 _RELATIONS = {sp.Eq: "=", sp.Le: "<="}
 
@@ -30,7 +30,8 @@ def _derivation(derivation: Derivation) -> dict[str, object]:
                 "statement": step.statement,
                 "reason": step.reason,
                 "equation": f"{step.equation.lhs} {_RELATIONS[type(step.equation)]} {step.equation.rhs}",
-                "latex": equation(step.equation),
+                "latex": broken(step.equation),
+                "where": [{"equation": f"{name} = {meaning}", "latex": text} for name, meaning, text in _where(step)],
             }
             for step in derivation.steps
         ],
@@ -46,3 +47,10 @@ def _derivation(derivation: Derivation) -> dict[str, object]:
         "constants": {str(symbol): str(sp.N(value, 17)) for symbol, value in derivation.constants.items()},
         "references": [str(citation) for citation in derivation.references],
     }
+
+
+def _where(step: Step) -> Iterator[tuple[str, str, str]]:
+    for (name, meaning), text in zip(step.where.items(), abbreviations(step), strict=True):
+        rule = isinstance(meaning, sp.Lambda)
+        arguments = ", ".join(map(str, meaning.variables)) if rule else ""
+        yield f"{name}({arguments})" if rule else str(name), str(meaning.expr if rule else meaning), text
