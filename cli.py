@@ -114,6 +114,9 @@ def propagate(
     engine: Annotated[list[str] | None, typer.Option(help="theory, monte-carlo, torch; default the first two")] = None,
     below: Annotated[float | None, typer.Option(help="share of draws whose second moments end below this")] = None,
     above: Annotated[float | None, typer.Option(help="share of draws whose second moments end above this")] = None,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="theory at every position of the maps; --plot draws them as maps")
+    ] = False,
     check: Annotated[bool, typer.Option("--check", help="exit with 3 where theory and Monte Carlo disagree")] = False,
     plot: Annotated[
         Path | None, typer.Option(help="draw a .png, .pdf or .svg, its data beside it", metavar="FILE")
@@ -158,6 +161,8 @@ def propagate(
     if share is not None and "monte-carlo" not in engines:
         raise UserError("--precision", f"--engine {','.join(engines)}", "monte-carlo among the engines")
     most = 100 if share is None else 100_000
+    if profile and plot is not None and any(len(values) > 1 for values in given.values()):
+        raise UserError("--profile", "several networks and --plot", "one network, whose maps fill the figure")
     problems = [
         main_job.prepare(
             main_job.Settings(
@@ -167,6 +172,7 @@ def propagate(
                 seed=seed,
                 below=below,
                 above=above,
+                profile=profile,
                 engines=engines,
                 **dict(zip(given, point, strict=True)),
             ),
@@ -190,9 +196,15 @@ def propagate(
     else:
         text = to_json(runs) if format is Format.json else to_csv(runs)
     if plot is not None:
-        from varprop.figures.propagation import save_propagation
+        command = ["varprop", *context.obj]
+        if profile:
+            from varprop.figures.profile import save_profile
 
-        save_propagation(plot, runs, ["varprop", *context.obj])
+            save_profile(plot, runs[0], command)
+        else:
+            from varprop.figures.propagation import save_propagation
+
+            save_propagation(plot, runs, command)
     _deliver(text, out)
     if runs[-1].interrupted:
         raise typer.Exit(INTERRUPTED)

@@ -158,6 +158,8 @@ def _moments(moments: Moments) -> Json:
         "log_second_moment_mean": _finite(moments.log_second_moment_mean),
         "log_second_moment_sd": _finite(moments.log_second_moment_sd),
     }
+    if moments.profile is not None:
+        found["profile"] = [list(row) for row in moments.profile]
     if moments.trials is None:
         for probability in BAND:
             quantile = log_quantile(moments, probability)
@@ -195,13 +197,14 @@ def _score(agreement: Agreement) -> float | None:
 
 
 def flat(data: Mapping[str, object], prefix: str = "") -> Json:
-    """Join nested keys; a list is one field: a shape as 32x16x16, sentences with semicolons between."""
+    """Join nested keys; a list is one field: a shape as 32x16x16, rows and sentences with semicolons between."""
     found: Json = {}
     for key, value in data.items():
         if isinstance(value, Mapping):
             found |= flat(value, f"{prefix}{key}_")
         elif isinstance(value, list):
-            found[prefix + key] = ("x" if key.endswith("shape") else "; ").join(map(str, value))
+            joined = [" ".join(map(str, one)) if isinstance(one, list) else str(one) for one in value]
+            found[prefix + key] = ("x" if key.endswith("shape") else "; ").join(joined)
         else:
             found[prefix + key] = value
     return found

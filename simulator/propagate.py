@@ -40,7 +40,7 @@ class Settings:
     """One point of a comparison: what to build, what to feed, how to look.
 
     None means the network's own default. `below` and `above` are second moments that draws may end beyond
-    (`varprop.simulator.bands.ends`).
+    (`varprop.simulator.bands.ends`), `profile` asks theory for every position of the maps.
     """
 
     network: str
@@ -59,6 +59,7 @@ class Settings:
     seed: int = 0
     below: float | None = None
     above: float | None = None
+    profile: bool = False
     engines: tuple[str, ...] = DEFAULT_ENGINES
 
 
@@ -127,6 +128,8 @@ def prepare(settings: Settings, data_dir: Path | None = None) -> Problem:
             raise did_you_mean("--engine", engine, list(ENGINES))
     if "torch" in settings.engines:
         require_torch()
+    if settings.profile and "theory" not in settings.engines:
+        raise UserError("--profile", f"--engine {','.join(settings.engines)}", "theory, which tells positions apart")
     _between("--batch", settings.batch, 1, LARGEST_BATCH)
     _between("--trials", settings.trials, 2, MOST_TRIALS)
     _between("--seed", settings.seed, 0, 2**63 - 1)
@@ -168,7 +171,7 @@ def propagate(
     if "theory" in settings.engines:
         from varprop.simulator.theory import predict
 
-        theory = predict(network, batch)
+        theory = predict(network, batch, profile=settings.profile)
     if "monte-carlo" in settings.engines:
         from varprop.simulator.montecarlo import simulate
 

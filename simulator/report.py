@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 
 from varprop.simulator.network import Network
 
+Profile = tuple[tuple[float, ...], ...]
+"""Rows of a map: the second moment at each position over its average."""
+
 
 @dataclass(frozen=True, slots=True)
 class Moments:
@@ -30,6 +33,8 @@ class Moments:
     standard_error: float | None = None
     """Of `second_moment`, over independent draws (Monte Carlo only)."""
     trials: int | None = None
+    profile: Profile | None = None
+    """Where asked for, and known (theory only)."""
 
 
 @dataclass(frozen=True, slots=True)

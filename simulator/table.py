@@ -86,7 +86,7 @@ def to_table(runs: Sequence[Run], *, terminal: bool = False) -> str:
         for number, run in enumerate(runs, 1):
             parted = [(part.layer, part.text) for part in differences(runs[0].network, run.network)]
             lines = [f"1 against {number}: {line}" for line in _alike(parted)]
-            for line in lines + [f"{number}: {line}" for line in _notes(run) + _ends(run)]:
+            for line in lines + [f"{number}: {line}" for line in _notes(run) + _ends(run) + _profiles(run)]:
                 console.print(line, markup=False, highlight=False, soft_wrap=not terminal)
     return text.getvalue()
 
@@ -318,7 +318,22 @@ def _closing(run: Run) -> list[str]:
     for name, comparison in (("Monte Carlo", run.comparison), ("torch", run.torch_comparison)):
         if comparison:
             lines += _agreement(name, comparison)
-    return lines + _ends(run)
+    return lines + _ends(run) + _profiles(run)
+
+
+def _profiles(run: Run) -> list[str]:
+    """Corner, middle of the upper edge and middle of each weighted layer's map, over its average."""
+    lines = []
+    for node, layer in zip(run.network.nodes, run.theory.layers if run.theory else (), strict=False):
+        said = []
+        for symbol, moments in (("q", layer.forward), ("g", layer.backward)):
+            if node.fan_in is not None and moments.profile is not None:
+                rows, columns = len(moments.profile), len(moments.profile[0])
+                places = ((0, 0), (0, columns // 2), (rows // 2, columns // 2))
+                said.append(f"{symbol} " + ", ".join(f"{moments.profile[i][j]:.3g}" for i, j in places))
+        if said:
+            lines.append(f"profile: {node.name}: corner, edge and middle over the average: {'; '.join(said)}")
+    return lines
 
 
 def _ends(run: Run) -> list[str]:

@@ -58,6 +58,9 @@ MISTAKES = {
     "precision without Monte Carlo": ["propagate", "mlp", "--engine", "theory", "--precision", "1%"],
     "threshold of zero": ["propagate", "mlp", "--below", "0"],
     "threshold that is NaN": ["propagate", "mlp", "--above", "nan"],
+    "profile without theory": ["propagate", "plain_conv", "--profile", "--engine", "monte-carlo"],
+    "profile of several frameworks drawn": [*TINY, "--profile", "--framework", "torch,keras", "--plot", "maps.png"],
+    "profile of a net without maps drawn": [*TINY, "--profile", "--plot", "maps.png"],
     "negative seed": ["propagate", "mlp", "--seed=-1"],
     "absurd seed": ["propagate", "mlp", "--seed", "9" * 30],
     "zero threads": ["propagate", "mlp", "--threads", "0"],
@@ -311,7 +314,7 @@ def test_check_fails_where_theory_is_wrong(monkeypatch, capsys) -> None:
     assert "agree" in capsys.readouterr().out
     honest = theory.predict
 
-    def wrong(network: object, batch: object) -> Report:
+    def wrong(network: object, batch: object, **_: object) -> Report:
         from varprop.simulator.architectures import build
         from varprop.simulator.initializers import parse_initializer
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
@@ -9,8 +11,8 @@ from threadpoolctl import threadpool_limits
 from varprop.simulator.checks import check_batch
 from varprop.simulator.errors import UserError
 from varprop.simulator.initializers import weight_law
-from varprop.simulator.network import Network
-from varprop.simulator.report import Batch, LayerMoments, Moments, Report
+from varprop.simulator.network import Network, Shape
+from varprop.simulator.report import Batch, LayerMoments, Moments, Profile, Report
 from varprop.simulator.theory.backward import Gradient, pull_back, total, untied
 from varprop.simulator.theory.finite_width import log_laws
 from varprop.simulator.theory.fluctuations import LogLaw
@@ -18,13 +20,15 @@ from varprop.simulator.theory.forward import propagate
 from varprop.simulator.theory.known import channel_variance, draws_weights, evaluate
 from varprop.simulator.theory.notes import notes
 from varprop.simulator.theory.pairs import PairKernel
+from varprop.simulator.theory.profiles import profile as profile_of
+from varprop.simulator.theory.profiles import relative
 from varprop.simulator.theory.signal import Signal, key_of
 from varprop.simulator.theory.start import cotangent, known_signal, nothing, start
 
 Array = NDArray[np.float64]
 
 
-def predict(network: Network, batch: Batch) -> Report:
+def predict(network: Network, batch: Batch, *, profile: bool = False) -> Report:
     """Predict the moments of every node, forward and backward, for the given batch.
 
     The batch is fixed; averages run over weight draws. The cotangent at the output is i.i.d. N(0, 1).
@@ -35,6 +39,8 @@ def predict(network: Network, batch: Batch) -> Report:
         What to propagate through.
     batch
         Data of shape (batch, *input shape).
+    profile
+        Whether to tell the positions of maps apart (`Moments.profile`).
 
     Returns
     -------
@@ -64,6 +70,12 @@ def predict(network: Network, batch: Batch) -> Report:
         _moments(gradient.kernel, gradient.edges, 0.0, spread)
         for gradient, spread in zip(gradients, backward, strict=True)
     ]
+    if profile:
+        shapes = [node.shape for node in network.nodes]
+        maps = [_profile(signal, shape) for signal, shape in zip(signals, shapes, strict=True)]
+        maps_back = [_profile(gradient, shape) for gradient, shape in zip(gradients, shapes, strict=True)]
+        rows = [replace(row, profile=one) for row, one in zip(rows, maps, strict=True)]
+        back = [replace(row, profile=one) for row, one in zip(back, maps_back, strict=True)]
     layers = tuple(map(LayerMoments, rows, back, notes(network, signals, rows, back)))
     return Report("theory", network, layers, {"input": batch.source, "batch": len(batch.data)})
 
@@ -120,6 +132,12 @@ def _backward(network: Network, signals: list[Signal]) -> list[Gradient]:
             arriving[source].append(untied(piece, key_of(f"{node.name} back")) if weighted else piece)
             exits[source].append(frozenset([index]) if weighted else network.exits[index])
     return found[::-1]
+
+
+def _profile(of: Signal | Gradient, shape: Shape) -> Profile | None:
+    if isinstance(of, Signal) and of.known is not None:
+        return relative(np.mean(of.known**2, axis=(0, 1))) if len(shape) == 3 else None
+    return profile_of(of.kernel, of.amplitude, shape)
 
 
 def _known_moments(values: Array) -> Moments:
