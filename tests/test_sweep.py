@@ -385,6 +385,18 @@ def test_sweep_to_stdout(capsys):
     assert "verdict" in capsys.readouterr().out
 
 
+def _await_connection(address: str) -> None:
+    host, port = address.removeprefix("tcp://").split(":")
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        try:
+            socket.create_connection((host, int(port)), timeout=1).close()
+        except OSError:
+            time.sleep(0.2)
+        else:
+            return
+
+
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -407,6 +419,7 @@ def test_dask_goes_on_when_a_worker_is_killed(tmp_path):
         for name in ("first", "second"):
             command = [*worker, "--no-dashboard", "--name", name, "--local-directory", str(tmp_path / name)]
             processes.append(subprocess.Popen(command, **quiet))  # type: ignore[call-overload]
+        _await_connection(address)
         grid = points(["mlp"], {"depth": list(range(2, 32)), "width": [64], "batch": [16]})
         killed = []
 

@@ -21,7 +21,7 @@ R = TypeVar("R")
 
 SLURM = "slurm"
 
-_CONNECT = 5.0  # seconds for a Dask scheduler to answer
+_CONNECT = 10.0  # seconds for a Dask scheduler to answer
 _POLL = 1.0  # seconds between looks at Slurm's jobs
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from statistics import median
 
 from varprop.simulator.activations import activation
@@ -91,8 +92,13 @@ def correlation_depth(network: Network) -> float | None:
     laws = [(weight_law(node, network.framework), bias_law(node, network.framework), node.fan_in) for node in hidden]
     w = median(law.variance * (fan_in or 0) for law, _, fan_in in laws)
     b = median(0.0 if bias is None else bias.second_moment for _, bias, _ in laws)
+    return _xi_c(functions.pop(), w, b)
+
+
+@lru_cache(maxsize=1024)  # nets that differ in depth alone have it in common
+def _xi_c(function: str, sigma_w2: float, sigma_b2: float) -> float | None:
     try:
-        found = float(phase_diagram(activation(functions.pop()), [w], [b]).xi_c[0, 0])
+        found = float(phase_diagram(activation(function), [sigma_w2], [sigma_b2]).xi_c[0, 0])
     except UserError:  # a variance that mean field does not take: zero, or absurd
         return None
     return _finite(found)
