@@ -22,13 +22,17 @@ from varprop.derivations.printing.text import (
 from varprop.derivations.references import REFERENCES, Reference
 from varprop.derivations.theorem import Derivation, Result, Step
 
-# Where the .bib lies there already, LaTeX says so; that is no warning.
+# References travel as BibTeX, and as what BibTeX makes of them, so that pdflatex alone will do. That LaTeX writes these
+# two files is no warning.
 _HEAD = r"""\makeatletter
 \let\warning\@latex@warning@no@line
 \let\@latex@warning@no@line\@latex@info@no@line
 \makeatother
-\begin{filecontents*}{\jobname.bib}
+\begin{filecontents*}[overwrite]{\jobname.bib}
 %s\end{filecontents*}
+\begin{filecontents*}[overwrite]{\jobname.bbl}
+%s
+\end{filecontents*}
 \makeatletter
 \let\@latex@warning@no@line\warning
 \makeatother
@@ -53,7 +57,7 @@ _WORDS = r"""Every result below is a chain of steps from its assumptions. Each s
 \texttt{varprop derive --check} proves symbolically or verifies to 15 digits at random points, integrals by quadrature;
 sums of symbolic length are written out for several lengths. $q$ is a second moment over weight draws, $g$ that of the
 gradient of a loss; $\mathbb{E}$ is the mean over the random variables that the assumptions name. The last two sections
-collect the recurrences and the gains. References are in this file as \texttt{\jobname.bib}, too.
+collect the recurrences and the gains. References come along as \texttt{\jobname.bib}.
 """
 
 _CONTENTS = r"""\makeatletter
@@ -62,6 +66,9 @@ _CONTENTS = r"""\makeatletter
 {\setlength{\parskip}{0pt}\tableofcontents}
 \newpage
 """
+
+_REFERENCES = r"""\bibliographystyle{plain}
+\bibliography{\jobname}"""
 
 _INLINE = 20
 """Widest formula for a column of a table; wider ones are referred to."""
@@ -74,10 +81,10 @@ def render(derivations: Sequence[Derivation]) -> str:
     )
     several = len(derivations) > 1
     body = [line for one in derivations for line in _section(one)]
-    head = _HEAD % "\n".join(entry(work) for work in works)
+    head = _HEAD % ("\n".join(map(entry, works)), "\n".join(_bibliography(works)))
     front = [_WORDS, _CONTENTS] if several else []
     tables = [*_recurrences(derivations), *_gains(derivations)] if several else []
-    return "\n".join([head, *front, *body, *tables, *_bibliography(works), r"\end{document}", ""])
+    return "\n".join([head, *front, *body, *tables, _REFERENCES, r"\end{document}", ""])
 
 
 def _section(derivation: Derivation) -> Iterator[str]:
