@@ -20,6 +20,9 @@ P = ParamSpec("P")
 R = TypeVar("R")
 Array = NDArray[np.floating]
 
+PIECE = 2**14
+"""Numbers that an elementwise function takes at a time."""
+
 
 def kernel(function: Callable[P, R]) -> Callable[P, R]:
     """Compile a function of arrays and scalars on its first call."""
@@ -27,16 +30,28 @@ def kernel(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def reduction(function: Callable[P, R]) -> Callable[P, R]:
-    """Compile a function that sums long rows, with leave to regroup the sums into vector lanes."""
-    policy = numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc"})
+    """Compile a function that sums long rows, with leave to regroup the sums into vector lanes and fuse products in."""
+    policy = numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "contract"})
     return cast(Callable[P, R], policy(function))
 
 
 @cache
-def elementwise(function: Callable[[float, float], float], dtype: np.dtype[np.floating]) -> Callable[..., Array]:
-    """Compile a scalar function of (z, parameter) into a NumPy ufunc for one floating type."""
+def elementwise(
+    function: Callable[[float, float], float], dtype: np.dtype[np.floating]
+) -> Callable[[Array, float, Array], None]:
+    """Compile a scalar function of (z, parameter) into one of contiguous arrays: called as (z, parameter, out)."""
     policy = numba.vectorize([f"{dtype.name}({dtype.name}, {dtype.name})"], cache=True)  # type: ignore[no-untyped-call]
-    return cast(Callable[..., Array], policy(function))
+    compiled = cast(Callable[..., Array], policy(function))
+
+    def run(z: Array, parameter: float, out: Array) -> None:
+        # The parameter comes as an array, a piece at a time: vector instructions are only for operands of one stride.
+        constant = np.full(min(PIECE, z.size), parameter, dtype)
+        source, target = z.reshape(-1), out.reshape(-1)
+        for start in range(0, z.size, PIECE):
+            piece = source[start : start + PIECE]
+            compiled(piece, constant[: piece.size], out=target[start : start + PIECE])
+
+    return run
 
 
 class CompilationWatch(event.Listener):

@@ -380,7 +380,7 @@ def _apply(which: str, function: ActivationFunction, z: Array, out: Array) -> No
         out[...] = function.value(z) if which == "value" else function.derivative(z)
         return
     compiled = elementwise(getattr(scalar, f"{function.family}_{which}"), z.dtype)
-    compiled(z, z.dtype.type(function.parameter), out=out)
+    compiled(z, function.parameter, out)
 
 
 # Sums, maxima and reshapes.

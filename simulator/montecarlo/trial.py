@@ -7,6 +7,7 @@ trial depends on the others of its block.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,19 +31,28 @@ class Plan:
     network: Network
     unseen: frozenset[int]
 
-    def keeps(self, index: int) -> bool:
+    @cached_property
+    def kept(self) -> tuple[bool, ...]:
         """Whether a node's output is read on the way back: then by itself or by later nodes, so until its own turn."""
         nodes = self.network.nodes
-        return reads_output(nodes[index].operation) or any(
-            reads_source(nodes[consumer].operation)
-            or (consumer in self.unseen and isinstance(nodes[consumer].operation, Linear))
-            for consumer in self.network.consumers[index]
+        return tuple(
+            reads_output(node.operation)
+            or any(
+                reads_source(nodes[consumer].operation)
+                or (consumer in self.unseen and isinstance(nodes[consumer].operation, Linear))
+                for consumer in consumers
+            )
+            for node, consumers in zip(nodes, self.network.consumers, strict=True)
         )
 
-    def normalised(self, index: int) -> bool:
-        """Whether a batch normalisation needs the moments of every channel of the node's output."""
+    @cached_property
+    def normalised(self) -> tuple[bool, ...]:
+        """Whether a batch normalisation needs the moments of every channel of a node's output."""
         nodes = self.network.nodes
-        return any(isinstance(nodes[consumer].operation, BatchNorm) for consumer in self.network.consumers[index])
+        return tuple(
+            any(isinstance(nodes[consumer].operation, BatchNorm) for consumer in consumers)
+            for consumers in self.network.consumers
+        )
 
 
 def run_trials(plan: Plan, data: Array, draws: Draws, pool: Pool) -> NDArray[np.float64]:
@@ -67,7 +77,7 @@ def run_trials(plan: Plan, data: Array, draws: Draws, pool: Pool) -> NDArray[np.
     """
     network, trials = plan.network, draws.count
     record = np.zeros((trials, 2, len(network), 4))
-    kept = [plan.keeps(index) for index in range(len(network))]
+    kept = plan.kept
     unread = [len(consumers) for consumers in network.consumers]
     calls: list[Call] = []
     for index, node in enumerate(network.nodes):
@@ -78,7 +88,7 @@ def run_trials(plan: Plan, data: Array, draws: Draws, pool: Pool) -> NDArray[np.
             exponent = np.zeros(trials, np.int64)
         else:
             exponent = forward(node.operation, call, out)
-        call.output = measure(out, exponent, plan.normalised(index))
+        call.output = measure(out, exponent, plan.normalised[index])
         calls.append(call)
         _write(record[:, 0, index], call.output)
         for source in node.inputs:

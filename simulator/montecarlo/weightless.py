@@ -88,37 +88,46 @@ class Unseen:
     def product(self, x: Array, out: Array) -> None:
         """Write W X."""
         self.inputs = x
-        self._factor, self._pivots, self._rank = factorize(_inner(x, x), RANK)
+        self._factor, self._pivots, self._rank = factorize(self._inner(x, x), RANK)
         self._action = self.pool.take(out.shape)
         self.draws.normals(self.index, WEIGHT, self._action)
         _times(self._action, self.std * self._factor, out)
 
     def transposed_product(self, d: Array, out: Array) -> None:
         """Write W^T D, given W X."""
-        factor, _, _ = factorize(_inner(d, d), RANK)
+        factor, _, _ = factorize(self._inner(d, d), RANK)
         fresh = self.pool.take(out.shape)
         self.draws.normals(self.index, COMPLEMENT, fresh)
         _times(fresh, self.std * factor, out)
         self.pool.give(fresh)
-        known = self.std * _inner(self._action, d)
+        known = self.std * self._inner(self._action, d)
         self.pool.give(self._action)
-        solution = in_span(self._factor, self._pivots, self._rank, known, _inner(self.inputs, out))
+        solution = in_span(self._factor, self._pivots, self._rank, known, self._inner(self.inputs, out))
         if out.shape[2] == 1:
             add_multiples(out[:, :, 0], solution[:, 0, 0], self.inputs[:, :, 0])
-        else:
-            out += np.matmul(self.inputs.astype(np.float64), solution)
+            return
+        inputs, added = self._double(self.inputs), self.pool.take(out.shape, np.float64)
+        out += np.matmul(inputs, solution, out=added)
+        self.pool.give(inputs)
+        self.pool.give(added)
 
+    def _inner(self, x: Array, y: Array) -> Small:
+        """Return X^T Y of every pair, in float64."""
+        if x.shape[2] == 1:
+            found = np.empty((len(x), 1, 1))
+            inner_products(x[:, :, 0], y[:, :, 0], found[:, 0, 0])
+            return found
+        double = self._double(x)
+        other = double if x is y else self._double(y)
+        product: Small = np.matmul(double.swapaxes(1, 2), other)
+        for array in (double,) if x is y else (double, other):
+            self.pool.give(array)
+        return product
 
-def _inner(x: Array, y: Array) -> Small:
-    """Return X^T Y of every pair, in float64."""
-    if x.shape[2] == 1:
-        found = np.empty((len(x), 1, 1))
-        inner_products(x[:, :, 0], y[:, :, 0], found[:, 0, 0])
-        return found
-    double = x.astype(np.float64)
-    other = double if x is y else y.astype(np.float64)
-    product: Small = np.matmul(double.swapaxes(1, 2), other)
-    return product
+    def _double(self, x: Array) -> Array:
+        copy = self.pool.take(x.shape, np.float64)
+        copy[...] = x
+        return copy
 
 
 def _times(x: Array, square: Small, out: Array) -> None:
