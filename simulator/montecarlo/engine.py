@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from varprop.simulator.checks import check_batch
 from varprop.simulator.errors import UserError
 from varprop.simulator.jit import CompilationWatch
-from varprop.simulator.limits import weight_count
 from varprop.simulator.montecarlo.aggregate import TrialMoments, relative_error, summarize, trial_moments
+from varprop.simulator.montecarlo.memory import BUDGET, block_bytes, refuse_what_does_not_fit
 from varprop.simulator.montecarlo.schedule import Schedule
 from varprop.simulator.montecarlo.trial import Plan
 from varprop.simulator.montecarlo.weightless import unseen_layers
@@ -35,9 +35,6 @@ BLOCK = 2**16
 
 MOST_TRIALS = 64
 """Largest number of trials in a block."""
-
-MEMORY = 2**29
-"""Numbers that all blocks at work may hold (2 GB in float32); a single trial may be larger."""
 
 
 def simulate(
@@ -94,7 +91,8 @@ def simulate(
     Raises
     ------
     UserError
-        A count or the seed out of range, a batch that does not fit the network, a normalisation over a single value.
+        A count or the seed out of range, a batch that does not fit the network, a normalisation over a single value,
+        a trial that does not fit the machine's memory.
     """
     schedule = _schedule(network, batch, trials, seed, threads, dtype, weightless, progress)
     interrupted = False
@@ -150,17 +148,17 @@ def _schedule(
     _check_range("seed", seed, 0, WORD**2 - 1)
     data = _lay_out(network, batch, dtype)
     plan = Plan(network, unseen_layers(network, len(batch.data)) if weightless else frozenset())
-    threads = min(threads, trials)
-    size = min(_block_size(plan, len(batch.data), threads), -(-trials // (4 * threads)))
+    item = np.dtype(dtype).itemsize
+    refuse_what_does_not_fit(plan, len(batch.data), item)
+    threads = min(threads, trials, max(1, BUDGET // block_bytes(plan, len(batch.data), 1, item)))
+    size = min(_block_size(plan, len(batch.data), threads, item), -(-trials // (4 * threads)))
     return Schedule(plan, data, seed, dtype, threads, size, progress)
 
 
-def _block_size(plan: Plan, batch: int, threads: int) -> int:
-    """Return how many trials to run at once: maps of about `BLOCK` numbers, as far as `MEMORY` goes."""
-    nodes = plan.network.nodes
-    maps = [batch * math.prod(node.shape) for node in nodes]
-    weights = [0 if index in plan.unseen else weight_count(node) for index, node in enumerate(nodes)]
-    fitting = MEMORY // (threads * (2 * sum(maps) + sum(weights)))
+def _block_size(plan: Plan, batch: int, threads: int, item: int) -> int:
+    """Return how many trials to run at once: maps of about `BLOCK` numbers, as far as the budget goes."""
+    maps = [batch * math.prod(node.shape) for node in plan.network.nodes]
+    fitting = BUDGET // (threads * block_bytes(plan, batch, 1, item))
     return max(1, min(MOST_TRIALS, BLOCK * len(maps) // sum(maps), fitting))
 
 

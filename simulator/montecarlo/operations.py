@@ -129,7 +129,7 @@ def _(operation: Conv2d, call: Call, out: Array) -> Exponents:
         _depthwise(values, (_taps(drawn.weight), operation.stride, _corner(operation)), out)
     else:
         for weight, x, y in _groups(operation, drawn.weight, values, out):
-            if _pointwise(operation):
+            if pointwise(operation):
                 np.matmul(weight, _matrix(x), out=_matrix(y))
                 continue
             for row, windows, piece in _pieces(weight, y, call.pool):
@@ -155,7 +155,7 @@ def _(operation: Conv2d, call: Call, gradient: Signal, out: Array) -> Exponents:
         _depthwise_backward(values, (_taps(drawn.weight), operation.stride, _corner(operation)), out)
         return gradient.exponent
     for weight, x, y in _groups(operation, drawn.weight, out, values):
-        if _pointwise(operation):
+        if pointwise(operation):
             np.matmul(weight.T, _matrix(y), out=_matrix(x))
             continue
         x.fill(0.0)
@@ -170,7 +170,8 @@ def _corner(operation: Conv2d) -> tuple[int, int]:
     return operation.padding[0], operation.padding[2]
 
 
-def _pointwise(operation: Conv2d) -> bool:
+def pointwise(operation: Conv2d) -> bool:
+    """Whether the convolution is one matrix product of the map itself."""
     return operation.kernel == (1, 1) and operation.stride == (1, 1) and not any(operation.padding)
 
 
@@ -204,11 +205,16 @@ def _windows_shape(operation: Conv2d, out: Array) -> tuple[int, ...]:
     return len(out), operation.in_channels * math.prod(operation.kernel), *out.shape[2:]
 
 
+def piece_rows(lines: int, width: int, batch: int) -> int:
+    """Return how many output rows are worked on together, where each position's window has `lines` numbers."""
+    return max(1, COLUMNS_SIZE // (lines * width * batch))
+
+
 def _pieces(weight: Array, y: Array, pool: Pool) -> Iterator[tuple[int, Array, Array]]:
     """Cut an output map by rows; yield each piece's first row, memory for its windows, and its view as a matrix."""
     _, height, width, batch = y.shape
     lines = weight.shape[1]
-    step = max(1, COLUMNS_SIZE // (lines * width * batch))
+    step = piece_rows(lines, width, batch)
     for row in range(0, height, step):
         count = min(step, height - row)
         piece = _matrix(y)[:, row * width * batch : (row + count) * width * batch]

@@ -21,6 +21,11 @@ REACH = {np.dtype(np.float32): 32, np.dtype(np.float64): 100}
 range that the next layer's sums, and (in float64) the fourth powers of a standard error, stay inside it."""
 
 
+HUGE = 2**26
+"""Bytes above which an array is not kept for reuse: maps of different sizes would pile up, and fresh pages, in large
+units, cost little beside the passes over so large a map."""
+
+
 class Pool:
     """Arrays kept for reuse by size and type: a block of trials asks for the same sizes as the one before it.
 
@@ -40,11 +45,12 @@ class Pool:
         return flat.reshape(shape)
 
     def give(self, array: Array) -> None:
-        """Take back an array that nobody reads any more."""
-        self._free.setdefault((array.size, array.dtype), []).append(array.reshape(-1))
+        """Take back an array that nobody reads any more; a huge one goes back to the system."""
+        if array.nbytes <= HUGE:
+            self._free.setdefault((array.size, array.dtype), []).append(array.reshape(-1))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Signal:
     """The map values * 2**exponent of several trials, and its moments over batch and positions at fixed weights.
 
@@ -58,6 +64,11 @@ class Signal:
     summary: Statistics
     mean: Statistics
     variance: Statistics
+
+    def release(self, pool: Pool) -> None:
+        """Give the values back; their shape stays."""
+        pool.give(self.values)
+        self.values = np.broadcast_to(self.values.dtype.type(0), self.values.shape)
 
 
 def rows(array: Array) -> Array:

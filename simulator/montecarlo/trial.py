@@ -95,12 +95,12 @@ def run_trials(plan: Plan, data: Array, draws: Draws, pool: Pool) -> NDArray[np.
             unread[source] -= 1
         for done in {index, *node.inputs}:
             if unread[done] == 0 and not kept[done]:
-                pool.give(calls[done].output.values)
+                calls[done].output.release(pool)
 
     last = len(network) - 1
-    cotangent = pool.take(calls[last].output.values.shape)
-    draws.normals(last, COTANGENT, cotangent)
-    gradients: dict[int, tuple[Array, Exponents]] = {last: (cotangent, np.zeros(trials, np.int64))}
+    out = pool.take(calls[last].output.values.shape)
+    draws.normals(last, COTANGENT, out)
+    gradients: dict[int, tuple[Array, Exponents]] = {last: (out, np.zeros(trials, np.int64))}
     for index in reversed(range(len(network))):
         node, call = network.nodes[index], calls[index]
         if index in gradients:  # a node that leads nowhere has gradient 0, as recorded
@@ -115,11 +115,12 @@ def run_trials(plan: Plan, data: Array, draws: Draws, pool: Pool) -> NDArray[np.
                     pool.give(out)
                 else:
                     gradients[source] = out, exponent
-            pool.give(gradient.values)
+            gradient.release(pool)
         if kept[index]:
-            pool.give(call.output.values)
+            call.output.release(pool)
         if isinstance(call.drawn, Parameters):
             pool.give(call.drawn.weight)
+        call.drawn = None
     return record
 
 

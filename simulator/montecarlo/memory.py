@@ -1,0 +1,165 @@
+"""What a block of trials needs in memory, worked out before it runs.
+
+The pool of a thread keeps every array but the huge for the next request of the same size and type, so it ends up with
+as many of each as were ever out together. Here the requests of `run_trials` are gone through without arrays.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import Counter
+
+from varprop.simulator.errors import UserError
+from varprop.simulator.limits import weight_count
+from varprop.simulator.montecarlo.operations import piece_rows, pointwise
+from varprop.simulator.montecarlo.signal import HUGE
+from varprop.simulator.montecarlo.trial import Plan
+from varprop.simulator.network import Add, Conv2d, Linear
+
+Sized = tuple[int, int]
+Groups = list[list[Sized]]
+
+DOUBLE = 8
+
+SHARE = 0.8
+"""Of the machine's memory that the arrays of all threads may take."""
+
+BUDGET = 3 * 2**30
+"""Bytes beyond which fewer trials run at once; a single trial may need more."""
+
+
+class Ledger:
+    """Counts arrays that are out, by their number of elements and bytes an element."""
+
+    def __init__(self) -> None:
+        self._out: Counter[Sized] = Counter()
+        self._most: Counter[Sized] = Counter()
+        self._huge = 0
+        self._most_huge = 0
+
+    def take(self, *arrays: Sized) -> None:
+        """Note that arrays are handed out."""
+        for array in arrays:
+            self._out[array] += 1
+            self._most[array] = max(self._most[array], self._out[array])
+            self._huge += _huge(array)
+        self._most_huge = max(self._most_huge, self._huge)
+
+    def give(self, *arrays: Sized) -> None:
+        """Note that arrays came back."""
+        self._out.subtract(arrays)
+        self._huge -= sum(map(_huge, arrays))
+
+    def use(self, groups: list[list[Sized]]) -> None:
+        """Hand out the arrays of a group together and take them back, one group after the other."""
+        for arrays in groups:
+            self.take(*arrays)
+            self.give(*arrays)
+
+    @property
+    def bytes(self) -> int:
+        """The largest sum: what is not huge stays with the pool."""
+        kept = (array for array in self._most if not _huge(array))
+        return self._most_huge + sum(math.prod(array) * self._most[array] for array in kept)
+
+
+def _huge(array: Sized) -> int:
+    """Return the bytes of an array that the pool does not keep, 0 of one that it keeps."""
+    size = math.prod(array)
+    return size if size > HUGE else 0
+
+
+def block_bytes(plan: Plan, batch: int, trials: int, item: int) -> int:
+    """Return the bytes of the arrays of one block.
+
+    Parameters
+    ----------
+    plan
+        What is to run.
+    batch, trials
+        Samples, and trials in the block.
+    item
+        Bytes of one number: 4 or 8.
+    """
+    nodes, consumers, kept = plan.network.nodes, plan.network.consumers, plan.kept
+    sizes = [trials * batch * math.prod(node.shape) for node in nodes]
+    layers = [_layer_arrays(plan, index, batch, trials, item) for index in range(len(nodes))]
+    ledger = Ledger()
+    unread = [len(found) for found in consumers]
+    for index, node in enumerate(nodes):
+        lasting, forward, _ = layers[index]
+        ledger.take((sizes[index], item), *lasting)
+        ledger.use(forward)
+        for source in node.inputs:
+            unread[source] -= 1
+        for done in {index, *node.inputs}:
+            if unread[done] == 0 and not kept[done]:
+                ledger.give((sizes[done], item))
+
+    gradients = {len(nodes) - 1}
+    ledger.take((sizes[-1], item))
+    for index in reversed(range(len(nodes))):
+        lasting, _, backward = layers[index]
+        if index in gradients:
+            for source in nodes[index].inputs:
+                ledger.take((sizes[source], item))
+                ledger.use(backward)
+                if source in gradients:
+                    ledger.give((sizes[source], item))
+                gradients.add(source)
+            ledger.give((sizes[index], item))
+        ledger.give(*lasting)
+        if kept[index]:
+            ledger.give((sizes[index], item))
+    channels = sum(node.shape[0] for node, asked in zip(nodes, plan.normalised, strict=True) if asked)
+    return ledger.bytes + 2 * DOUBLE * trials * channels
+
+
+def _layer_arrays(plan: Plan, index: int, batch: int, trials: int, item: int) -> tuple[list[Sized], Groups, Groups]:
+    """Return what a node holds from its turn forward to its turn back, and what it uses in passing, each way.
+
+    Arrays in passing come in groups that are out together.
+    """
+    node = plan.network.nodes[index]
+    operation, outputs = node.operation, trials * batch * math.prod(node.shape)
+    if isinstance(operation, Add):
+        return [], [[(outputs, item)]], []
+    if not isinstance(operation, Conv2d | Linear):
+        return [], [], []
+    groups = operation.groups if isinstance(operation, Conv2d) else 1
+    lines = node.fan_in or 0
+    columns = outputs // node.shape[0]
+    if index in plan.unseen:
+        inputs = columns * groups * lines
+        windows = [(inputs, item)] if isinstance(operation, Conv2d) else []
+        back = [[*windows, (inputs, item)]]
+        if columns == trials:
+            return [(outputs, item), *windows], [], back
+        # Matrices of several columns are copied to float64, two at a time.
+        back += [[*windows, *[(numbers, DOUBLE)] * 2] for numbers in (inputs, outputs)]
+        return [(outputs, item), *windows], [[(inputs, DOUBLE)]], back
+    pieces: Groups = []
+    if isinstance(operation, Conv2d) and not operation.depthwise and not pointwise(operation):
+        _, height, width = node.shape
+        step = min(height, piece_rows(lines, width, batch))
+        pieces = [[(lines * rows * width * batch, item)] for rows in {step, height % step} if rows]
+    return [(trials * weight_count(node), item)], pieces, pieces
+
+
+def refuse_what_does_not_fit(plan: Plan, batch: int, item: int) -> None:
+    """Raise UserError if one trial needs more memory than the machine has, with the batch that would fit."""
+    limit = int(SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    needed = block_bytes(plan, batch, 1, item)
+    if needed <= limit:
+        return
+    fits = batch
+    while fits > 1 and block_bytes(plan, fits, 1, item) > limit:
+        fits //= 2
+    fitting = block_bytes(plan, fits, 1, item) <= limit
+    raise UserError(
+        "Monte Carlo's memory",
+        f"{needed / 2**30:.1f} GiB for one trial at batch {batch}",
+        f"at most {limit / 2**30:.1f} GiB",
+        f"--batch {fits} fits" if fitting else "lower --size, --width or --depth",
+    )
