@@ -5,7 +5,8 @@ exactly zero, and equal labels within one node say that two are equal. A product
 where a factor's is; a sum's label is the sum, whatever the order of its terms. What is told apart is so but for hash
 collisions (one pair in 2^64); what is claimed to be zero or equal is so in exact arithmetic, for any data; in floating
 point a zero of a product is exact too, one of a sum is rounding noise, which training may let grow. Zeros of sums are
-found where normalisation or softmax cause them, and nowhere else.
+found where normalisation or softmax cause them, and nowhere else; nor is it seen that a part of a map is zero (the
+edges that padding adds, where a flattening makes features of them).
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 
 import numpy as np
 import pytest
@@ -228,6 +229,72 @@ def test_claims_hold_in_training_and_nothing_else_is_zero_or_equal(name):
         assert first_steps.get(layer.index) == layer.first_step, layer
         assert distinct_channels(outputs[layer.index]) == layer.distinct_in_training, layer
         assert bool(layer.reasons) == (layer.zero_gradients == layer.weights)
+
+
+def random_network(seed):
+    """A small graph of any operations and starts; what does not fit together is left out."""
+    rng = random.Random(seed)
+    net = NetworkBuilder("random", "torch", (rng.choice([2, 3, 4]), 5, 5))
+    for _ in range(rng.randint(2, 7)):
+        source = rng.choice([net.last, max(net.last - 1, 0)])
+        channels = net.shape(source)[0]
+        init = rng.choice([ZERO, FIFTH, HE, HE])
+        match rng.choice("cccdgbbaaampz+"):
+            case "c":
+                bias, padding = rng.choice([None, ZERO, FIFTH]), rng.choice(["same", "valid"])
+                kernel = 1 if min(net.shape(source)[1:]) < 3 else rng.choice([1, 3])
+                net.conv2d(4, kernel, init, padding=padding, bias=bias, source=source)
+            case "d":
+                net.conv2d(channels * rng.choice([1, 2]), 3, init, groups=channels, source=source)
+            case "g" if channels % 2 == 0:
+                net.conv2d(4, 3, init, groups=2, source=source)
+            case "b":
+                net.batch_norm(eps=EPS, source=source)
+            case "a":
+                net.activation(rng.choice(["relu", "tanh", "sigmoid", "silu", "linear"]), source=source)
+            case "m" if min(net.shape(source)[1:]) > 1:
+                net.max_pool(2, stride=1, source=source)
+            case "p" if min(net.shape(source)[1:]) > 1:
+                net.average_pool(2, stride=1, source=source)
+            case "z":
+                net.zero_pad((0, 1, 1, 0), source=source)
+            case "+" if net.shape(source) == net.shape() and source != net.last:
+                net.add((source, net.last))
+    rng.choice([net.flatten, net.global_average_pool])()
+    net.linear(4, rng.choice([ZERO, FIFTH, HE]), bias=rng.choice([None, ZERO]))
+    net.activation(rng.choice(["relu", "tanh", "sigmoid"]))
+    net.linear(3, rng.choice([ZERO, FIFTH, HE]), bias=rng.choice([None, ZERO]))
+    return net.build()
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_no_claim_is_false_in_random_networks(seed):
+    """What is claimed to be zero, equal or at rest is so; that nothing else is, chance does not allow to ask here."""
+    network = random_network(seed)
+    claimed = analyse_start(network)
+    trained = Trained(network, seed)
+    data, target = data_and_target(network, samples=20)
+    for step in range(1, 4):
+        gradients, loss = trained.gradients(data, target)
+        outputs = trained.outputs(data)
+        if claimed.plateau is not None:
+            assert loss == pytest.approx(claimed.plateau, rel=SAME)
+        if step == 1 and claimed.equal_logits:
+            assert distinct_channels(outputs[-1]) == 1
+        for layer in claimed.layers:
+            gradient = gradients[layer.index, "weight"]
+            zeros = layer.weights if gradient is None else int((gradient.abs() < 1e-12).sum())
+            if step == 1:
+                assert zeros >= layer.zero_gradients, layer
+            if layer.first_step is None or step < layer.first_step:
+                assert zeros == layer.weights, layer
+            if outputs[layer.index].abs().max() > 1e-12:
+                most = layer.distinct_at_start if step == 1 else layer.distinct_in_training
+                assert distinct_channels(outputs[layer.index]) <= most, layer
+        with torch.no_grad():
+            for key, gradient in gradients.items():
+                if gradient is not None:
+                    trained.parameters[key] -= 0.5 * gradient
 
 
 def test_channels_that_the_loss_treats_alike_stay_alike():
