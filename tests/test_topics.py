@@ -2,6 +2,7 @@
 
 import math
 
+import mpmath
 import numpy as np
 import pytest
 import sympy as sp
@@ -184,3 +185,33 @@ def test_duals_against_one_quadrature(family, q):
         expected = np.sum(w * phi.value(z) * _inner(family, c * z, q * (1 - c * c)))
         size = float(phi.second_moment(q))
         assert float(phi.dual(q, q, c)) == pytest.approx(expected, rel=1e-12, abs=1e-13 * size), c
+
+
+def test_rate_of_the_quadrature_is_the_derived_one():
+    """Each further point gains a factor rho^2 at least, and at the twelve that are run nothing is left."""
+    strip, half, centre = math.pi / 3, 0.5, 0.7
+    rho = strip / half + math.sqrt(1 + (strip / half) ** 2)
+
+    def integrand(x):
+        return mpmath.tanh(x) ** 2 * mpmath.npdf(x)
+
+    with mpmath.workdps(40):
+        exact = mpmath.quad(integrand, [centre - half, centre, centre + half])
+        logs = []
+        for n in range(3, 13):
+            nodes, weights = np.polynomial.legendre.leggauss(n)
+            # Nodes in double precision: below 1e-15 their rounding shows, so the slope is taken up to 8 points.
+            rule = half * sum(w * integrand(centre + half * x) for x, w in zip(nodes, weights, strict=True))
+            logs.append(float(mpmath.log(abs(rule - exact))))
+    slope = np.polyfit(range(3, 9), logs[:6], 1)[0]
+    assert slope < -2 * math.log(rho)
+    assert logs[-1] < math.log(1e-15)
+
+
+def test_rate_of_tanh_far_out():
+    """What the upper bound leaves is the next order, q^(-5/2): the one after it is a tenth at q = 100."""
+    bound = next(step for step in derivation("tanh").steps if step.name == "large_above").equation.rhs
+    (q,) = bound.free_symbols
+    at = np.array([1e2, 1e3])
+    gaps = [float(bound.subs(q, value).evalf(30)) - float(activation("tanh").second_moment(value)) for value in at]
+    assert np.diff(np.log(gaps))[0] / math.log(10) == pytest.approx(-2.5, abs=0.05)
