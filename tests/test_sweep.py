@@ -12,6 +12,8 @@ import sqlite3
 import subprocess
 import sys
 import time
+from concurrent.futures import Executor, Future
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -318,6 +320,29 @@ def test_workers_that_always_die_are_reported(monkeypatch):
         sweep(points(["mlp"], {"depth": [2], "width": [8], "batch": [4]}))
 
 
+@pytest.mark.parametrize(("losses", "status"), [(3, "ok"), (4, "failed")])
+def test_a_point_that_a_cluster_loses_is_sent_again(monkeypatch, tmp_path, losses, status):
+    """And called failed, and not kept, when it is lost once too often."""
+
+    class Lossy(Executor):
+        sent = 0
+
+        def submit(self, function, /, *args, **kwargs):  # type: ignore[no-untyped-def]
+            self.sent += 1
+            future: Future[Outcome] = Future()
+            if self.sent <= losses:
+                future.set_exception(ConnectionError("lost"))
+            else:
+                future.set_result(function(*args, **kwargs))
+            return future
+
+    monkeypatch.setattr("varprop.simulator.sweep.run.executor", lambda *_: nullcontext((Lossy(), 1)))
+    store = Store(tmp_path)
+    (outcome,) = sweep(points(["mlp"], {"depth": [2], "width": [8], "batch": [4]}), store=store)
+    assert outcome.status == status
+    assert len(store) == (status == "ok")
+
+
 def _dies_once(point: Point) -> Outcome:
     mark = Path(os.environ["VARPROP_TEST_MARK"])
     if not mark.exists():
@@ -424,7 +449,7 @@ def test_dask_goes_on_when_a_worker_is_killed(tmp_path):
         killed = []
 
         def kill_one(done: int, total: int) -> None:
-            if done > 5 and not killed:
+            if done > 2 and not killed:
                 processes[1].kill()
                 killed.append(done)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
 from dataclasses import replace
@@ -16,7 +17,7 @@ from varprop.simulator.sweep.store import Store
 Progress = Callable[[int, int], None]
 
 _AHEAD = 4  # points handed over for each worker, so that none waits and few are lost
-_RESTARTS = 3  # of a pool that lost a process, without a point done in between
+_RESTARTS = 3  # of a pool that lost a process without a point done in between, or of a point that a cluster lost
 
 
 def sweep(
@@ -80,6 +81,7 @@ def _collect(
     progress: Progress | None,
 ) -> None:
     running: dict[Future[Outcome], str] = {}
+    attempts: Counter[str] = Counter()
     queue = iter(waiting)
     total = len(pending)
     start = len(pending) - len(waiting) - len(found)
@@ -97,6 +99,11 @@ def _collect(
             error = future.exception()
             if isinstance(error, BrokenExecutor):
                 raise error
+            if error is not None and attempts[key] < _RESTARTS:
+                # A point's own errors are outcomes: this is the cluster's, which lost a worker or a connection.
+                attempts[key] += 1
+                running[pool.submit(evaluate, pending[key])] = key
+                continue
             outcome = future.result() if error is None else failure(error)
             if store is not None and outcome.status != "failed":
                 store.put(key, outcome.to_bytes())
