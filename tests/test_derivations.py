@@ -90,19 +90,19 @@ def test_expectation_under_independence():
         evaluate(E(x**5), laws)
 
 
-def test_selu_constants_are_klambauers():
+def test_result_4_selu_constants_are_klambauers():
     values = [float(value.evalf(20)) for value in derivation("selu").constants.values()]
     assert values == pytest.approx([1.0507009873554805, 1.6732632423543778], rel=1e-15)
 
 
-def test_truncation_at_two_deviations():
+def test_result_2_truncation_at_two_deviations():
     results = derivation("truncated_normal").results
     limit = results["variance"].arguments[0]
     assert float(results["variance"].expression.subs(limit, 2)) == pytest.approx(0.7737413, abs=5e-8)
     assert float(results["deviation"].expression.subs(limit, 2)) == pytest.approx(0.87962566103423978, rel=1e-15)
 
 
-def test_max_of_four():
+def test_result_14_max_of_four():
     results = derivation("max_pool").results
     q = results["mean_of_four"].arguments[0]
     mean, second = (float(results[name].expression.subs(q, 1)) for name in ("mean_of_four", "second_moment_of_four"))
@@ -111,7 +111,7 @@ def test_max_of_four():
 
 
 @pytest.mark.parametrize(("n", "decay"), [(4, 0.761567), (8, 0.921207), (16, 0.977426), (32, 0.993972)])
-def test_zero_padding_decay_is_the_leading_eigenvalue(n, decay):
+def test_result_10_zero_padding_decay_is_the_leading_eigenvalue(n, decay):
     result = derivation("zero_padding").results["decay"]
     found = float(result.expression.subs(result.arguments[0], n))
     taps = (np.abs(np.subtract.outer(np.arange(n), np.arange(n))) <= 1) / 3

@@ -57,7 +57,7 @@ def test_result_9_linear_layers_follow_the_exact_digamma_law() -> None:
             assert shift == pytest.approx(sum(float(digamma(n / 2)) - math.log(n / 2) for n in some), rel=1e-11)
 
 
-def test_relu_adds_five_over_width_a_layer() -> None:
+def test_result_9_relu_adds_five_over_width_a_layer() -> None:
     """Hanin & Nica 2020, theorem 1: Var log = 5 sum 1/n + O(sum 1/n^2), both ways."""
     depth = 6
     errors = []

@@ -14,7 +14,7 @@ from varprop.simulator.mean_field import fixed_points
 @pytest.mark.parametrize(
     ("text", "expected", "digits"), [("relu", 1.7128586, 5e-8), ("tanh", 1.5925374, 5e-8), ("sigmoid", 4.8013134, 5e-8)]
 )
-def test_unit_variance_gains(text, expected, digits):
+def test_result_5_unit_variance_gains(text, expected, digits):
     assert gain(activation(text)).gain_variance == pytest.approx(expected, abs=digits)
 
 
@@ -31,7 +31,7 @@ def test_relu_is_he():
     ("text", "factor", "q", "chi"),
     [("selu", 0.75, 0.023034, 1.00367), ("tanh", 5 / 3, 1.178480, None), ("selu", 1.0, 1.0, 1.071575)],
 )
-def test_fixed_points_of_hard_coded_gains(text, factor, q, chi):
+def test_results_4_and_5_fixed_points_of_hard_coded_gains(text, factor, q, chi):
     (point,) = fixed_points(activation(text), factor**2)
     assert point.q == pytest.approx(q, abs=5e-7)
     if chi is not None:

@@ -244,7 +244,7 @@ def test_framework_fans_of_a_depthwise_kernel():
 
 
 @pytest.mark.parametrize("channels", [9, 32, 96, 960])
-def test_depthwise_second_moment_factors(channels):
+def test_result_3_depthwise_second_moment_factors(channels):
     """What one depthwise 3x3 layer does to the second moment, away from the border: nine weights a channel."""
     expected = {
         ("torch", "default"): 1 / 3,
@@ -263,7 +263,7 @@ def test_depthwise_second_moment_factors(channels):
         assert node.fan_in * weight_law(node, framework).second_moment == pytest.approx(factor, rel=1e-13)
 
 
-def test_truncated_normal_against_scipy():
+def test_result_2_truncated_normal_against_scipy():
     reference = stats.truncnorm(-2, 2)
     assert reference.std() == pytest.approx(TRUNCATION_FACTOR, rel=1e-12)
     assert pytest.approx(0.87962566103423978, rel=1e-15) == TRUNCATION_FACTOR

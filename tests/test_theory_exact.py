@@ -57,7 +57,7 @@ def assert_normal(scores):
 
 
 @pytest.mark.parametrize("function", HOMOGENEOUS)
-def test_plain_mlp_is_exact_at_any_width(function):
+def test_result_1_plain_mlp_is_exact_at_any_width(function):
     """He et al. 2015, eqs. 7 and 14, hold at any width.
 
     At width 64 and depth 10 one sample's log second moment has variance 5 * 10 / 64, so that its mean is e^0.4 times
@@ -96,7 +96,7 @@ def test_plain_convolutions_are_exact_forward(function, source):
 
 
 @pytest.mark.parametrize(("function", "factor"), [("linear", 1 / 3), ("relu", 1 / 6)])
-def test_default_linear_layers_of_torch(function, factor):
+def test_result_1_default_linear_layers_of_torch(function, factor):
     """kaiming_uniform(a=sqrt 5) is U(+-1/sqrt n), variance 1/(3n): x1/3 a layer, x1/6 under ReLU, plus the bias's."""
     width = 50
     network = build("mlp", depth=8, width=width, activation=function, init=parse_initializer("default"))
@@ -127,7 +127,7 @@ DEPTHWISE = [
 @pytest.mark.parametrize(
     ("framework", "init", "factor"), DEPTHWISE, ids=lambda value: value if isinstance(value, str) else ""
 )
-def test_depthwise_factor(framework, init, factor, channels):
+def test_result_3_depthwise_factor(framework, init, factor, channels):
     """What one 3x3 depthwise layer without padding does to the second moment, forward and back.
 
     Back, an input position is reached by (outputs * 9) / inputs weights on average: 36 outputs from 64 inputs.
@@ -148,7 +148,7 @@ def test_depthwise_factor(framework, init, factor, channels):
         ("glorot_normal", 192, 0.757),
     ],
 )
-def test_normalisation_of_small_depthwise_outputs(init, channels, printed):
+def test_result_12_normalisation_of_small_depthwise_outputs(init, channels, printed):
     """E[v / (v + eps)] for Keras's depthwise kernels and eps 1e-3, behind a normalised ReLU6, positions i.i.d.
 
     Every channel's variance is v = s sum of nine squared weights, with s the variance of relu6(N(0, 1)) up to the
@@ -188,7 +188,7 @@ def padded_field(size, layers):
     ("function", "size", "layers"),
     [("linear", 4, 60), ("relu", 4, 60), ("relu", 8, 60), ("linear", 16, 150), ("relu", 32, 300)],
 )
-def test_zero_padding(function, size, layers):
+def test_result_10_zero_padding(function, size, layers):
     """Every layer against plain loops; at last the slowest mode, ((1 + 2 cos(pi / (n + 1))) / 3)^2 a layer.
 
     32 is beyond the size of map on which kernels are carried whole. Of a uniform start the second slowest mode,
@@ -209,7 +209,7 @@ def test_zero_padding(function, size, layers):
         assert report.layers[20].forward.second_moment == pytest.approx(0.35303, abs=5e-6)
 
 
-def test_relu_correlation_map():
+def test_result_7_relu_correlation_map():
     """f(c) = (sqrt(1 - c^2) + c (pi - arccos c)) / pi, layer by layer, and 1 - c_l -> (9 pi^2 / 2) / l^2.
 
     1 / sqrt(1 - c_l) grows by sqrt(2) / (3 pi) a layer in the end; ln l drops out of two differences.
@@ -246,7 +246,7 @@ def normalised_factor(function, batch, width=8192):
 
 
 @pytest.mark.parametrize("batch", [8, 16, 64])
-def test_normalised_linear_layers(batch):
+def test_result_8_normalised_linear_layers(batch):
     """(B - 2) / (B - 3) a layer (Yang et al. 2019), for B much smaller than the width."""
     assert normalised_factor("linear", batch) == pytest.approx((batch - 2) / (batch - 3), rel=batch / 8192)
 
@@ -255,7 +255,7 @@ def test_normalised_linear_layers(batch):
     ("function", "limit"),
     [("relu", math.pi / (math.pi - 1)), ("tanh", 1.177807), ("selu", 1.071575)],
 )
-def test_normalised_layers_of_large_batches(function, limit):
+def test_result_8_normalised_layers_of_large_batches(function, limit):
     """E[phi'^2] / Var[phi] (Yang et al. 2019); the batch's own part of it falls as 1 / B and is extrapolated away.
 
     Width adds c depth / width of its own, with a c of order one, at either batch.
@@ -265,7 +265,7 @@ def test_normalised_layers_of_large_batches(function, limit):
     assert (4 * large - small) / 3 == pytest.approx(limit, rel=NEXT_ORDER + 5 / 8192)
 
 
-def test_residual_sums_double():
+def test_result_11_residual_sums_double():
     net = NetworkBuilder("residual", "torch", (256,))
     total = 0
     for _ in range(8):
@@ -278,7 +278,7 @@ def test_residual_sums_double():
     )
 
 
-def test_residual_branches_of_one_over_root_depth():
+def test_result_11_residual_branches_of_one_over_root_depth():
     depth, width = 20, 64
     net = NetworkBuilder("residual", "torch", (width,))
     total = 0
@@ -290,7 +290,30 @@ def test_residual_branches_of_one_over_root_depth():
     assert layers[0].backward.second_moment == pytest.approx((1 + 1 / depth) ** depth, rel=ROUNDING)
 
 
-def test_normalised_residual_branches_add_one_each():
+@pytest.mark.parametrize("layers", [2, 3, 4])
+def test_result_11_fixup_keeps_the_step_of_all_branches(layers):
+    """Zhang et al. 2019: branches of m layers, the last zero, the others at L^(-1 / (2 m - 2)).
+
+    A step of gradient descent moves the output by the sum over branches of the last layers' squared gradients,
+    L a^(2 m - 2) for a factor a on the others' weights: the same at any depth.
+    """
+    width = 32
+    for depth in (4, 25, 81):
+        net = NetworkBuilder("fixup", "torch", (width,))
+        scale = depth ** (-1 / (2 * layers - 2)) / math.sqrt(width)
+        last = []
+        for _ in range(depth):
+            start = net.last
+            for _ in range(layers - 1):
+                net.linear(width, parse_initializer(f"normal({scale!r})"))
+            last.append(net.linear(width, parse_initializer("zeros")))
+            net.add((start, net.last))
+        rows = predict(net.build(), signs((width,))).layers
+        step = sum(rows[index - 1].forward.second_moment * rows[index].backward.second_moment for index in last)
+        assert step == pytest.approx(1.0, rel=DEEP_ROUNDING)
+
+
+def test_result_11_normalised_residual_branches_add_one_each():
     net = NetworkBuilder("residual", "torch", (64, 16, 16))
     net.conv2d(64, 1, HE)
     total = net.batch_norm(eps=0.0)
@@ -302,7 +325,7 @@ def test_normalised_residual_branches_add_one_each():
     np.testing.assert_allclose(second_moments(report, "add"), np.arange(2, 7), rtol=ROUNDING)
 
 
-def test_maximum_of_four_normals():
+def test_result_14_maximum_of_four_normals():
     """Mean 1.0293754 and variance 0.4917152 (order statistics of N(0, 1))."""
     data = np.random.default_rng(0).standard_normal((32, 64, 8, 8))
     net = NetworkBuilder("pooled", "torch", (64, 8, 8))

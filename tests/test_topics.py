@@ -74,14 +74,14 @@ def test_mean_field_scales_of_tanh():
     assert value("mean_field", "xi_c", 1.0, slope) == pytest.approx(3.6270, abs=5e-5)
 
 
-def test_selu_jacobian_is_klambauers():
+def test_result_4_selu_jacobian_is_klambauers():
     steps = {step.name: step for step in derivation("selu").steps}
     constants = derivation("selu").constants
     found = [float(steps[name].equation.rhs.subs(constants)) for name in ("mean_slope", "variance_slope")]
     assert found == pytest.approx([0.088835, 0.782648], abs=5e-7)
 
 
-def test_finite_width_by_simulation():
+def test_result_9_finite_width_by_simulation():
     """Mean and variance of log|W x|^2 and E|x|^4 of one layer, from draws that use no formula of ours."""
     n, draws = 6, 200_000
     z = np.random.default_rng(7).normal(size=(draws, n))
