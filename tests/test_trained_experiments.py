@@ -13,7 +13,6 @@ pytest.importorskip("torch")
 import torch
 
 from varprop.cli import main
-from varprop.simulator import cifar10
 from varprop.simulator.errors import UserError
 from varprop.simulator.experiments import train
 from varprop.simulator.experiments.mobilenet_initializers import GLOROT, HE
@@ -26,18 +25,23 @@ from varprop.simulator.experiments.trained import (
     zero_and_constant_init,
 )
 from varprop.simulator.experiments.trained.runs import Difference, Options, difference
+from varprop.simulator.torch_backend.data import Labelled, TrainingData
 
 
 @pytest.fixture(autouse=True)
 def images(monkeypatch) -> None:
     """Random images in place of CIFAR-10's, and a few steps of each training."""
 
-    def read(data_dir, split, picked):
+    def fake(data_dir, count):
         rng = np.random.default_rng(0)
-        smooth = np.repeat(np.repeat(rng.integers(0, 256, (len(picked), 3, 8, 8), np.uint8), 4, 2), 4, 3)
-        return smooth, rng.integers(0, 10, len(picked), np.uint8)
+        coarse = rng.integers(0, 256, (2 * count, 3, 8, 8), np.uint8)
+        smooth = torch.from_numpy(np.repeat(np.repeat(coarse, 4, 2), 4, 3))
+        labels = torch.from_numpy(rng.integers(0, 10, 2 * count))
+        train, validation = (Labelled(smooth[part], labels[part]) for part in (slice(count), slice(count, None)))
+        return TrainingData(train, validation, "random images")
 
-    monkeypatch.setattr(cifar10, "read", read)
+    for module in (batchnorm_and_l2, mobilenet_initializers, torch_linear_default, truncated_normal):
+        monkeypatch.setattr(module, "cifar10_data", fake)
     for module, images in ((batchnorm_and_l2, 96), (truncated_normal, 96), (torch_linear_default, 320)):
         monkeypatch.setattr(module, "QUICK_IMAGES", images)
         monkeypatch.setattr(module, "QUICK_EPOCHS", 1)
@@ -144,13 +148,16 @@ def test_a_difference_has_its_error() -> None:
 def test_sentences_follow_the_numbers() -> None:
     say = mobilenet_initializers.sentence
     assert "he_normal loses to glorot_normal by 1.1 +- 0.6 points over 4 seeds" in say(
-        HE, GLOROT, Difference(-1.1, 1.2, 4), quick=False
+        HE, GLOROT, "validation", Difference(-1.1, 1.2, 4), quick=False
     )
-    assert "more than the spread" in say(HE, GLOROT, Difference(-1.1, 1.2, 4), quick=False)
-    assert "which the spread" in say(HE, GLOROT, Difference(-6.0, 4.0, 4), quick=False)
-    assert "beats" in say(HE, GLOROT, Difference(2.0, 1.2, 4), quick=False)
-    assert "one seed" in say(HE, GLOROT, Difference(2.0, None, 1), quick=False)
-    assert "explains" not in say(HE, GLOROT, Difference(2.0, 1.0, 2), quick=True)
+    assert "more than the spread" in say(HE, GLOROT, "validation", Difference(-1.1, 1.2, 4), quick=False)
+    assert "which the spread" in say(HE, GLOROT, "validation", Difference(-6.0, 4.0, 4), quick=False)
+    assert "in training he_normal loses to glorot_normal by 1.0" in say(
+        HE, GLOROT, "train", Difference(-1.0, 1.2, 4), quick=False
+    )
+    assert "beats" in say(HE, GLOROT, "validation", Difference(2.0, 1.2, 4), quick=False)
+    assert "one seed" in say(HE, GLOROT, "validation", Difference(2.0, None, 1), quick=False)
+    assert "explains" not in say(HE, GLOROT, "validation", Difference(2.0, 1.0, 2), quick=True)
 
 
 def test_records_are_kept_and_continued(tmp_path) -> None:

@@ -56,7 +56,7 @@ def train(options: Options) -> Trained:
     sections = [
         Section(
             "trained",
-            f"trained: {size}x{size}, {len(data.train):,} images, {epochs} epochs",
+            f"trained: {data.source}, {size}x{size}, {len(data.train):,} images, {epochs} epochs",
             [summary_row(name, results) for name, results in found.items()],
         ),
         Section("dead", "L2 only, trained: ten weights of the stem at the end, against pure decay", _dead_rows(deaths)),

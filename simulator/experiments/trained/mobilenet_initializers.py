@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 from varprop.simulator.experiments.mobilenet_initializers import (
     GLOROT,
@@ -29,6 +30,8 @@ from varprop.simulator.torch_backend.training import TrainingResult, TrainingSet
 BATCH = 32
 SIZE, EPOCHS = 224, 10
 QUICK_SIZE, QUICK_EPOCHS, QUICK_IMAGES = 32, 3, 960
+Metric = Literal["validation", "train"]
+METRICS: dict[Metric, str] = {"validation": "validation", "train": "training"}
 PAIRS = ((HE, GLOROT), (RANDOM, GLOROT), (LECUN, GLOROT))
 
 
@@ -49,7 +52,7 @@ def train(options: Options) -> Trained:
     for name, result in train_all(options, settings, data):
         found[name].append(result)
     rows = [{**summary_row(run.init, found[run.init]), "published": run.validation_accuracy} for run in PUBLISHED]
-    title = f"trained: {size}x{size}, {len(data.train):,} images, {settings[HE.init].epochs} epochs"
+    title = f"trained: {data.source}, {size}x{size}, {len(data.train):,} images, {settings[HE.init].epochs} epochs"
     return Trained([Section("trained", title, rows)], _verdict(found, quick=options.quick), quick=options.quick)
 
 
@@ -58,20 +61,30 @@ def _verdict(found: dict[str, list[TrainingResult]], *, quick: bool) -> Sequence
         sentence(
             one,
             other,
-            difference(validation_accuracies(found[one.init]), validation_accuracies(found[other.init])),
+            metric,
+            difference(*(accuracies(found[run.init], metric) for run in (one, other))),
             quick=quick,
         )
+        for metric in METRICS
         for one, other in PAIRS
     ]
 
 
-def sentence(one: Published, other: Published, measured: Difference, *, quick: bool) -> str:
+def accuracies(results: Sequence[TrainingResult], metric: Metric) -> list[float]:
+    """Return the last epoch's accuracy in validation or in training, seed by seed."""
+    return validation_accuracies(results) if metric == "validation" else [result.last.accuracy for result in results]
+
+
+def sentence(one: Published, other: Published, metric: Metric, measured: Difference, *, quick: bool) -> str:
     """Say by how much a run loses or wins, and what that makes of the article's difference."""
     word = "loses to" if measured.mean < 0 else "beats"
     size = Difference(abs(measured.mean), measured.deviation, measured.seeds)
-    published = 100 * (one.validation_accuracy - other.validation_accuracy)
+    published = 100 * (getattr(one, f"{metric}_accuracy") - getattr(other, f"{metric}_accuracy"))
     z = measured.z_of(published)
-    text = f"{one.init} {word} {other.init} by {size}; the article's single runs differ by {published:+.1f}"
+    text = (
+        f"in {METRICS[metric]} {one.init} {word} {other.init} by {size}; "
+        f"the article's single runs differ by {published:+.1f}"
+    )
     if quick:
         return text + ", at full length"
     if z is None:

@@ -47,13 +47,14 @@ class Options:
     folder: Path | None = None
     progress: Callable[[int, int], None] | None = None
 
+    def __post_init__(self) -> None:
+        if not 1 <= self.count <= MOST_SEEDS:
+            raise UserError("--seeds", self.count, f"a whole number from 1 to {MOST_SEEDS:,}")
+
     @property
     def count(self) -> int:
         """Number of seeds."""
-        count = (2 if self.quick else 3) if self.seeds is None else self.seeds
-        if not 1 <= count <= MOST_SEEDS:
-            raise UserError("--seeds", count, f"a whole number from 1 to {MOST_SEEDS:,}")
-        return count
+        return (2 if self.quick else 3) if self.seeds is None else self.seeds
 
 
 def train_all(

@@ -60,7 +60,10 @@ def train(options: Options) -> Trained:
         f"after {epochs} epochs the training loss is {losses[0]:.3f} from he_normal and {losses[1]:.3f} from "
         f"truncated_normal (ln 10 = {math.log(10):.3f}); he_normal is ahead in validation by {ahead.judged()}",
     ]
-    title = f"trained: {DEPTH} layers of width {width}, {size}x{size}, {len(data.train):,} images, {epochs} epochs"
+    title = (
+        f"trained: {DEPTH} layers of width {width}, {data.source}, {size}x{size}, {len(data.train):,} images, "
+        f"{epochs} epochs"
+    )
     return Trained(
         [Section("trained", title, rows), Section("curves", "training loss by epoch", _curves(found))],
         verdict,

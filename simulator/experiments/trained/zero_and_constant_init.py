@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -38,7 +39,7 @@ class Traces:
 
 
 def train(options: Options) -> Trained:
-    """Run the article's experiment in full, in both loops; the kaiming run for several seeds, the image fixed."""
+    """Run the article's experiment in full, in both loops; kaiming normal for several seeds, the image fixed."""
     generator = torch.Generator().manual_seed(options.seed)
     image = torch.randn(1, 3, SIZE, SIZE, generator=generator)
     samples = Labelled(image, torch.full((1, SIZE, SIZE), TARGET))
@@ -55,7 +56,11 @@ def train(options: Options) -> Trained:
         for start in STARTS
         for loop, cleared in LOOPS.items()
     }
-    found = [_traces(name, result) for name, result in train_all(options, settings, data)]
+    # Only the last start is drawn; of the others every seed's run is the same.
+    drawn = {name: one for name, one in settings.items() if name.startswith(STARTS[-1].name)}
+    fixed = {name: one for name, one in settings.items() if name not in drawn}
+    jobs = chain(train_all(replace(options, seeds=1), fixed, data), train_all(options, drawn, data))
+    found = [_traces(name, result) for name, result in jobs]
     first = found[: len(settings)]
     sections = [
         Section("traces", f"trained on one image, {STEPS} steps", [row for run in first for row in _rows(run)]),
