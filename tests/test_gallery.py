@@ -18,6 +18,7 @@ from varprop.simulator.errors import UserError
 
 SMALL: dict[str, dict[str, object]] = {
     "depth-sweep": {"depths": [2, 4], "trials": 4, "width": 8},
+    "initializer-map": {"activations": ["relu", "tanh"], "width": 64},
     "mobilenet-v2": {"trials": 2, "batch": 4},
     "correlation-maps": {"points": 5, "layers": 30},
     "phase-diagram": {"sigma_w2": [0.5, 4.0, 15], "sigma_b2": [0.0, 0.3, 7]},

@@ -24,6 +24,7 @@ Rows = list[dict[str, Any]]
 
 NAMES: dict[str, str] = {
     "depth-sweep": "log second moments end to end against depth, with finite-width bands",
+    "initializer-map": "factors a layer of signal and gradient, activation by initializer",
     "mobilenet-v2": "MobileNetV2 under torch's and Keras's rules: what batch norm hides, what eps reveals",
     "correlation-maps": "correlation after a layer against before, and its approach to one in a deep ReLU net",
     "phase-diagram": "ordered and chaotic phases of tanh nets, depth scales and trainable depth",

@@ -48,8 +48,7 @@ def draw(rows: Rows, width: float) -> Figure:
         x = middle + math.sqrt(spread) * np.linspace(-3.5, 3.5, 200)
         density = np.exp(-((x - middle) ** 2) / (2 * spread)) / math.sqrt(2 * math.pi * spread)
         histogram.plot(x, density, color=colour, label=f"width {neurons}")
-    histogram.axvline(0.0, color="0.4", ls=":", label="log of the mean")
-    histogram.set_xlabel("log of logits' $q$ / input's $q$")
+    histogram.set_xlabel("log of logits' $q$ / its mean over draws")
     histogram.set_ylabel("density over weight draws")
     histogram.legend(loc="upper left")
     for (direction, marker), colour in zip({"forward": "o", "backward": "s"}.items(), COLOURS, strict=False):
@@ -67,8 +66,7 @@ def draw(rows: Rows, width: float) -> Figure:
     scaling.set_xticks(of, [str(neurons) for neurons in of])
     scaling.set_xlabel("width $n$")
     scaling.set_ylabel("of log second moment")
-    scaling.set_ylim(bottom=0.05)
-    scaling.legend(loc="lower left")
+    scaling.legend(loc="upper right")
     return figure
 
 
@@ -83,17 +81,17 @@ def _width(width: int, seed: int) -> Rows:
     )
     batch = load_batch("gaussian", network.nodes[0].shape, SETTINGS["batch"], seed)
     theory = predict(network, batch).layers
-    start = theory[0].forward.log_second_moment
-    forward, backward = simulate_trials(network, batch, trials=SETTINGS["trials"], seed=seed)
-    logs = {"forward": forward.log_second_moment[:, -1] - start, "backward": backward.log_second_moment[:, 0]}
+    drawn = simulate_trials(network, batch, trials=SETTINGS["trials"], seed=seed)
+    ends = {"forward": (theory[-1].forward, drawn[0], -1), "backward": (theory[0].backward, drawn[1], 0)}
     rows: Rows = []
-    for direction, moments, origin in (("forward", theory[-1].forward, start), ("backward", theory[0].backward, 0.0)):
+    for direction, (moments, trials, node) in ends.items():
+        # Logs of what a draw has, over its mean over draws.
         mean, sd = moments.log_second_moment_mean, moments.log_second_moment_sd
         assert mean is not None
         assert sd is not None
         row = {"panel": "law", "direction": direction, "width": width}
-        rows.append({**row, "engine": "theory", "mean": mean - origin, "variance": sd**2})
-        found = logs[direction]
+        rows.append({**row, "engine": "theory", "mean": mean - moments.log_second_moment, "variance": sd**2})
+        found = trials.log_second_moment[:, node] - moments.log_second_moment
         variance = float(np.var(found, ddof=1))
         rows.append(
             {
@@ -105,11 +103,11 @@ def _width(width: int, seed: int) -> Rows:
                 "variance_error": variance * math.sqrt(2 / len(found)),
             }
         )
-    if width in SETTINGS["histograms"]:
-        density, edges = np.histogram(logs["forward"], SETTINGS["bins"], density=True)
-        for low, high, height in zip(edges[:-1], edges[1:], density, strict=True):
-            bar = {"low": float(low), "high": float(high), "density": float(height)}
-            rows.append({"panel": "histogram", "direction": "forward", "width": width, **bar})
+        if width in SETTINGS["histograms"] and direction == "forward":
+            density, edges = np.histogram(found, SETTINGS["bins"], density=True)
+            for low, high, height in zip(edges[:-1], edges[1:], density, strict=True):
+                bar = {"low": float(low), "high": float(high), "density": float(height)}
+                rows.append({"panel": "histogram", "direction": direction, "width": width, **bar})
     return rows
 
 
