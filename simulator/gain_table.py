@@ -54,7 +54,8 @@ class Row:
     forward, backward
         Factors of the second moments of signal (from q = 1) and gradient in one layer.
     q_star, chi
-        Variance that depth leads to (None: without end, or every one is kept), and the gradient's factor there.
+        Variance that depth leads to (None: without end, or every one is kept), and the gradient's factor there
+        (None: without end).
     linear_share, saturated_share
         Of the activation at that variance (at 1 if there is none): share of the output's variance that is linear in
         the input, and of units whose slope is below a tenth of the steepest.
@@ -71,7 +72,7 @@ class Row:
     forward: float
     backward: float
     q_star: float | None
-    chi: float
+    chi: float | None
     linear_share: float
     saturated_share: float
     verdict: str
@@ -161,7 +162,8 @@ def _row(function: ActivationFunction, site: _Site, sigma_w2: float, sigma_b2: f
         function.name, **asdict(site), sigma_w2=sigma_w2, sigma_b2=sigma_b2,
         forward=sigma_w2 * float(function.second_moment(1.0)) + sigma_b2,
         backward=sigma_w2 * float(function.derivative_second_moment(1.0)),
-        q_star=q_star if math.isfinite(q_star) else None, chi=chi, linear_share=line, saturated_share=saturated,
+        q_star=q_star if math.isfinite(q_star) else None, chi=chi if math.isfinite(chi) else None,
+        linear_share=line, saturated_share=saturated,
         verdict=words,
     )  # fmt: skip
 
@@ -196,7 +198,7 @@ class Choice:
 
     activation: str
     initializers: tuple[str, ...]
-    chi: float
+    chi: float | None
     critical_gain: float | None
     verdict: str
 
@@ -216,7 +218,7 @@ def choices(rows: Sequence[Row]) -> list[Choice]:
         if not worst:
             continue
         least = min(map(_loss, worst.values()))
-        best = [row for row in worst.values() if _loss(row) < least + EDGE]
+        best = [row for row in worst.values() if _loss(row) <= least + EDGE]
         critical = float(phase_diagram(activation(name), 1.0, 0.0).critical_sigma_w2[0])
         gain = math.sqrt(critical) if math.isfinite(critical) else None
         names = tuple(row.initializer for row in best)
@@ -225,4 +227,4 @@ def choices(rows: Sequence[Row]) -> list[Choice]:
 
 
 def _loss(row: Row) -> float:
-    return abs(math.log(row.chi)) if row.chi > 0 else math.inf
+    return abs(math.log(row.chi)) if row.chi else math.inf

@@ -295,6 +295,8 @@ def _diagram(
     dual: Callable[[Array, Array, Array], Array] | None,
     derivative_dual: Callable[[Array, Array, Array], Array] | None,
 ) -> PhaseDiagram:
+    if function.homogeneous and not any(_near(function)):
+        raise UserError("activation", function.name, "an activation that varies")
     w, b = _checked("sigma_w2", sigma_w2), _checked("sigma_b2", sigma_b2)
     if not np.all(w > 0):
         raise UserError("sigma_w2", float(w.min()), "a weight variance above 0")

@@ -128,14 +128,16 @@ def gain_rows_table(rows: Sequence[GainRow], chosen: Sequence[Choice], tails: Se
         row = same[0]
         numbers = [f"{row.forward:.4g}", f"{row.backward:.4g}", "-" if row.q_star is None else f"{row.q_star:.4g}"]
         where = " ".join(dict.fromkeys([one.framework for one in same] + [one.layer for one in same]))
-        lines.append([name, initializer, where, sigma_w2, *numbers, f"{row.chi:.4g}", row.verdict])
+        chi = "-" if row.chi is None else f"{row.chi:.4g}"
+        lines.append([name, initializer, where, sigma_w2, *numbers, chi, row.verdict])
     widths = [max(map(len, column)) + 2 for column in zip(*lines, strict=True)]
     text = "factors of one layer: forward of q from 1, backward of the gradient; chi is that at q*, where depth leads\n"
     text += "".join("".join(f"{c:<{w}}" for c, w in zip(line, widths, strict=True)).rstrip() + "\n" for line in lines)
     text += "\nwhich initializer for which activation: chi nearest to 1 at its worst over frameworks and layers\n"
     for one in chosen:
         gain = "" if one.critical_gain is None else f"; exactly 1 with gain {one.critical_gain:.5g} over sqrt(fan_in)"
-        text += f"  {one.activation}: {', '.join(one.initializers)}, chi {one.chi:.4g}{gain}\n"
+        chi = "without end" if one.chi is None else f"{one.chi:.4g}"
+        text += f"  {one.activation}: {', '.join(one.initializers)}, chi {chi}{gain}\n"
     text += "\nP(|z| > 2 sd) of a sum of equal inputs, by fan and law of the weights of equal variance\n"
     for tail in tails:
         text += "  " + ", ".join(f"{key} {value:.5g}" for key, value in tail.items()) + "\n"

@@ -101,6 +101,7 @@ MISTAKES = {
     "gain table of no width": ["gain", "--table", "--width", "0"],
     "phase without a weight variance": ["phase", "tanh"],
     "phase of an unknown activation": ["phase", "tahn", "--sigma-w2", "1"],
+    "phase of nothing that varies": ["phase", "0*x", "--sigma-w2", "1"],
     "phase at a negative weight variance": ["phase", "tanh", "--sigma-w2=-1"],
     "phase at a bias variance that is NaN": ["phase", "tanh", "--sigma-w2", "1", "--sigma-b2", "nan"],
     "phase at a weight variance of zero": ["phase", "tanh", "--sigma-w2", "0"],

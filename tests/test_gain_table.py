@@ -71,6 +71,13 @@ def test_choices_follow_from_the_table() -> None:
     assert choices(gain_rows(["relu"], ["random_normal"])) == []
 
 
+def test_factors_without_end_are_none() -> None:
+    row = gain_rows(["x*x"], ["random_normal(std=1.0)"], ["torch"])[0]
+    assert row.q_star is None
+    assert row.chi is None
+    assert choices(gain_rows(["x*x"], ["he_normal(gain=9)"]))[0].chi is None
+
+
 @pytest.mark.parametrize("distribution", ["normal", "truncated_normal", "uniform"])
 @pytest.mark.parametrize("fan", [2, 9])
 def test_tails_by_monte_carlo(distribution: str, fan: int) -> None:
