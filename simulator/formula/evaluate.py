@@ -38,7 +38,7 @@ _ON_FLOATS: dict[str, Callable[..., Array]] = {
     "tanh": np.tanh,
     "erf": lambda u: scipy.special.erf(u),
     "sigmoid": lambda u: scipy.special.expit(u),
-    "softplus": lambda u: np.logaddexp(0.0, u),
+    "softplus": lambda u: np.log1p(np.exp(-np.abs(u))) + np.maximum(u, 0.0),
 }
 
 
