@@ -74,21 +74,23 @@ def expression(tree: Tree) -> sp.Expr:
 
 
 _MOMENTS = {
-    "mean": "E[phi(z)]",
-    "second_moment": "E[phi(z)^2]",
-    "derivative_second_moment": "E[phi'(z)^2]",
+    "mean": r"$\mathbb{E}[\phi(z)]$",
+    "second_moment": r"$\mathbb{E}[\phi(z)^2]$",
+    "derivative_second_moment": r"$\mathbb{E}[\phi'(z)^2]$",
 }
 
 _FACTORS: dict[str, tuple[str, Callable[[sp.Expr], sp.Expr], str]] = {
     "gain": (
         "second_moment",
         lambda moment: 1 / sp.sqrt(moment),
-        "Gain: weights of variance gain^2 / fan_in give second moment 1 after an activation of z ~ N(0, q).",
+        r"Gain: weights of variance $\gamma^2 / n$, $n$ inputs, give second moment 1 after an activation of $z \sim"
+        r" N(0, q)$.",
     ),
     "critical_sigma_w2": (
         "derivative_second_moment",
         lambda moment: 1 / moment,
-        "Critical initialization: sigma_w^2 E[phi'^2] = 1 keeps the gradient's second moment at variance q.",
+        r"Critical initialization: $\sigma_w^2\, \mathbb{E}[\phi'^2] = 1$ keeps the gradient's second moment at"
+        r" variance $q$.",
     ),
 }
 
