@@ -31,6 +31,7 @@ SMALL: dict[str, dict[str, object]] = {
     "finite-width": {"widths": [8, 16], "histograms": [8], "depth": 3, "trials": 20},
     "batch-norm-gradients": {"width": 16, "depth": 5, "batches": [4, 8], "batches_depth": 5, "trials": 2},
     "residual-growth": {"width": 16, "blocks": 2, "trials": 2},
+    "trainability": {},
     "weight-norms": {"steps": 1000, "dimension": 8},
 }
 

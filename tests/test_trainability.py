@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import csv
+
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 
-from varprop.figures.trainability import trainability_map  # noqa: E402
+from varprop.figures.gallery import trainability as kept  # noqa: E402
+from varprop.figures.results import FOLDER  # noqa: E402
 from varprop.simulator.torch_backend.data import Labelled, TrainingData  # noqa: E402
 from varprop.simulator.torch_backend.trainability import Point, separation, trainability  # noqa: E402
 
@@ -42,11 +45,9 @@ def test_separation_counts_pairs():
     assert separation([point(5, 0.8)]) is None
 
 
-def test_the_map_has_a_cell_a_network_and_the_depth_scale(points):
-    figure = trainability_map(points, "tanh", 0.05)
-    axes = figure.axes[0]
-    assert axes.collections[0].get_array().shape == (2, 3)
-    (line,) = axes.lines
-    # The scale is largest where the critical variance lies.
-    peak = line.get_xdata()[np.argmax(line.get_ydata())]
-    assert abs(peak - 1.760955) < 0.02
+def test_the_figure_has_a_cell_a_network_and_the_scale_peaks_at_the_edge_of_chaos():
+    rows = kept.compute(0)
+    with (FOLDER / "trainability.csv").open() as table:
+        assert len([row for row in rows if row["panel"] == "grid"]) == len(list(csv.DictReader(table)))
+    scale = [row for row in rows if row["panel"] == "scale"]
+    assert abs(max(scale, key=lambda row: row["depth"])["sigma_w2"] - 1.760955) < 0.02

@@ -34,6 +34,7 @@ NAMES: dict[str, str] = {
     "finite-width": "the law of log second moments over weight draws, theory against Monte Carlo",
     "batch-norm-gradients": "gradient explosion under batch norm against depth and batch",
     "residual-growth": "second moments along residual nets: plain, normalised, scaled branches",
+    "trainability": "accuracy of trained nets over depth and weight variance, against six depth scales",
     "weight-norms": "norms and angles of weights before batch norm, with and without weight decay",
 }
 """Every figure and one line on it."""

@@ -92,9 +92,7 @@ def _width(width: int, seed: int) -> Rows:
         row = {"panel": "law", "direction": direction, "width": width}
         rows.append({**row, "engine": "theory", "mean": mean - moments.log_second_moment, "variance": sd**2})
         found = trials.log_second_moment[:, node] - moments.log_second_moment
-        found = found[
-            np.isfinite(found)
-        ]  # at a width of 16 one draw in some thousands has a layer without an active unit
+        found = found[np.isfinite(found)]  # of narrow nets, some draws have a layer without an active unit
         variance = float(np.var(found, ddof=1))
         rows.append(
             {
