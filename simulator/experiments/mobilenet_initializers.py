@@ -25,7 +25,7 @@ from varprop.simulator.weight_decay import Sgd
 LEARNING_RATE = 0.1
 """Not printed in this article; another by its author, on the same network, has it."""
 
-AT_FULL_SIZE = {"size": 224, "batch": 32, "engines": ("theory",)}
+AT_FULL_SIZE = {"size": 224, "batch": 8, "engines": ("theory",)}
 CHECKED = {"size": 64, "batch": 8, "engines": ("theory", "monte-carlo"), "trials": 12}
 SHOWN = ("stem", "block1", "block2", "block4", "block7", "block11", "block14", "block16")
 """Blocks whose depthwise layers have 32, 96, 144, 192, 384, 576, 960 and 960 channels."""
