@@ -226,14 +226,15 @@ class Network:
 
     @cached_property
     def roots(self) -> tuple[frozenset[int], ...]:
-        """For each node the dense layers that its channels come from, one channel from one of each.
+        """For each node the weighted layers that a channel of it comes from, back to the last that mixes channels.
 
-        Dense layers mix channels, all other operations (depthwise convolutions too) follow each on its own.
+        Dense layers mix channels; all other operations, depthwise convolutions too, follow each on its own.
         """
         found: list[frozenset[int]] = []
         for index, node in enumerate(self.nodes):
-            own = [frozenset([index])] if node.dense else [found[source] for source in node.inputs]
-            found.append(frozenset().union(*own))
+            own = frozenset() if node.fan_in is None else frozenset([index])
+            before = [] if node.dense else [found[source] for source in node.inputs]
+            found.append(own.union(*before))
         return tuple(found)
 
     @cached_property

@@ -212,7 +212,8 @@ def _(
     slopes, tilted = output.duals.derivative, output.duals.tilted
     values = gradient.kernel.values * slopes.values
     kernel = replace(gradient.kernel, values=values).scaled(gradient.selection, slopes.log_scale)
-    unit = float(np.exp(tilted.log_scale + gradient.kernel.log_scale - kernel.log_scale))
+    with np.errstate(over="ignore"):  # no normalisation comes next then, and nobody asks
+        unit = float(np.exp(tilted.log_scale + gradient.kernel.log_scale - kernel.log_scale))
     alignment = gradient.kernel.pair_product_mean(tilted) * unit
     tilt = gradient.tilt * output.relations.tilt
     function = activation(op.function)
@@ -244,7 +245,8 @@ def _(
     size = float(batch_norm_gradient(before, kernel.pair_mean, alignment, own.mean, op.eps)) * (own.mean + op.eps)
     shape = centred.values
     if own.ratio > 0:
-        shape = shape - (2.0 - own.ratio) * alignment / own.ratio * output.kernel.values
+        unit = float(np.exp(output.kernel.log_scale)) / own.ratio
+        shape = shape - (2.0 - own.ratio) * alignment * unit * output.kernel.values
     kernel = replace(centred, values=shape)
     left = kernel.second_moment
     if left > 0 and size > 0:
@@ -291,7 +293,7 @@ def _(
 def _through(gradient: Gradient, arriving: PairKernel, matrix: Array, source: Signal) -> Gradient:
     """Gradient before a fixed linear map of the positions; `arriving` is its kernel on the map's own outputs."""
     values = matrix.T @ arriving.values @ matrix
-    draws = _after(gradient, lambda found: found.cut(gradient.kernel.size, arriving.size).mapped(matrix))
+    draws = _after(gradient, lambda found: found.on(arriving, gradient.kernel.size).mapped(matrix))
     kernel = replace(arriving, size=source.kernel.size, values=values).scaled(1.0)
     return Gradient(kernel, drawn=draws, tied=gradient.tied)
 
@@ -314,9 +316,7 @@ def _(op: MaxPool, gradient: Gradient, inputs: list[Signal], output: Signal, law
     back = replace(kernel, size=source.kernel.size, values=values).scaled(1.0)
     draws = _after(
         gradient,
-        lambda found: chosen(
-            source.draw().values, found.cut(gradient.kernel.size, kernel.size), window, source.kernel.size
-        ),
+        lambda found: chosen(source.draw().values, found.on(kernel, gradient.kernel.size), window, source.kernel.size),
     )
     if draws is not None:
         back = corrected(back, draws())
@@ -368,9 +368,11 @@ def _(op: ZeroPad, gradient: Gradient, inputs: list[Signal], output: Signal, law
     top, bottom, left, right = op.padding
     source = inputs[0]
     if source.data is not None or source.amplitude is not None:
-        assert gradient.amplitude is not None
-        h, w = gradient.amplitude.shape
-        return [replace(gradient, amplitude=gradient.amplitude[top : h - bottom, left : w - right])]
+        field = gradient.amplitude
+        if field is None:
+            return [gradient]  # alike at all positions
+        h, w = field.shape
+        return [replace(gradient, amplitude=field[top : h - bottom, left : w - right])]
     h, w = gradient.kernel.size
     size = source.kernel.size
     inner = gradient.kernel.mapped()[:, top : h - bottom, left : w - right, top : h - bottom, left : w - right]

@@ -49,9 +49,6 @@ def convolved(operation: Conv2d, node: Node, network: Network, signal: Signal) -
         edges = 1.0 if amplitude is None else float(amplitude.mean())
         expected = covariance * (edges * float(np.exp(signal.kernel.log_scale)))
         sample, taps = _depthwise(signal, window, law, expected)
-        measured = float(np.mean(sample.values**2))
-        if measured > 0:
-            sample = Sample(sample.values * np.sqrt(kernel.second_moment * np.exp(kernel.log_scale) / measured))
     behind = None if taps is None else (taps, _unpadded(signal))
     shrinks = kernel.values.shape[1] < signal.kernel.values.shape[1]
     if kernel.layout.profiles > 1 and shrinks and (signal.amplitude is not None or kernel.values.shape[1] <= _MERGE):

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from varprop.simulator.theory.maps import Size, Window
 from varprop.simulator.theory.pairs import PairKernel
-from varprop.simulator.theory.sampling import Sample, cropped_piece, draw, shifted
+from varprop.simulator.theory.sampling import Sample, cropped_piece, draw, levelled, shifted
 
 Array = NDArray[np.float64]
 
@@ -46,9 +46,14 @@ class Drawn:
         """Apply a linear map of the positions, shape (before, after)."""
         return replace(self, values=self.values @ matrix)
 
-    def cut(self, size: Size, piece: Size) -> Drawn:
-        """Keep the first rows and columns of a map."""
-        return replace(self, values=cropped_piece(self.values, size, piece))
+    def on(self, kernel: PairKernel, size: Size) -> Drawn:
+        """Keep as many rows and columns of a map of `size` as a kernel deep inside it has, at its sizes."""
+        if size == kernel.size:
+            return self
+        values = cropped_piece(self.values, size, kernel.size)
+        level = np.sqrt(np.mean(values**2, axis=(0, 1)))
+        wanted = np.sqrt(kernel.diagonal.mean(axis=0) * np.exp(kernel.log_scale - self.log_scale))
+        return replace(self, values=values * np.divide(wanted, level, out=np.zeros_like(level), where=level > 0))
 
     def like(self, kernel: PairKernel) -> Drawn:
         """Scale to the second moment of a kernel."""
@@ -71,13 +76,11 @@ def plus(parts: list[Drawn]) -> Drawn:
 
 
 def corrected(kernel: PairKernel, gradient: Drawn) -> PairKernel:
-    """Give a gradient's kernel the averages of sampled channels, for each offset between two positions."""
-    before = kernel.second_moment * float(np.exp(kernel.log_scale - gradient.log_scale))
-    if before <= 0.0:
-        return kernel
-    exact = kernel.scaled(float(np.mean(gradient.values**2)) / before)
-    found = shifted(replace(exact, log_scale=exact.log_scale - gradient.log_scale), Sample(gradient.values))
-    return replace(found, log_scale=found.log_scale + gradient.log_scale)
+    """Give a gradient's kernel the averages of sampled channels: sizes at each position, products at each offset."""
+    scale = gradient.log_scale  # that both are in units of meanwhile
+    own, sample = replace(kernel, log_scale=kernel.log_scale - scale), Sample(gradient.values)
+    found = shifted(levelled(own, sample), sample)
+    return replace(found, log_scale=found.log_scale + scale)
 
 
 def chosen(signal: Array, gradient: Drawn, window: Window, size: Size) -> Drawn:

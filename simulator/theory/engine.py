@@ -11,7 +11,7 @@ from threadpoolctl import threadpool_limits
 from varprop.simulator.checks import check_batch
 from varprop.simulator.errors import UserError
 from varprop.simulator.initializers import weight_law
-from varprop.simulator.network import Network, Shape
+from varprop.simulator.network import Flatten, Network, Shape
 from varprop.simulator.report import Batch, LayerMoments, Moments, Profile, Report
 from varprop.simulator.theory.backward import Gradient, pull_back, total, untied
 from varprop.simulator.theory.finite_width import log_laws
@@ -128,9 +128,10 @@ def _backward(network: Network, signals: list[Signal]) -> list[Gradient]:
         law = signals[readers[0]].law if len(readers) == 1 else None
         back = pull_back(node.operation, gradient, [signals[i] for i in node.inputs], signals[index], law)
         for source, piece in zip(node.inputs, back, strict=True):
-            weighted = node.fan_in is not None
-            arriving[source].append(untied(piece, key_of(f"{node.name} back")) if weighted else piece)
-            exits[source].append(frozenset([index]) if weighted else network.exits[index])
+            # The weights behind a flattening are others at every position.
+            fresh = node.fan_in is not None or isinstance(node.operation, Flatten)
+            arriving[source].append(untied(piece, key_of(f"{node.name} back")) if fresh else piece)
+            exits[source].append(frozenset([index]) if node.fan_in is not None else network.exits[index])
     return found[::-1]
 
 
@@ -151,7 +152,7 @@ def _moments(kernel: PairKernel, edges: float, mean: float, law: LogLaw | None) 
     variance = max(q - kernel.pair_mean * edges, 0.0)
     log = float(np.log(q)) + kernel.log_scale if q > 0 else -np.inf
     with np.errstate(over="ignore", under="ignore"):
-        mean *= float(np.exp(kernel.log_scale / 2))
+        mean = mean * float(np.exp(kernel.log_scale / 2)) if mean else 0.0
         second_moment, variance = float(np.exp(log)), variance * float(np.exp(kernel.log_scale))
     if law is None:
         return Moments(mean, second_moment, variance, log, None, None)

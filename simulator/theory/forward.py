@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
-from functools import singledispatch
+from functools import cache, singledispatch
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +33,7 @@ from varprop.simulator.theory.duals import FAR, Duals, apply_activation, hermite
 from varprop.simulator.theory.normalisation import batch_normalised
 from varprop.simulator.theory.pairs import PairKernel
 from varprop.simulator.theory.pooling import average_pooled, flattened, globally_averaged, max_pooled, zero_padded
-from varprop.simulator.theory.sampling import activated, correct, cropped_piece
+from varprop.simulator.theory.sampling import Sample, activated, controlled, correct, cropped_piece
 from varprop.simulator.theory.signal import Gaussian, Signal, Weighted, fixed, key_of
 from varprop.simulator.theory.sums import added
 
@@ -102,14 +103,19 @@ def _(operation: Activation, node: Node, network: Network, inputs: list[Signal])
     (signal,) = inputs
     function = activation(operation.function)
     duals = apply_activation(function, signal.kernel)
-    origin = sample = None
+    origin = None
+    followed: Callable[[], Sample] | None = None
     relations = UNRELATED
     gaussian = signal.gaussian
     if gaussian is not None and gaussian.function is None:
         origin = replace(gaussian, function=function)
+    elif signal.sample is None and signal.origin is not None and signal.origin.function is None:
+        # Zeros around the map are Gaussian too, of variance zero.
+        followed = cache(lambda: activated(signal.draw(), function))
     elif signal.sample is not None or signal.origin is not None:
         before = signal.draw()
-        sample = activated(before, function)
+        sample = controlled(activated(before, function), before, signal.kernel)
+        followed = fixed(sample)
         duals = correct(duals, sample)
         if signal.behind is not None and sample.slopes is not None:
             taps, size = signal.behind
@@ -126,7 +132,7 @@ def _(operation: Activation, node: Node, network: Network, inputs: list[Signal])
         signal.width,
         spread=spread,
         origin=origin,
-        sample=fixed(sample),
+        sample=followed,
         amplitude=None if signal.amplitude is None else _edges_after(function, signal, out),
         relations=relations,
         duals=duals,

@@ -13,6 +13,7 @@ from varprop.simulator.theory.sampling import normalised
 from varprop.simulator.theory.signal import Signal, fixed
 from varprop.simulator.theory.variance_law import VarianceLaw, quadratic_form_law
 
+_VANISHED = 1e-200  # share of a variance in itself and eps
 _MODES = 8  # leading modes of the data that a channel's variance is resolved into
 
 
@@ -35,10 +36,13 @@ def batch_normalised(operation: BatchNorm, signal: Signal) -> Signal:
         sample = normalised(signal.draw(), operation.eps, law.mean, signal.edges)
     elif origin is not None:
         origin = replace(origin, eps=operation.eps, variance=law.mean, edges=signal.edges)
-    second_moment = kernel.second_moment * signal.edges
-    ratio = law.ratio / second_moment if second_moment > 0 else 0.0
+    if law.ratio > _VANISHED:
+        kernel = replace(kernel, log_scale=0.0).scaled(law.ratio / (kernel.second_moment * signal.edges))
+    else:
+        # Far below eps the variance says nothing any more, and may be out of range.
+        kernel = signal.kernel.centred().scaled(1 / operation.eps if operation.eps > 0 else 0.0)
     return Signal(
-        replace(kernel, values=kernel.values * ratio, log_scale=0.0),
+        kernel,
         np.zeros_like(kernel.diagonal),
         signal.width,
         spread=signal.spread,
@@ -69,7 +73,8 @@ def _normalised(signal: Signal, eps: float) -> tuple[VarianceLaw, PairKernel]:
         fan_in = float(signal.weighted.fan_in)
         rest_square += q**2 * (signal.spread + weights.excess_kurtosis / (2 * fan_in))
     rest_square = max(rest_square, 1e-9 * q**2)
-    law = quadratic_form_law(values * scale, rest * scale, rest_square * scale**2, fan_in, eps)
+    # In the kernel's own units, whose squares stay in range.
+    law = quadratic_form_law(values, rest, rest_square, fan_in, eps / scale if scale > 0 else np.inf).scaled(scale, eps)
     assert law.damping is not None
     more = law.damping[:-1] / law.damping[-1] - 1.0
     layout = centred.layout

@@ -12,7 +12,7 @@ from varprop.simulator.network import AveragePool, MaxPool, Node, ZeroPad
 from varprop.simulator.theory.convolution import regrown, with_edges
 from varprop.simulator.theory.maps import Size, Window, window_sum
 from varprop.simulator.theory.pairs import merged, regridded, whole_map_mean
-from varprop.simulator.theory.sampling import Sample, matched
+from varprop.simulator.theory.sampling import Sample, levelled, matched
 from varprop.simulator.theory.signal import Gaussian, Signal, cut_out, fixed
 
 Array = NDArray[np.float64]
@@ -86,7 +86,7 @@ def max_pooled(operation: MaxPool, node: Node, signal: Signal) -> Signal:
     sample = Sample(np.take_along_axis(under, winner, axis=2)[:, :, 0, :])
     average = window.averaging(size)
     kernel = replace(signal.kernel, size=window.out_size(size), values=average @ signal.kernel.values @ average.T)
-    kernel = matched(kernel, sample)
+    kernel = levelled(matched(kernel, sample), sample)
     mean = np.full((signal.mean.shape[0], average.shape[0]), float(sample.values.mean()) * kernel.unit(0.0))
     pooled = Signal(kernel, mean, signal.width, signal.spread, sample=fixed(sample))
     return _after_pooling(pooled, signal, window, node)

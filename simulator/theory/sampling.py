@@ -69,7 +69,14 @@ def draw(kernel: PairKernel, key: int) -> Sample:
             z = shared + apart[:, :samples] - summed / layout.batch
     else:
         z = _normal(rng, 2 * _CHANNELS, 1, assemble(kernel)).reshape(-1, layout.profiles, positions)
-    return Sample(z * np.exp(kernel.log_scale / 2))
+    return of_size(z, kernel)
+
+
+def of_size(values: Array, kernel: PairKernel) -> Sample:
+    """Give sampled channels the second moment of their kernel, which takes part of their noise away."""
+    size = float(np.sqrt(np.mean(values**2)))
+    wanted = np.sqrt(kernel.second_moment) * np.exp(kernel.log_scale / 2)
+    return Sample(values * (wanted / size) if size > 0 else values)
 
 
 def repeated(channels: Array, layout: Layout) -> Sample:
@@ -154,6 +161,21 @@ def activated(sample: Sample, function: ActivationFunction) -> Sample:
     return Sample(function.value(sample.values), sample.inverse, function.derivative(sample.values) ** 2)
 
 
+def controlled(after: Sample, before: Sample, kernel: PairKernel) -> Sample:
+    """Correct the size of activated channels for what the channels before happen to miss of their kernel's.
+
+    A control variate: as much of the difference counts as the two sizes go together from channel to channel.
+    """
+    size, source = (np.mean(sample.values**2, axis=(1, 2)) for sample in (after, before))
+    spread, mean = float(source.var()), float(size.mean())
+    if spread == 0.0 or mean == 0.0:
+        return after
+    slope = float(np.mean((size - mean) * (source - source.mean()))) / spread
+    missing = kernel.second_moment * float(np.exp(kernel.log_scale)) - float(source.mean())
+    wanted = mean + slope * missing
+    return replace(after, values=after.values * np.sqrt(wanted / mean)) if wanted > 0 else after
+
+
 def correct(duals: Duals, after: Sample) -> Duals:
     """Replace an activation's Gaussian averages by those over sampled channels."""
     assert after.slopes is not None
@@ -167,6 +189,14 @@ def correct(duals: Duals, after: Sample) -> Duals:
         kernel=kernel,
         derivative=duals.derivative.scaled(exact / gaussian) if gaussian > 0 else duals.derivative,
     )
+
+
+def levelled(kernel: PairKernel, sample: Sample) -> PairKernel:
+    """Give a kernel the second moment of sampled channels at each position."""
+    before = kernel.diagonal.mean(axis=0) * float(np.exp(kernel.log_scale))
+    after = np.mean(sample.values**2, axis=(0, 1))
+    sizes = np.sqrt(np.divide(after, before, out=np.zeros_like(before), where=before > 0))
+    return replace(kernel, values=kernel.values * sizes[:, None] * sizes[None, :]).scaled(1.0)
 
 
 def matched(kernel: PairKernel, sample: Sample) -> PairKernel:
@@ -195,14 +225,16 @@ def crossed(first: PairKernel, second: PairKernel, one: Sample, other: Sample) -
         both - a - b for both, a, b in zip(_kernels(units[0] + units[1]), *map(_kernels, units), strict=True)
     )
     numbers, layout = offsets(first.size), first.layout
-    values = np.empty_like(first.values)
-    values[: layout.profiles] = _by_offset(same, numbers)
-    values[layout.profiles :] = _by_offset((cross + cross.T) / 2, numbers)
-    return replace(
-        first,
-        values=values * np.sqrt(first.second_moment * second.second_moment),
-        log_scale=(first.log_scale + second.log_scale) / 2,
-    )
+    # Points differ in size, and products with them.
+    one_size, other_size = (np.sqrt(np.maximum(kernel.diagonal, 0.0)) for kernel in (first, second))
+    sizes = one_size[layout.left][:, :, None] * other_size[layout.right][:, None, :]
+    sizes = (sizes + other_size[layout.left][:, :, None] * one_size[layout.right][:, None, :]) / 2
+    at_points = float(np.mean(one_size * other_size))
+    if at_points > 0:
+        sizes *= np.sqrt(first.second_moment * second.second_moment) / at_points
+    sizes[: layout.profiles] *= _by_offset(same, numbers)
+    sizes[layout.profiles :] *= _by_offset((cross + cross.T) / 2, numbers)
+    return replace(first, values=sizes, log_scale=(first.log_scale + second.log_scale) / 2)
 
 
 def shifted(kernel: PairKernel, sample: Sample) -> PairKernel:

@@ -35,6 +35,7 @@ Ints = NDArray[np.intp]
 
 _DRAWS = 4000  # subsets of a batch compared to find one that stands for it
 _BUDGET = 4_000_000  # kernel entries carried for a batch of real images
+_SMALL = 500_000  # kernel entries up to which an exchangeable batch is carried whole
 _FLAT = 128  # samples of flat data whose pairs are all carried
 
 
@@ -61,18 +62,20 @@ class Start:
 def start(batch: Batch, network: Network) -> Start:
     """Choose how to carry the batch.
 
-    An exchangeable batch is averaged over samples. Of images the whole kernel of a subset is carried that stands for
-    the batch: as many samples as its kernels' size on the network's largest map allows.
+    Of a small batch the whole kernel is carried. A larger one is averaged over samples if it is exchangeable; of images
+    a subset is carried that stands for the batch: as many samples as its kernels' size on the network's largest map
+    allows.
     """
     samples = len(batch.data)
     if batch.data.ndim == 2:
         keep = min(samples, _FLAT)
         return Start(np.arange(keep), Layout.all_pairs(keep, samples), False)
-    if batch.exchangeable:
-        return Start(None, Layout.exchangeable(samples), False)
     lean = _lean(network)
     maps = [node.shape for node in network.nodes[1 if lean else 0 :] if len(node.shape) == 3]
     largest = max((cut[0] * cut[1] for cut in map(cut_out, maps)), default=1)
+    whole = samples * (samples + 1) // 2 * largest**2
+    if batch.exchangeable and (samples > _FLAT or whole > _SMALL):
+        return Start(None, Layout.exchangeable(samples), False)
     keep = min(samples, _FLAT)
     while keep > 2 and keep * (keep + 1) // 2 * largest**2 > _BUDGET:
         keep -= 1

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from varprop.simulator.network import Network, Node
 from varprop.simulator.theory.pairs import PairKernel, plus
-from varprop.simulator.theory.sampling import Sample, crossed
+from varprop.simulator.theory.sampling import crossed, of_size
 from varprop.simulator.theory.signal import Gaussian, Signal, key_of
 
 Array = NDArray[np.float64]
@@ -39,7 +39,7 @@ def added(node: Node, network: Network, inputs: list[Signal]) -> Signal:
     if not related and all(o is not None and o.eps is None and o.function is None for o in origins):
         origin = Gaussian(kernel, key_of(node.name), parts=tuple(o for o in origins if o is not None))
     else:
-        sample = cache(lambda: _summed(inputs))
+        sample = cache(lambda: of_size(_summed(inputs), kernel))
     return Signal(
         kernel,
         np.sum([signal.mean * kernel.unit(signal.kernel.log_scale) for signal in inputs], axis=0),
@@ -61,10 +61,10 @@ def _of_means(one: Signal, other: Signal) -> PairKernel:
     return replace(one.kernel, values=product, log_scale=(one.kernel.log_scale + other.kernel.log_scale) / 2)
 
 
-def _summed(inputs: list[Signal]) -> Sample:
+def _summed(inputs: list[Signal]) -> Array:
     drawn = [signal.draw().values for signal in inputs]
-    channels = min(map(len, drawn))
-    return Sample(np.sum([values[:channels] for values in drawn], axis=0))
+    channels, samples = (min(values.shape[axis] for values in drawn) for axis in (0, 1))
+    return np.asarray(np.sum([values[:channels, :samples] for values in drawn], axis=0))
 
 
 def _edges_of_sum(inputs: list[Signal], kernel: PairKernel) -> Array | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +43,24 @@ class VarianceLaw:
     taps: Array | None = None
     tilt: float = 1.0
 
+    def scaled(self, scale: float, eps: float) -> VarianceLaw:
+        """Law of `scale` times v, where this one is for eps / scale."""
+        if scale == 0.0:
+            return _nothing(eps, 0 if self.damping is None else len(self.damping))
+        return replace(
+            self,
+            mean=self.mean * scale,
+            inverse=self.inverse / scale,
+            weighted_inverse=self.weighted_inverse / scale,
+            damping=None if self.damping is None else self.damping / scale,
+        )
+
+
+def _nothing(eps: float, modes: int) -> VarianceLaw:
+    """Law of a variance that is zero."""
+    inverse = 1.0 / eps if eps > 0 else np.inf
+    return VarianceLaw(0.0, 0.0, inverse, inverse, np.full(modes, inverse))
+
 
 def quadratic_form_law(leading: Array, rest: float, rest_square: float, dimensions: float, eps: float) -> VarianceLaw:
     """Law of v = sum_i lambda_i xi_i^2 over independent standard normal xi.
@@ -57,14 +75,14 @@ def quadratic_form_law(leading: Array, rest: float, rest_square: float, dimensio
         Number of weights that a channel sums over; directions beyond those with an eigenvalue do not enter v.
     """
     total = float(leading.sum()) + rest
-    if total <= 0.0:
-        inverse = 1.0 / eps if eps > 0 else np.inf
-        return VarianceLaw(0.0, 0.0, inverse, inverse, np.full(len(leading) + 1, inverse))
+    if total <= 0.0 or np.isinf(eps):
+        return _nothing(eps, len(leading) + 1)
     relative = max(rest_square / rest**2, 1e-9) if rest > 0 else 1.0
     count, equal = 1.0 / relative, rest * relative
     # t in units of 1 / total on a logarithmic grid: the integrand bends at 1 / lambda_i and at 1 / eps.
-    s_max = np.log(40.0 * max(total / eps, 1.0)) if eps > 0 else 80.0
-    edges = np.linspace(-25.0, s_max, 60)
+    # Beyond 40 / eps nothing is left.
+    bend = float(np.log(total / eps)) if eps > 0 else 75.0
+    edges = np.linspace(min(bend, 0.0) - 25.0, bend + np.log(40.0), 60)
     centre, half = (edges[1:] + edges[:-1]) / 2, (edges[1:] - edges[:-1]) / 2
     t = np.exp((centre[:, None] + half[:, None] * _NODES).ravel()) / total
     mass = (half[:, None] * _WEIGHTS).ravel() * t
@@ -79,4 +97,8 @@ def quadratic_form_law(leading: Array, rest: float, rest_square: float, dimensio
     live = min(count, max(dimensions - len(leading), 0.0))
     idle = max(dimensions - len(leading) - live, 0.0)
     weighted = (float(damping[:-1].sum()) + live * float(damping[-1]) + idle * inverse) / max(dimensions, len(leading))
-    return VarianceLaw(total, 1.0 - eps * inverse, inverse, weighted, damping)
+    ratio = 1.0 - eps * inverse
+    if ratio < 0.5:
+        # v / (v + eps) as the sum of its directions' shares, which does not cancel.
+        ratio = float(leading @ damping[:-1]) + rest * float(damping[-1])
+    return VarianceLaw(total, ratio, inverse, weighted, damping)
