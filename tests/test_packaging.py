@@ -43,7 +43,8 @@ def test_wheel_holds_the_package_and_nothing_else(tmp_path) -> None:
     (wheel,) = tmp_path.glob("*.whl")
     shipped = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     code = {name for name in tracked if name.endswith(".py") and name.startswith(ROOMS)}
-    assert shipped == {f"varprop/{name}" for name in code | {"__init__.py", "__main__.py", "cli.py", "py.typed"}}
+    data = {name for name in tracked if name.startswith("figures/results/")}  # measured numbers that figures show
+    assert shipped == {f"varprop/{name}" for name in code | data | {"__init__.py", "__main__.py", "cli.py", "py.typed"}}
 
 
 def test_every_public_name_is_what_its_module_has() -> None:
