@@ -32,6 +32,7 @@ SMALL: dict[str, dict[str, object]] = {
     "batch-norm-gradients": {"width": 16, "depth": 5, "batches": [4, 8], "batches_depth": 5, "trials": 2},
     "residual-growth": {"width": 16, "blocks": 2, "trials": 2},
     "trainability": {},
+    "zero-and-constant-init": {},
     "mobilenet-initializers": {"size": 32, "batch": 8},
     "torch-linear-default": {"width": 16, "depth": 3, "trials": 3},
     "batchnorm-and-l2": {"size": 32, "batch": 8},

@@ -36,6 +36,7 @@ NAMES: dict[str, str] = {
     "residual-growth": "second moments along residual nets: plain, normalised, scaled branches",
     "trainability": "accuracy of trained nets over depth and weight variance, against six depth scales",
     "weight-norms": "norms and angles of weights before batch norm, with and without weight decay",
+    "zero-and-constant-init": "a published experiment: zero, constant and drawn starts, trained",
     "mobilenet-initializers": "a published experiment: gradients and effective learning rates of four initializers",
     "torch-linear-default": "a published experiment: a = sqrt(5) and a = 5, layer by layer",
     "batchnorm-and-l2": "a published experiment: the signal's death, and ten weights that only decay",
