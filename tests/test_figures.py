@@ -101,4 +101,14 @@ def test_generated_blocks_of_the_readme_are_replaced_and_nothing_else_is() -> No
 
 def test_accuracy_table_says_what_the_comparison_says(run) -> None:
     row = accuracy_table([run(3)]).splitlines()[2]
-    assert row == "| None | gaussian | 0.00%, +0.00% | 0.00%, +0.00% | +0.00% | 10.00%, 10.00% |"
+    assert row == (
+        "| chain | torch |  | gaussian 4 x 4 | 0.00%, +0.00% | 0.00%, +0.00% | +0.00% | - | 10.00%, 10.00% |  |"
+    )
+
+
+def test_accuracy_table_says_why_a_bound_is_missed(chain, make_report) -> None:
+    network, steps = chain(3), np.arange(4.0)
+    theory, sample = make_report(network, -steps, steps), make_report(network, -steps, 1.2 * steps, 1e-3)
+    missed = Run(Settings("chain"), network, theory, sample)
+    row = accuracy_table([missed], ["a known reason"]).splitlines()[2]
+    assert row.endswith("| step median, step worst, accumulated: a known reason |")

@@ -13,7 +13,7 @@ from varprop.simulator.initializers import parse_initializer
 from varprop.simulator.inputs import load_batch
 from varprop.simulator.montecarlo import simulate
 from varprop.simulator.theory import predict
-from varprop.tests.tolerances import BEYOND, MOBILENET
+from varprop.tests.tolerances import ACCUMULATED, BEYOND, MOBILENET
 
 
 def worst(agreements):
@@ -37,6 +37,7 @@ def test_documented_accuracy(framework, source):
     assert worst(found.forward) < MOBILENET["forward worst"]
     assert median(abs(row.relative) for row in steps) < MOBILENET["step median"]
     assert worst(steps) < MOBILENET["step worst"]
+    assert max(abs(found.backward[step.to].relative) for step in found.steps) < ACCUMULATED[source]
 
 
 def test_selu_accumulates_no_bias():

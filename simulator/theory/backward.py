@@ -25,7 +25,6 @@ from varprop.simulator.network import (
     Operation,
     ZeroPad,
 )
-from varprop.simulator.theory.depthwise import UNRELATED, Relations
 from varprop.simulator.theory.drawn import Drawn, chosen, corrected, drawn
 from varprop.simulator.theory.drawn import plus as summed_up
 from varprop.simulator.theory.maps import Size, Window, window_scatter
@@ -37,6 +36,7 @@ from varprop.simulator.theory.pairs import (
     unmerged,
     windows_transposed,
 )
+from varprop.simulator.theory.relations import UNRELATED, Relations
 from varprop.simulator.theory.sampling import Sample, crossed
 from varprop.simulator.theory.signal import Signal
 from varprop.simulator.theory.variance_law import VarianceLaw
@@ -58,8 +58,10 @@ class Gradient:
     tilt
         Factor by which E[g^2 / (v + eps)] differs from the product of averages at the normalisation that the gradient
         meets next, because both depend on the channel.
+    lost
+        Share that the projections of that normalisation take away, where it is known better than from the kernels.
     selection
-        The same for E[g^2 phi'^2] at the activation that it meets next, before a depthwise layer.
+        As `tilt`, for E[g^2 phi'^2] at the activation that it meets next, before a depthwise layer.
     relations
         What a depthwise layer on the way is going to do of that kind.
     amplitude
@@ -68,16 +70,21 @@ class Gradient:
         The gradient at the channels that the signal is sampled at, drawn when asked for.
     tied
         Whether it depends on the channels, so that the next slopes are not independent of it.
+    opposition
+        How far the gradients of two channels c, c' go against the channels themselves: over the weights of later layers
+        E[g_c(x) g_c'(x)] = -2 opposition / channels * E[g(x)^2] cov(z_c, z_c') / var(z). See `_opposed`.
     """
 
     kernel: PairKernel
     alignment: float | None = None
     tilt: float = 1.0
+    lost: float | None = None
     selection: float = 1.0
     relations: Relations = UNRELATED
     amplitude: Array | None = None
     drawn: Callable[[], Drawn] | None = None
     tied: bool = False
+    opposition: float = 0.0
 
     @property
     def edges(self) -> float:
@@ -107,12 +114,13 @@ def total(gradients: list[Gradient], exits: list[frozenset[int]]) -> Gradient:
     draws = [gradient.drawn for gradient in gradients if gradient.drawn is not None]
     summed = cache(lambda: summed_up([draw() for draw in draws])) if len(draws) == len(gradients) else None
     tied = any(gradient.tied for gradient in gradients)
+    sizes = [g.kernel.second_moment * float(np.exp(g.kernel.log_scale - kernel.log_scale)) for g in gradients]
     fields = [gradient.amplitude for gradient in gradients if gradient.amplitude is not None]
-    amplitude = gradients[0].amplitude
-    if fields and kernel.second_moment:
-        sizes = [g.kernel.second_moment * float(np.exp(g.kernel.log_scale - kernel.log_scale)) for g in gradients]
-        amplitude = np.average(fields, axis=0, weights=sizes)
-    return Gradient(kernel, amplitude=amplitude, drawn=summed, tied=tied)
+    amplitude, opposition = gradients[0].amplitude, 0.0
+    if kernel.second_moment:
+        opposition = float(np.average([gradient.opposition for gradient in gradients], weights=sizes))
+        amplitude = np.average(fields, axis=0, weights=sizes) if fields else None
+    return Gradient(kernel, amplitude=amplitude, drawn=summed, tied=tied, opposition=opposition)
 
 
 @singledispatch
@@ -134,30 +142,56 @@ def _(op: Conv2d, gradient: Gradient, inputs: list[Signal], output: Signal, law:
     assert output.weighted.window is not None
     window = output.weighted.window
     per_group = op.out_channels // op.groups
+    related = gradient.relations
     if law is not None and law.taps is not None:
         moments = law.taps / law.inverse
     else:
-        moments = np.diag(window.shares) * _seen_variance(output, law)
-    moments = moments * (per_group * gradient.relations.reweigh)
-    tilt = 1.0 if law is None else law.tilt
+        moments = np.diag(window.shares) * _seen_variance(output, gradient, law)
+    moments = moments * (per_group * related.reweigh)
+    tilt = related.before * (1.0 if law is None else law.tilt)
+    opposition = _opposed(op, gradient, output, law, moments)
     if source.data is not None:
         return [_at_data(gradient, moments, window, source.data.shape[2:])]
     if source.amplitude is None:
         arriving = unmerged(gradient.kernel, source.kernel.layout)
         kernel = windows_transposed(arriving, moments, window, source.kernel.size)
-        return [Gradient(kernel.scaled(1.0), tilt=tilt, selection=gradient.relations.gates)]
+        return [Gradient(kernel.scaled(1.0), None, tilt, related.lost, related.gates, opposition=opposition)]
     arriving, edges = _inside(gradient, window.out_size(source.kernel.size), source)
     kernel = windows_transposed(arriving, moments, window, source.kernel.size).scaled(1.0)
     reach = window_scatter(edges, replace(window, inside=False), _size(source.amplitude))
     share = window.taps / (op.stride[0] * op.stride[1])
-    return [Gradient(kernel, tilt=tilt, selection=gradient.relations.gates, amplitude=reach / share)]
+    back = Gradient(kernel, None, tilt, related.lost, related.gates, opposition=opposition)
+    return [replace(back, amplitude=reach / share)]
 
 
-def _seen_variance(output: Signal, law: VarianceLaw | None) -> float:
-    """E[w^2 g^2] / E[g^2]: a normalisation that follows ties the gradient to the weights."""
+def _seen_variance(output: Signal, gradient: Gradient, law: VarianceLaw | None) -> float:
+    """Return E[|w^T g|^2] / E[|g|^2] for one input, w its weights to all outputs.
+
+    A normalisation that follows ties the gradient of an output to its own weights; opposed gradients tie those of two
+    outputs c, c' to both: E[w_c w_c' g_c g_c'] is proportional to E[w_c w_c' cov(z_c, z_c')] = s^4 var(h), and over all
+    pairs these make up -2 opposition / fan_in of the whole.
+    """
     assert output.weighted is not None
-    variance = output.weighted.law.second_moment
+    variance = output.weighted.law.second_moment / (1.0 + 2.0 * gradient.opposition / output.weighted.fan_in)
     return variance if law is None else variance * law.weighted_inverse / law.inverse
+
+
+def _opposed(op: Conv2d, gradient: Gradient, output: Signal, law: VarianceLaw | None, moments: Array) -> float:
+    """Return the opposition of gradients before a convolution.
+
+    For Gaussian weights u to the outputs, E[u_c u_c' f(z)] = s^4 sum over points of h_c(y) h_c'(y') E[d^2 f / dz dz']:
+    a normalised output has f = 1 / (v + eps), of degree -2 in z if eps is small. To that comes what the gradients of
+    two outputs have in common already, as u_kc u_k'c' and cov(z_k, z_k') do.
+    """
+    assert output.weighted is not None
+    if not op.depthwise:
+        return gradient.opposition + (0.0 if law is None else law.degree)
+    if output.weighted.taps is None or not gradient.opposition:
+        return 0.0
+    # Two channels have kernels of their own: only equal taps meet.
+    seen = np.diag(moments) * np.diag(output.weighted.taps.covariances.mean(axis=0))
+    whole = float(seen.sum()) ** 2
+    return gradient.opposition * float(seen @ seen) / whole if whole > 0 else 0.0
 
 
 def _size(field: Array) -> Size:
@@ -194,8 +228,9 @@ def _of_field(unit: PairKernel, field: Array) -> Gradient:
 
 @pull_back.register
 def _(op: Linear, gradient: Gradient, inputs: list[Signal], output: Signal, law: VarianceLaw | None) -> list[Gradient]:
-    factor = float(linear_gradient(op.out_features, _seen_variance(output, law), 1.0))
-    return [Gradient(gradient.kernel.scaled(factor))]
+    factor = float(linear_gradient(op.out_features, _seen_variance(output, gradient, law), 1.0))
+    opposition = gradient.opposition + (0.0 if law is None else law.degree)
+    return [Gradient(gradient.kernel.scaled(factor), opposition=opposition)]
 
 
 @pull_back.register
@@ -215,12 +250,29 @@ def _(
     with np.errstate(over="ignore"):  # no normalisation comes next then, and nobody asks
         unit = float(np.exp(tilted.log_scale + gradient.kernel.log_scale - kernel.log_scale))
     alignment = gradient.kernel.pair_product_mean(tilted) * unit
-    tilt = gradient.tilt * output.relations.tilt
+    related = output.relations(gradient.kernel.alike())
+    tilt = gradient.tilt * related.tilt
+    # Of a product of slopes, and of covariances, only what is linear in each channel is opposed.
+    linear = output.duals.linear
+    spread = _ratio(_data_variance(source), _data_variance(output)) * slopes.second_moment
+    opposition = gradient.opposition * linear**2 * spread * float(np.exp(slopes.log_scale))
     function = activation(op.function)
     draws = _after(gradient, lambda found: found.times(function.derivative(source.draw().values)))
     if gradient.tied and draws is not None:
         kernel = corrected(kernel, draws())
-    return [Gradient(kernel, alignment, tilt, 1.0, output.relations, gradient.amplitude, draws, True)]
+    return [
+        replace(
+            gradient,
+            kernel=kernel,
+            alignment=alignment,
+            tilt=tilt,
+            selection=1.0,
+            relations=related,
+            drawn=draws,
+            tied=True,
+            opposition=opposition,
+        )
+    ]
 
 
 def _after(gradient: Gradient, step: Callable[[Drawn], Drawn]) -> Callable[[], Drawn] | None:
@@ -243,6 +295,8 @@ def _(
     before = centred.second_moment + kernel.pair_mean
     # The scalar recurrence gives the size; the two projections take their part out of the kernel.
     size = float(batch_norm_gradient(before, kernel.pair_mean, alignment, own.mean, op.eps)) * (own.mean + op.eps)
+    if gradient.lost is not None:
+        size = before * (1.0 - gradient.lost)
     shape = centred.values
     if own.ratio > 0:
         unit = float(np.exp(output.kernel.log_scale)) / own.ratio
@@ -259,13 +313,26 @@ def _(
         return (found if inverse is None else found.times(np.sqrt(inverse)[:, None, None])).like(kernel)
 
     draws = _after(gradient, divided)
-    return [Gradient(kernel, None, 1.0, 1.0, gradient.relations, gradient.amplitude, draws, gradient.tied)]
+    return [replace(gradient, kernel=kernel, alignment=None, tilt=1.0, lost=None, selection=1.0, drawn=draws)]
 
 
 @pull_back.register
 def _(op: Add, gradient: Gradient, inputs: list[Signal], output: Signal, law: VarianceLaw | None) -> list[Gradient]:
+    whole = _data_variance(output)
     passed = Gradient(gradient.kernel, amplitude=gradient.amplitude, drawn=gradient.drawn, tied=gradient.tied)
-    return [passed] * len(inputs)
+    return [
+        replace(passed, opposition=gradient.opposition * _ratio(part, whole)) for part in map(_data_variance, inputs)
+    ]
+
+
+def _data_variance(signal: Signal) -> tuple[float, float]:
+    """Return the variance over the data as a number and a log scale."""
+    kernel = signal.kernel
+    return max(kernel.second_moment - kernel.pair_mean, 0.0), kernel.log_scale
+
+
+def _ratio(part: tuple[float, float], whole: tuple[float, float]) -> float:
+    return part[0] / whole[0] * float(np.exp(part[1] - whole[1])) if whole[0] > 0 else 0.0
 
 
 @pull_back.register
@@ -380,4 +447,4 @@ def _(op: ZeroPad, gradient: Gradient, inputs: list[Signal], output: Signal, law
     kernel = replace(gradient.kernel, size=size, values=inner.reshape(len(inner), points, points))
     grid = np.arange(h * w).reshape(h, w)[top : h - bottom, left : w - right].ravel()
     draws = _after(gradient, lambda found: replace(found, values=found.values[:, :, grid]))
-    return [Gradient(kernel, tilt=gradient.tilt, selection=gradient.selection, drawn=draws, tied=gradient.tied)]
+    return [replace(gradient, kernel=kernel, drawn=draws)]

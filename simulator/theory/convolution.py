@@ -15,6 +15,7 @@ from varprop.simulator.theory.maps import Size, Window, window_sum
 from varprop.simulator.theory.pairs import PairKernel, merged, plus, regridded, windows
 from varprop.simulator.theory.sampling import Sample
 from varprop.simulator.theory.signal import Gaussian, Signal, Weighted, cropped, cut_out, fixed, key_of
+from varprop.simulator.theory.strays import NONE, Strays
 
 Array = NDArray[np.float64]
 
@@ -36,11 +37,7 @@ def convolved(operation: Conv2d, node: Node, network: Network, signal: Signal) -
         float(linear_second_moment(per_group, law.variance, 1.0))
     )
     covariance = tap_covariance(signal.kernel, window)
-    trace = float(np.trace(covariance))
-    # A fluctuation of the kernel between channels is shared by the taps of a window as far as these are correlated.
-    share = float(np.sum(covariance**2)) / trace**2 if trace > 0 and not central else 1.0
-    own = 0.0 if operation.depthwise else operation.groups / signal.width
-    spread = (signal.spread + own) * share
+    strays, spread = _strays(operation, signal, window)
     source, sample, taps, amplitude = signal.kernel, None, None, None
     if signal.amplitude is not None:
         full = replace(window, inside=False)
@@ -62,12 +59,16 @@ def convolved(operation: Conv2d, node: Node, network: Network, signal: Signal) -
         if kernel.size == amplitude.shape:
             kernel, amplitude = with_edges(kernel, amplitude), None
     kernel = with_bias(kernel, node, network)
+    if network.has_batch_norm:
+        # Channels of a depthwise layer are those before it, whose number counts once.
+        fresh = 0.0 if operation.depthwise else 1 / operation.out_channels
+        strays = strays.plus(node.name, spread + fresh - strays.variance, kernel)
     return Signal(
         kernel,
         np.zeros_like(kernel.diagonal),
         operation.out_channels,
-        spread=spread,
-        weighted=Weighted(law, per_group * window.live, source, window, taps),
+        strays=strays,
+        weighted=Weighted(law, per_group * window.live, source, spread, window, taps),
         origin=Gaussian(kernel, key_of(node.name)),
         sample=fixed(sample),
         behind=behind,
@@ -119,20 +120,33 @@ def _first_convolution(operation: Conv2d, node: Node, network: Network, signal: 
         kernel,
         np.zeros_like(kernel.diagonal),
         operation.out_channels,
-        weighted=Weighted(law, per_group * window.live, signal.kernel, window),
+        strays=NONE.plus(node.name, 1 / operation.out_channels, kernel) if network.has_batch_norm else NONE,
+        weighted=Weighted(law, per_group * window.live, signal.kernel, 0.0, window),
         origin=Gaussian(kernel, key_of(node.name)),
         amplitude=amplitude,
     )
 
 
+def _strays(operation: Conv2d, signal: Signal, window: Window) -> tuple[Strays, float]:
+    """Return what a window leaves of the deviations that come in, and the variance of all that it makes of them."""
+    if window.taps == 1 or not signal.strays.sources:
+        return signal.strays, signal.strays.variance
+    strays, spread = signal.strays.averaged(window.averaging(signal.kernel.size), signal.kernel)
+    if operation.depthwise:
+        # Its channels are as many as those before.
+        spread += (1.0 - spread / signal.strays.variance) / signal.width
+    return strays, spread
+
+
 def _depthwise(signal: Signal, window: Window, law: WeightLaw, expected: Array) -> tuple[Sample, Taps]:
     """Sample channels of a depthwise layer; they are those of the node before any zero padding."""
-    inputs = signal.draw_inside()
+    inputs, batch = signal.draw_inside(), signal.kernel.layout.batch
     if window.inside:
-        return depthwise(inputs, signal.kernel.size, window, law, expected)
+        return depthwise(inputs, signal.kernel.size, window, law, expected, batch)
     (top, bottom, left, right), before = window.padding, signal.padding
     padding = top + before[0], bottom + before[1], left + before[2], right + before[3]
-    return depthwise(inputs, _unpadded(signal), Window(window.kernel, window.stride, padding), law, expected)
+    padded = Window(window.kernel, window.stride, padding)
+    return depthwise(inputs, _unpadded(signal), padded, law, expected, batch)
 
 
 def _pooled_over_samples(kernel: PairKernel) -> tuple[PairKernel, float]:

@@ -17,7 +17,6 @@ from varprop.simulator.theory.variance_law import VarianceLaw
 
 Array = NDArray[np.float64]
 
-_POINTS = 512  # of the data over which slopes are compared
 NODES = 2**14  # depthwise kernels over which 1 / (v + eps) is averaged
 
 
@@ -31,100 +30,64 @@ class Taps:
         Of each sampled input channel's values under the taps over the data, shape (channels / 2, taps, taps).
     law
         Of the weights.
-    inverse
-        1 / (v + eps) of the input channels' own normalisation, or None.
-    gates
-        Squared slopes of the activation before, at the inputs, shape (channels / 2, samples, positions); None where
-        there was none.
+    source
+        The sampled input channels.
     """
 
     covariances: Array
     law: WeightLaw
-    inverse: Array | None
     window: Window
-    gates: Array | None
-
-    def relations(self, size: Size, after: Array, inverse: Array | None) -> Relations:
-        """How the slopes after the layer go with its weights and with the slopes before it.
-
-        Parameters
-        ----------
-        size
-            The layer's input map.
-        after
-            Squared slopes of the activation after the layer, shape (channels, samples, outputs).
-        inverse
-            The channels' 1 / (v + eps) if they are normalised first, shape (channels,).
-        """
-        count = len(self.covariances)
-        index = self.window.index(size)
-        weights = tap_nodes(self.window.taps, self.law)[:count] ** 2
-        samples = max(1, _POINTS // (size[0] * size[1]))
-        slopes = (after[:count, :samples] + after[count:, :samples]) / 2
-        scale = np.ones(count) if inverse is None else inverse[:count]
-        tilt = _excess(slopes.mean(axis=(1, 2)), scale)
-        through = np.zeros((count, slopes.shape[1], size[0] * size[1] + 1))
-        alone = np.zeros((count, 1, size[0] * size[1] + 1))
-        for k, under in enumerate(index):
-            # One tap reaches an input at most once, but for the padding, which is dropped.
-            factor = (weights[:, k] * scale)[:, None, None]
-            through[:, :, under] += factor * slopes
-            alone[:, :, under] += factor
-        through = through[:, :, :-1]
-        seen = float(alone[:, :, :-1].mean()) * float(slopes.mean())
-        reweigh = float(through.mean()) / seen / tilt if seen > 0 else 1.0
-        gates = 1.0 if self.gates is None else _excess(through, self.gates[:, :samples])
-        return Relations(tilt, reweigh, gates)
+    source: Sample
 
 
-@dataclass(frozen=True)
-class Relations:
-    """Mean products over the product of means, around a depthwise layer; all one if nothing knew of anything.
-
-    Attributes
-    ----------
-    tilt
-        Of the slopes after the layer and 1 / (v + eps).
-    reweigh
-        What the squared weights add to that.
-    gates
-        Of what comes back through the layer and the slopes before it. An input that is zero closes the gate before the
-        layer and adds nothing to the outputs that it feeds: the fewer the taps, the more the gates know of one another.
-    """
-
-    tilt: float = 1.0
-    reweigh: float = 1.0
-    gates: float = 1.0
-
-
-UNRELATED = Relations()
-
-
-def _excess(first: Array, second: Array) -> float:
+def excess(first: Array, second: Array) -> float:
+    """Return the mean product of two over the product of their means."""
     apart = float(first.mean()) * float(second.mean())
     return float(np.mean(first * second)) / apart if apart > 0 else 1.0
 
 
-def depthwise(inputs: Sample, size: Size, window: Window, law: WeightLaw, expected: Array) -> tuple[Sample, Taps]:
+def depthwise(
+    inputs: Sample, size: Size, window: Window, law: WeightLaw, expected: Array, batch: int
+) -> tuple[Sample, Taps]:
     """Convolve sampled channels with kernels of their own; `expected` is the mean of the taps' covariances.
 
     Every other input channel is used, with a kernel and with its negative, as likely as itself.
     """
     index = window.index(size)
     padded = np.pad(inputs.values[::2], ((0, 0), (0, 0), (0, 1)))
-    taps = len(index)
-    count, samples, _ = padded.shape
+    taps, (count, samples, _) = len(index), padded.shape
     under = np.ascontiguousarray(padded[:, :, index].transpose(0, 2, 1, 3)).reshape(count, taps, -1)
     weights = tap_nodes(taps, law)[:count]
     values = (weights[:, None, :] @ under).reshape(count, samples, -1)
     under -= under.mean(axis=2, keepdims=True)
     covariances = under @ under.transpose(0, 2, 1) / under.shape[2]
+    if samples < batch:
+        covariances = _of_batch(covariances, under.reshape(count, taps, samples, -1), batch)
     trace = float(np.trace(covariances.mean(axis=0)))
     if trace > 0:
         covariances *= float(np.trace(expected)) / trace
-    inverse = None if inputs.inverse is None else inputs.inverse[::2]
-    half = None if inputs.slopes is None else inputs.slopes[::2]
-    return Sample(np.concatenate([values, -values])), Taps(covariances, law, inverse, window, half)
+    return Sample(np.concatenate([values, -values])), Taps(covariances, law, window, inputs.half())
+
+
+def _of_batch(covariances: Array, under: Array, batch: int) -> Array:
+    """Return the channels' covariances over a whole batch, given those over a few samples.
+
+    Channels differ less over the whole batch: their spread is brought down by the part that the samples' own spread
+    says is due to their number. It would count twice, as E[1 / v] grows with the spread of v.
+
+    Parameters
+    ----------
+    under
+        What the covariances, (channels, taps, taps), are made of, centred: (channels, taps, samples, positions).
+    """
+    samples = under.shape[2]
+    spread = float(covariances.var(axis=0).sum())
+    if samples == 1 or spread == 0.0:
+        return covariances
+    apart = np.einsum("ctsp,cusp->sctu", under, under) / under.shape[3]
+    noise = float(apart.var(axis=0, ddof=1).mean(axis=0).sum()) / samples * (1 - samples / batch)
+    mean = covariances.mean(axis=0)
+    return np.asarray(mean + np.sqrt(max(1.0 - noise / spread, 0.0)) * (covariances - mean))
 
 
 def depthwise_law(channels: Taps, eps: float) -> VarianceLaw:
@@ -136,9 +99,9 @@ def depthwise_law(channels: Taps, eps: float) -> VarianceLaw:
     flat, scale = weights.reshape(-1, taps), inverse.reshape(-1, 1)
     norm = np.sum(flat**2, axis=1)
     tilt = 1.0
-    if channels.inverse is not None:
+    if channels.source.inverse is not None:
         gain = np.mean(np.sum(weights**2, axis=2) * inverse, axis=1)
-        tilt = _excess(gain, channels.inverse)
+        tilt = excess(gain, channels.source.inverse)
     return VarianceLaw(
         float(v.mean()),
         float(np.mean(v * inverse)),

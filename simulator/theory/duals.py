@@ -33,12 +33,15 @@ class Duals:
         E phi(z) at each point, shape (profiles, positions), in units of ``exp(kernel.log_scale / 2)``.
     kernel, derivative, tilted
         Pair kernels of phi(z), phi'(z) and z phi'(z), on the blocks of the input kernel.
+    linear
+        (E phi')^2 / E phi'^2, averaged over points: share of the slopes' second moment that a linear function has.
     """
 
     mean: Array
     kernel: PairKernel
     derivative: PairKernel
     tilted: PairKernel
+    linear: float
 
 
 def hermite_expansion(function: ActivationFunction, sigma: Array) -> tuple[Array, Array]:
@@ -135,7 +138,8 @@ def apply_activation(function: ActivationFunction, kernel: PairKernel) -> Duals:
         results.append(replace(kernel, values=values, log_scale=0.0).scaled(1.0))
     mean = coefficients[0][:, 0].reshape(sigma.shape)
     out, derivative, tilted = results
-    return Duals(mean * out.unit(0.0), out, derivative.scaled(1.0, extra), tilted.scaled(1.0, extra))
+    linear = float(np.sum(coefficients[1][:, 0] ** 2) / np.sum(moments[1])) if moments[1].any() else 0.0
+    return Duals(mean * out.unit(0.0), out, derivative.scaled(1.0, extra), tilted.scaled(1.0, extra), linear)
 
 
 def _closed_form(function: ActivationFunction, kernel: PairKernel) -> Duals:
@@ -157,7 +161,9 @@ def _closed_form(function: ActivationFunction, kernel: PairKernel) -> Duals:
         slopes = np.where(scale > 0, slopes, fixed)
     derivative = replace(kernel, values=slopes, log_scale=0.0)
     # z phi'(z) = phi(z) for a positively homogeneous phi.
-    return Duals(function.mean(q), values, derivative, values)
+    _, left, right = function.germ_zero
+    linear = (left + right) ** 2 / (2 * (left**2 + right**2)) if left or right else 0.0
+    return Duals(function.mean(q), values, derivative, values, linear)
 
 
 def _within_range(function: ActivationFunction, kernel: PairKernel) -> tuple[ActivationFunction, PairKernel, float]:

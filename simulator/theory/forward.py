@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cache, singledispatch
+from functools import cache, partial, singledispatch
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,13 +28,15 @@ from varprop.simulator.network import (
     ZeroPad,
 )
 from varprop.simulator.theory.convolution import convolved, with_bias
-from varprop.simulator.theory.depthwise import UNRELATED
 from varprop.simulator.theory.duals import FAR, Duals, apply_activation, hermite_expansion
+from varprop.simulator.theory.maps import Size
 from varprop.simulator.theory.normalisation import batch_normalised
 from varprop.simulator.theory.pairs import PairKernel
 from varprop.simulator.theory.pooling import average_pooled, flattened, globally_averaged, max_pooled, zero_padded
+from varprop.simulator.theory.relations import Relations, relations, unrelated
 from varprop.simulator.theory.sampling import Sample, activated, controlled, correct, cropped_piece
 from varprop.simulator.theory.signal import Gaussian, Signal, Weighted, fixed, key_of
+from varprop.simulator.theory.strays import NONE
 from varprop.simulator.theory.sums import added
 
 Array = NDArray[np.float64]
@@ -62,8 +64,8 @@ def _(operation: Linear, node: Node, network: Network, inputs: list[Signal]) -> 
         kernel,
         np.zeros_like(kernel.diagonal),
         operation.out_features,
-        spread=signal.spread + 1 / signal.width,
-        weighted=Weighted(law, operation.in_features, signal.kernel),
+        strays=signal.strays.plus(node.name, 1 / operation.out_features, kernel) if network.has_batch_norm else NONE,
+        weighted=Weighted(law, operation.in_features, signal.kernel, signal.strays.variance),
         origin=Gaussian(kernel, key_of(node.name)),
     )
 
@@ -105,7 +107,7 @@ def _(operation: Activation, node: Node, network: Network, inputs: list[Signal])
     duals = apply_activation(function, signal.kernel)
     origin = None
     followed: Callable[[], Sample] | None = None
-    relations = UNRELATED
+    related: Callable[[float], Relations] = unrelated
     gaussian = signal.gaussian
     if gaussian is not None and gaussian.function is None:
         origin = replace(gaussian, function=function)
@@ -117,29 +119,40 @@ def _(operation: Activation, node: Node, network: Network, inputs: list[Signal])
         sample = controlled(activated(before, function), before, signal.kernel)
         followed = fixed(sample)
         duals = correct(duals, sample)
-        if signal.behind is not None and sample.slopes is not None:
+        if signal.behind is not None:
             taps, size = signal.behind
-            relations = taps.relations(
-                size, cropped_piece(sample.slopes, signal.kernel.size, taps.window.out_size(size)), before.inverse
-            )
+            inside = _cropped(sample, signal.kernel.size, taps.window.out_size(size))
+            points = signal.kernel.layout.batch * node.shape[1] * node.shape[2]
+            related = partial(relations, taps, size, inside, points)
     out = duals.kernel
-    spread = 0.0
-    if signal.spread > 0.0 and network.has_batch_norm:
-        spread = _carried(signal, out, duals) ** 2 * signal.spread
+    strays = signal.strays
+    if network.has_batch_norm:
+        # A channel's kernel is another after the activation, and the more so the less linear that is.
+        factor = min(_response(signal, out, duals), 1.0)
+        strays = strays.times(factor).plus(node.name, (1.0 - factor**2) / signal.width, out)
     return Signal(
         out,
         duals.mean,
         signal.width,
-        spread=spread,
+        strays=strays,
         origin=origin,
         sample=followed,
         amplitude=None if signal.amplitude is None else _edges_after(function, signal, out),
-        relations=relations,
+        relations=related,
         duals=duals,
     )
 
 
-def _carried(signal: Signal, out: PairKernel, duals: Duals) -> float:
+def _cropped(sample: Sample, size: Size, wanted: Size) -> Sample:
+    values, *others = (
+        None if field is None else cropped_piece(field, size, wanted)
+        for field in (sample.values, sample.slopes, sample.inputs)
+    )
+    assert values is not None
+    return Sample(values, sample.inverse, *others)
+
+
+def _response(signal: Signal, out: PairKernel, duals: Duals) -> float:
     """Relative change of a kernel's entry after an activation for one before it."""
     before, after = signal.kernel.centred().second_moment, out.centred().second_moment
     if after <= 0.0:

@@ -45,7 +45,7 @@ def batch_normalised(operation: BatchNorm, signal: Signal) -> Signal:
         kernel,
         np.zeros_like(kernel.diagonal),
         signal.width,
-        spread=signal.spread,
+        strays=signal.strays,
         origin=origin if sample is None else None,
         sample=fixed(sample),
         amplitude=signal.amplitude,
@@ -59,22 +59,30 @@ def _normalised(signal: Signal, eps: float) -> tuple[VarianceLaw, PairKernel]:
     centred = signal.kernel.centred()
     q = centred.second_moment
     scale = float(np.exp(signal.kernel.log_scale)) * signal.edges
+    # Layers without weights of their own see a sum of endlessly many.
+    fan_in, strayed, kurtosis = 1e9, 0.0, 0.0
+    if signal.weighted is not None:
+        fan_in, kurtosis = float(signal.weighted.fan_in), signal.weighted.law.excess_kurtosis
+        strayed = q**2 * signal.weighted.spread
     values, vectors = centred.modes(_MODES)
-    values = values[values > 0]
+    # A mode below the average of as many as there are weights has no direction of its own.
+    values = values[values > q / fan_in]
     vectors = vectors[: len(values)]
     rest = max(q - float(values.sum()), 0.0)
     rest_square = max(centred.pair_square_mean() - float(np.sum(values**2)), 0.0)
     if centred.layout.profiles > 1 and len(values):
         # All modes were looked at: none of the rest is larger than the least of the leading ones.
         rest_square = min(rest_square, rest * float(values[-1]))
-    fan_in = float("inf")
-    if signal.weighted is not None:
-        weights = signal.weighted.law
-        fan_in = float(signal.weighted.fan_in)
-        rest_square += q**2 * (signal.spread + weights.excess_kurtosis / (2 * fan_in))
-    rest_square = max(rest_square, 1e-9 * q**2)
     # In the kernel's own units, whose squares stay in range.
-    law = quadratic_form_law(values, rest, rest_square, fan_in, eps / scale if scale > 0 else np.inf).scaled(scale, eps)
+    law = quadratic_form_law(
+        values,
+        rest,
+        max(rest_square, 1e-9 * q**2),
+        fan_in,
+        eps / scale if scale > 0 else np.inf,
+        strayed,
+        kurtosis,
+    ).scaled(scale, eps)
     assert law.damping is not None
     more = law.damping[:-1] / law.damping[-1] - 1.0
     layout = centred.layout

@@ -110,6 +110,14 @@ class PairKernel:
         either = np.concatenate([self.values[count:].mean(axis=2), self.values[count:].mean(axis=1)])
         return np.asarray(own / batch + (1 - 1 / batch) * (layout.partners @ either), dtype=np.float64)
 
+    def alike(self) -> float:
+        """Mean correlation of different positions of a sample, zero where it is negative."""
+        positions = self.values.shape[1]
+        if positions == 1 or not self.second_moment:
+            return 0.0
+        own = float(self.values[: self.layout.profiles].sum(axis=(1, 2)).mean()) / positions
+        return float(np.clip((own / self.second_moment - 1.0) / (positions - 1), 0.0, 1.0))
+
     def pair_square_mean(self) -> float:
         """Mean of the squared kernel over all pairs of points."""
         flat = self.values.reshape(len(self.values), -1)

@@ -69,7 +69,7 @@ def _linear_map(signal: Signal, matrix: Array, size: Size) -> Signal:
         kernel,
         signal.mean @ matrix.T * kernel.unit(signal.kernel.log_scale),
         signal.width,
-        signal.spread,
+        signal.strays,
         origin=Gaussian(kernel, origin.key + 1) if gaussian and origin is not None else None,
         sample=None if gaussian else cache(lambda: Sample(signal.draw().values @ matrix.T)),
     )
@@ -88,7 +88,7 @@ def max_pooled(operation: MaxPool, node: Node, signal: Signal) -> Signal:
     kernel = replace(signal.kernel, size=window.out_size(size), values=average @ signal.kernel.values @ average.T)
     kernel = levelled(matched(kernel, sample), sample)
     mean = np.full((signal.mean.shape[0], average.shape[0]), float(sample.values.mean()) * kernel.unit(0.0))
-    pooled = Signal(kernel, mean, signal.width, signal.spread, sample=fixed(sample))
+    pooled = Signal(kernel, mean, signal.width, signal.strays, sample=fixed(sample))
     return _after_pooling(pooled, signal, window, node)
 
 
@@ -107,7 +107,7 @@ def flattened(node: Node, signal: Signal) -> Signal:
         replace(kernel, size=(1, 1), values=values),
         signal.mean.mean(axis=1, keepdims=True),
         float(np.prod(node.shape)),
-        signal.spread,
+        signal.strays,
         sample=cache(features),
     )
 
@@ -128,7 +128,7 @@ def zero_padded(operation: ZeroPad, signal: Signal) -> Signal:
         replace(kernel, size=size, values=values),
         mean,
         signal.width,
-        signal.spread,
+        signal.strays.padded(kernel.size, rows),
         origin=signal.origin,
         sample=signal.sample,
         padding=(before[0] + top, before[1] + bottom, before[2] + left, before[3] + right),

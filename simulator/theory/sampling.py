@@ -22,7 +22,8 @@ from varprop.simulator.theory.pairs import Layout, PairKernel
 
 Array = NDArray[np.float64]
 
-_CHANNELS = 256  # of an exchangeable batch; of images, whose channels differ more, twice as many
+_CHANNELS = 256  # at least, of an exchangeable batch; of images, whose channels differ more, twice as many
+_MOST = 2048
 _VALUES = 2**17  # values that a sample of an exchangeable batch holds at most
 _RANK = 300  # leading directions kept of a kernel over many points
 _ROUNDING = 1e-10  # share of the largest below which a direction's variance is nothing but rounding
@@ -39,13 +40,19 @@ class Sample:
     inverse
         1 / (v + eps) of the last batch normalisation that each channel went through, shape (channels,); None
         where there was none.
-    slopes
-        Squared slopes of the activation that gave the values, of their shape; None where none did.
+    slopes, inputs
+        Of the activation that gave the values, of their shape; None where none did.
     """
 
     values: Array
     inverse: Array | None = None
     slopes: Array | None = None
+    inputs: Array | None = None
+
+    def half(self) -> Sample:
+        """Return every other channel."""
+        others = (None if field is None else field[::2] for field in (self.inverse, self.slopes, self.inputs))
+        return Sample(self.values[::2], *others)
 
 
 def draw(kernel: PairKernel, key: int) -> Sample:
@@ -53,19 +60,22 @@ def draw(kernel: PairKernel, key: int) -> Sample:
     layout, positions = kernel.layout, kernel.values.shape[1]
     rng = np.random.Generator(np.random.Philox(key=key))
     if layout.profiles == 1:
-        samples = min(layout.batch, max(_VALUES // (_CHANNELS * positions), 2))
+        channels = _CHANNELS
+        while channels < _MOST and 2 * channels * positions * layout.batch <= _VALUES:
+            channels *= 2
+        samples = min(layout.batch, max(_VALUES // (channels * positions), 2))
         if layout.batch == 1:
-            z = _normal(rng, _CHANNELS, 1, kernel.values[0])
+            z = _normal(rng, channels, 1, kernel.values[0])
         else:
             # A batch's own covariance between samples may have either sign, but that of the batch's mean and that of
             # what is left of every sample are positive: draw these.
             own, cross = kernel.values
             rest = layout.batch - samples
-            apart = _normal(rng, _CHANNELS, samples + (rest > 0), own - cross)
+            apart = _normal(rng, channels, samples + (rest > 0), own - cross)
             summed = apart[:, :samples].sum(axis=1, keepdims=True)
             if rest:
                 summed += np.sqrt(rest) * apart[:, samples:]
-            shared = _normal(rng, _CHANNELS, 1, cross + (own - cross) / layout.batch)
+            shared = _normal(rng, channels, 1, cross + (own - cross) / layout.batch)
             z = shared + apart[:, :samples] - summed / layout.batch
     else:
         z = _normal(rng, 2 * _CHANNELS, 1, assemble(kernel)).reshape(-1, layout.profiles, positions)
@@ -158,7 +168,7 @@ def normalised(sample: Sample, eps: float, mean: float, edges: float) -> Sample:
 
 def activated(sample: Sample, function: ActivationFunction) -> Sample:
     """Apply an activation to every value."""
-    return Sample(function.value(sample.values), sample.inverse, function.derivative(sample.values) ** 2)
+    return Sample(function.value(sample.values), sample.inverse, function.derivative(sample.values), sample.values)
 
 
 def controlled(after: Sample, before: Sample, kernel: PairKernel) -> Sample:
@@ -179,7 +189,7 @@ def controlled(after: Sample, before: Sample, kernel: PairKernel) -> Sample:
 def correct(duals: Duals, after: Sample) -> Duals:
     """Replace an activation's Gaussian averages by those over sampled channels."""
     assert after.slopes is not None
-    exact = float(np.mean(after.slopes))
+    exact = float(np.mean(after.slopes**2))
     gaussian = duals.derivative.second_moment * float(np.exp(duals.derivative.log_scale))
     kernel = shifted(duals.kernel, after)
     mean = duals.mean * kernel.unit(duals.kernel.log_scale)

@@ -13,11 +13,13 @@ from numpy.typing import NDArray
 from varprop.simulator.activations import ActivationFunction
 from varprop.simulator.initializers import WeightLaw
 from varprop.simulator.network import Padding, Shape
-from varprop.simulator.theory.depthwise import UNRELATED, Relations, Taps
+from varprop.simulator.theory.depthwise import Taps
 from varprop.simulator.theory.duals import Duals
 from varprop.simulator.theory.maps import Size, Window
 from varprop.simulator.theory.pairs import PairKernel
+from varprop.simulator.theory.relations import Relations, unrelated
 from varprop.simulator.theory.sampling import Sample, activated, draw, normalised
+from varprop.simulator.theory.strays import NONE, Strays
 from varprop.simulator.theory.variance_law import VarianceLaw
 
 Array = NDArray[np.float64]
@@ -51,11 +53,15 @@ class Gaussian:
 
 @dataclass(frozen=True)
 class Weighted:
-    """What batch normalisation and the backward pass need to know of a weighted layer."""
+    """What batch normalisation and the backward pass need to know of a weighted layer.
+
+    `spread` is the relative variance of an entry of the kernel that all its outputs share.
+    """
 
     law: WeightLaw
     fan_in: int
     input: PairKernel
+    spread: float = 0.0
     window: Window | None = None
     taps: Taps | None = None
 
@@ -72,9 +78,8 @@ class Signal:
         E z(x), shape (profiles, positions), in units of ``exp(kernel.log_scale / 2)``.
     width
         Number of channels that `kernel` is the expected average of; infinite where it is known exactly.
-    spread
-        How far the kernel of one draw strays from `kernel` because layers before have a finite number of channels:
-        mean over pairs of the variance of a centred entry, over the squared centred second moment.
+    strays
+        How far the kernel of one draw, averaged over its channels, strays from `kernel`; empty without normalisation.
     weighted
         Of a weighted layer's output, what normalisation and the backward pass need.
     origin, sample
@@ -98,7 +103,7 @@ class Signal:
     kernel: PairKernel
     mean: Array
     width: float
-    spread: float = 0.0
+    strays: Strays = NONE
     weighted: Weighted | None = None
     origin: Gaussian | None = None
     sample: Callable[[], Sample] | None = None
@@ -109,7 +114,7 @@ class Signal:
     duals: Duals | None = None
     law: VarianceLaw | None = None
     behind: tuple[Taps, Size] | None = None
-    relations: Relations = UNRELATED
+    relations: Callable[[float], Relations] = unrelated
 
     @property
     def edges(self) -> float:

@@ -28,6 +28,7 @@ from varprop.simulator.theory.maps import Size, clipped_offsets, offsets
 from varprop.simulator.theory.pairs import Layout, PairKernel
 from varprop.simulator.theory.sampling import Sample, repeated
 from varprop.simulator.theory.signal import Gaussian, Signal, cropped, cut_out
+from varprop.simulator.theory.strays import NONE
 from varprop.simulator.theory.variance_law import VarianceLaw
 
 Array = NDArray[np.float64]
@@ -104,9 +105,10 @@ def known_signal(values: Array, operation: Operation, inputs: list[Signal], how:
     """Return the signal at a node whose values, shape (batch, ...), the batch alone decides."""
     kernel, mean, amplitude, data = _carried(values, how)
     mean = mean * kernel.unit(0.0)
-    origin, sample, width, duals, law = None, None, np.inf, None, None
+    origin, sample, width, strays, duals, law = None, None, np.inf, NONE, None, None
     if how.chosen is None:
         width = float(values.shape[1])
+        strays = NONE.plus("input", 1 / width, kernel)
     if isinstance(operation, Input) and how.chosen is None:
         origin = Gaussian(kernel, 0)  # of a photograph's pixels it would not be true
     elif data is None:
@@ -115,14 +117,15 @@ def known_signal(values: Array, operation: Operation, inputs: list[Signal], how:
         (before,) = inputs
         assert before.known is not None
         slopes = activation(operation.function).derivative(before.known)
-        duals = Duals(mean, kernel, _carried(slopes, how)[0], _carried(before.known * slopes, how)[0])
+        # Nothing before it has weights for a gradient to be opposed through.
+        duals = Duals(mean, kernel, _carried(slopes, how)[0], _carried(before.known * slopes, how)[0], 0.0)
     if isinstance(operation, BatchNorm):
         (before,) = inputs
         assert before.known is not None
         law = _variance_law(channel_variance(before.known), operation.eps)
     return Signal(
-        kernel, mean, width, origin=origin, sample=sample, amplitude=amplitude, known=values, data=data, duals=duals,
-        law=law,
+        kernel, mean, width, strays, origin=origin, sample=sample, amplitude=amplitude, known=values, data=data,
+        duals=duals, law=law,
     )  # fmt: skip
 
 

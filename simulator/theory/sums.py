@@ -13,6 +13,7 @@ from varprop.simulator.network import Network, Node
 from varprop.simulator.theory.pairs import PairKernel, plus
 from varprop.simulator.theory.sampling import crossed, of_size
 from varprop.simulator.theory.signal import Gaussian, Signal, key_of
+from varprop.simulator.theory.strays import NONE, Strays, together
 
 Array = NDArray[np.float64]
 
@@ -44,13 +45,18 @@ def added(node: Node, network: Network, inputs: list[Signal]) -> Signal:
         kernel,
         np.sum([signal.mean * kernel.unit(signal.kernel.log_scale) for signal in inputs], axis=0),
         inputs[0].width,
-        spread=sum((w / total) ** 2 * signal.spread for w, signal in zip(shares, inputs, strict=True))
-        if total
-        else 0.0,
+        strays=_strays_of_sum(node, inputs, kernel, [share / total for share in shares]) if total else NONE,
         origin=origin,
         sample=sample,
         amplitude=_edges_of_sum(inputs, kernel),
     )
+
+
+def _strays_of_sum(node: Node, inputs: list[Signal], kernel: PairKernel, shares: list[float]) -> Strays:
+    found = together(shares, [signal.strays for signal in inputs])
+    # Products of different terms average to zero over channels, but not in one draw.
+    mixed = 1.0 - sum(share**2 for share in shares)
+    return found.plus(node.name, mixed / inputs[0].width, kernel) if found.sources else found
 
 
 def _of_means(one: Signal, other: Signal) -> PairKernel:
