@@ -46,8 +46,8 @@ class Bounds:
 
 BOUNDS = Bounds()
 
-_FEW_SAMPLES = "pixels of a photograph go together, and few samples at one place each stand for the batch"
-_SHORTCUT = "gradients of a shortcut and of its branch are each followed at 256 channels only"
+_FEW_SAMPLES = "mostly in the first layers, where few samples at one place each stand for the batch"
+_SHORTCUT = "not known; it sits in the steps around the sums"
 _DEVIATIONS = "a kernel's deviations are followed pair by pair of samples, not of positions, on the smallest maps"
 _SAME_SAMPLE = "behind global pooling the gradients at one sample's positions are alike, and depthwise layers see that"
 

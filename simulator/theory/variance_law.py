@@ -132,4 +132,5 @@ def _levels(rest: float, rest_square: float, dimensions: float, strayed: float) 
     c = max(live * (rest_square + strayed) / rest**2 - 1.0, 1e-9)
     root = float(np.sqrt(c + c * c / 4))
     share = 0.5 - c / (4 * root)
-    return live * np.array([share, 1 - share]), rest / live * (1 + c / 2 + np.array([root, -root]))
+    high = 1 + c / 2 + root
+    return live * np.array([share, 1 - share]), rest / live * np.array([high, 1 / high])
