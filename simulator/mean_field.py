@@ -31,12 +31,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy.interpolate import CubicSpline
-from scipy.special import zeta
 
 from varprop.simulator.activations import ActivationFunction
 from varprop.simulator.errors import UserError
+from varprop.simulator.interpolation import UniformTable
 from varprop.simulator.theory.duals import ORDER, hermite_expansion
 
 Array = NDArray[np.float64]
@@ -50,7 +50,8 @@ EDGE = 1e-4
 LARGEST = 1e6
 """Of sigma_w^2 and sigma_b^2."""
 
-_STEP = 1 / 32  # of log q between tabulated moments; cubic splines of their logs are good to 2e-9
+_STEP = 1 / 32  # of log q between tabulated moments; what is read between them is good to 2e-9
+_LEAST = 5  # points of a table
 _REACH = 40.0  # of log q
 _START = 0.0  # log q of the input
 _TOUCHING = 1e-12  # V(q) / q - 1 that only rounding keeps from 0
@@ -247,12 +248,12 @@ def verdict(q_star: float, chi: float) -> str:
 
 @dataclass(frozen=True)
 class _Moments:
-    """Moments over a grid of log q, and splines between; the grid ends where they leave float range."""
+    """Moments over a grid of log q, and tables between; the grid ends where they leave float range."""
 
     log_q: Array
     values: Array
-    log_second: CubicSpline
-    log_derivative: CubicSpline
+    log_second: UniformTable
+    log_derivative: UniformTable
 
     def excess(self, sigma_w2: float) -> Array:
         """Q - sigma_w^2 E phi^2 over the grid: a fixed point where it equals sigma_b^2."""
@@ -268,7 +269,7 @@ class _Moments:
 
     def slope(self, log_q: ArrayLike) -> Array:
         """D E phi^2 / d q."""
-        return np.asarray(self.second(log_q) * self.log_second(log_q, 1) / np.exp(log_q))
+        return np.asarray(self.second(log_q) * self.log_second(log_q, slope=True) / np.exp(log_q))
 
 
 @lru_cache(maxsize=64)
@@ -283,9 +284,10 @@ def _moments(function: ActivationFunction) -> _Moments:
     bad = np.flatnonzero(~usable)
     part = slice(int(max(bad[bad < start], default=-1)) + 1, int(min(bad[bad > start], default=len(q))))
     log_q, second, derivative = log_q[part], second[part], derivative[part]
-    return _Moments(
-        log_q, second, CubicSpline(log_q, np.log(second)), CubicSpline(log_q, np.log(np.maximum(derivative, _TINY)))
-    )
+    if len(log_q) < _LEAST:
+        raise UserError("activation", function.name, "an activation whose moments stay in float range around N(0, 1)")
+    logs = np.log(second), np.log(np.maximum(derivative, _TINY))
+    return _Moments(log_q, second, *(UniformTable(float(log_q[0]), _STEP, values) for values in logs))
 
 
 def _diagram(
@@ -434,22 +436,23 @@ def _series(function: ActivationFunction, q: Array) -> tuple[Callable[[Array], A
     def slopes(c: Array) -> Array:
         inner = np.polynomial.polynomial.polyval(c, (degree[:, None] * squares)[1:], tensor=False)
         root = np.sqrt(np.maximum(1 - c, 1e-12))
-        last = -share * kinks(root, 1) / (2 * root) + (1 - share) * least * c**ORDER
+        last = -share * kinks(root, slope=True) / (2 * root) + (1 - share) * least * c**ORDER
         return np.asarray((inner + tail * last) / q)
 
     return products, slopes
 
 
 @lru_cache(maxsize=1)
-def _kink_tail() -> tuple[CubicSpline, float]:
+def _kink_tail() -> tuple[UniformTable, float]:
     """Sum of k^(-5/2) c^k over k > ORDER, over its value at c = 1, as a function of sqrt(1 - c); slope in c there."""
     edges = np.unique(np.round(np.geomspace(ORDER + 1, 2.0**24, 600)))
+    zeta = scipy.special.zeta
     share = np.append(-np.diff(zeta(2.5, edges)), zeta(2.5, edges[-1]))
     power = np.append(-np.diff(zeta(1.5, edges)), zeta(1.5, edges[-1])) / share
     root = np.linspace(0, 1, 513)
     with np.errstate(divide="ignore"):
         values = np.exp(np.log1p(-(root**2))[:, None] * power) @ share
-    return CubicSpline(root, values / values[0]), float(power @ share) / float(values[0])
+    return UniformTable(0.0, float(root[1]), values / values[0]), float(power @ share) / float(values[0])
 
 
 def _critical(function: ActivationFunction, b: Array) -> Array:

@@ -37,7 +37,7 @@ _ON_FLOATS: dict[str, Callable[..., Array]] = {
     "cos": np.cos,
     "tanh": np.tanh,
     "erf": lambda u: scipy.special.erf(u),
-    "sigmoid": lambda u: scipy.special.expit(u),
+    "sigmoid": lambda u: 1 / (1 + np.exp(-u)),
     "softplus": lambda u: np.log1p(np.exp(-np.abs(u))) + np.maximum(u, 0.0),
 }
 
