@@ -180,6 +180,10 @@ def propagate(
         )
         for point in product(*given.values())
     ]
+    if profile and plot is not None:
+        from varprop.figures.profile import require_maps
+
+        require_maps(problems[0].network)
     runs = []
     for problem in problems:
         # Watching for compilation imports the compiler, which theory does without.

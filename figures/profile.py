@@ -14,6 +14,7 @@ from varprop.figures.save import save
 from varprop.figures.style import WIDTHS
 from varprop.simulator.errors import UserError
 from varprop.simulator.export import settings_data, table_csv
+from varprop.simulator.network import Network
 from varprop.simulator.propagate import Run
 from varprop.simulator.report import Report
 
@@ -21,6 +22,18 @@ MOST_MAPS = 10
 """Layers that fit side by side over the width of a page."""
 
 DIRECTIONS = ("forward", "backward")
+
+
+def require_maps(network: Network) -> None:
+    """Refuse a network none of whose weighted layers has a map.
+
+    Raises
+    ------
+    UserError
+        So it is.
+    """
+    if not any(node.fan_in is not None and len(node.shape) == 3 for node in network.nodes):
+        raise UserError("--profile", network.name, "a network with maps, whose positions differ")
 
 
 def profile_maps(report: Report) -> Figure:
@@ -38,15 +51,16 @@ def profile_maps(report: Report) -> Figure:
     Raises
     ------
     UserError
-        No weighted layer has a map.
+        As `require_maps`.
     """
+    require_maps(report.network)
     layers = [
         index
         for index, (node, layer) in enumerate(zip(report.network.nodes, report.layers, strict=True))
         if node.fan_in is not None and layer.forward.profile is not None
     ]
     if not layers:
-        raise UserError("--profile", report.network.name, "a network with maps, whose positions differ")
+        raise UserError("--profile", report.network.name, "maps that are not zero everywhere")
     if len(layers) > MOST_MAPS:
         layers = [layers[round(place)] for place in np.linspace(0, len(layers) - 1, MOST_MAPS)]
     width = WIDTHS["page"]

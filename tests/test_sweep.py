@@ -27,10 +27,11 @@ from varprop.simulator.propagate import Settings, prepare, propagate
 from varprop.simulator.sweep import cost
 from varprop.simulator.sweep.evaluate import Outcome, evaluate
 from varprop.simulator.sweep.executors import _Slurm
-from varprop.simulator.sweep.points import Point, points
+from varprop.simulator.sweep.points import points
 from varprop.simulator.sweep.run import sweep
 from varprop.simulator.sweep.store import Store
 from varprop.simulator.sweep.summary import USABLE, summary
+from varprop.tests.dying_workers import MARK, dies, dies_once
 
 GRID = ["mlp", "--depth", "2:5:1", "--width", "8,16", "--batch", "8", "--activation", "relu,tanh"]
 
@@ -308,14 +309,14 @@ def test_two_processes_on_one_store(undisturbed, tmp_path):
 
 def test_a_lost_worker_process_costs_nothing(tmp_path, monkeypatch):
     grid = points(["mlp"], {"depth": list(range(2, 6)), "width": [8], "batch": [4]})
-    monkeypatch.setenv("VARPROP_TEST_MARK", str(tmp_path / "died"))
-    monkeypatch.setattr("varprop.simulator.sweep.run.evaluate", _dies_once)
+    monkeypatch.setenv(MARK, str(tmp_path / "died"))
+    monkeypatch.setattr("varprop.simulator.sweep.run.evaluate", dies_once)
     assert sweep(grid, workers=2) == [evaluate(point) for point in grid]
     assert (tmp_path / "died").exists()
 
 
 def test_workers_that_always_die_are_reported(monkeypatch):
-    monkeypatch.setattr("varprop.simulator.sweep.run.evaluate", _dies)
+    monkeypatch.setattr("varprop.simulator.sweep.run.evaluate", dies)
     with pytest.raises(UserError, match="workers that die"):
         sweep(points(["mlp"], {"depth": [2], "width": [8], "batch": [4]}))
 
@@ -341,19 +342,6 @@ def test_a_point_that_a_cluster_loses_is_sent_again(monkeypatch, tmp_path, losse
     (outcome,) = sweep(points(["mlp"], {"depth": [2], "width": [8], "batch": [4]}), store=store)
     assert outcome.status == status
     assert len(store) == (status == "ok")
-
-
-def _dies_once(point: Point) -> Outcome:
-    mark = Path(os.environ["VARPROP_TEST_MARK"])
-    if not mark.exists():
-        mark.touch()
-        os.kill(os.getpid(), signal.SIGKILL)
-    return evaluate(point)
-
-
-def _dies(point: Point) -> Outcome:
-    os.kill(os.getpid(), signal.SIGKILL)
-    return evaluate(point)
 
 
 def test_an_error_of_ours_is_a_failed_row_that_is_not_kept(tmp_path, monkeypatch):
