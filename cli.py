@@ -30,6 +30,7 @@ app = typer.Typer(
 
 DISAGREEMENT = 3
 INTERRUPTED = 130
+_NUMERIC = ("depth", "width", "size", "batch")
 MOST_STEPS = 2000  # of a range of numbers
 
 
@@ -142,18 +143,17 @@ def propagate(
     from varprop.simulator.export import to_csv, to_json
     from varprop.simulator.progress import announce_compilation, progress_bar
 
-    axes: dict[str, Sequence[Any]] = {
-        "framework": _words("--framework", framework),
-        "init": _words("--init", init),
-        "activation": _words("--activation", activation),
-        "norm": _words("--norm", norm),
-        "input": _words("--input", input),
-        "depth": _numbers("--depth", depth),
-        "width": _numbers("--width", width),
-        "size": _numbers("--size", size),
-        "batch": _numbers("--batch", batch),
-    }
-    given = {name: values for name, values in axes.items() if values}
+    given = _axes(
+        framework=framework,
+        init=init,
+        activation=activation,
+        norm=norm,
+        input=input,
+        depth=depth,
+        width=width,
+        size=size,
+        batch=batch,
+    )
     engines = tuple(dict.fromkeys(_words("--engine", engine))) or main_job.DEFAULT_ENGINES
     if check and not set(engines) >= set(main_job.DEFAULT_ENGINES):
         raise UserError("--check", f"--engine {','.join(engines)}", "theory and monte-carlo, to compare")
@@ -259,20 +259,20 @@ def sweep(
     require_format(table_format)
     if layers and out is None:
         raise UserError("--layers", "no --out", "a folder for the table")
-    axes: dict[str, Sequence[Any]] = {
-        "framework": _words("--framework", framework),
-        "init": _words("--init", init),
-        "activation": _words("--activation", activation),
-        "norm": _words("--norm", norm),
-        "input": _words("--input", input),
-        "depth": _numbers("--depth", depth),
-        "width": _numbers("--width", width),
-        "size": _numbers("--size", size),
-        "batch": _numbers("--batch", batch),
-    }
+    given = _axes(
+        framework=framework,
+        init=init,
+        activation=activation,
+        norm=norm,
+        input=input,
+        depth=depth,
+        width=width,
+        size=size,
+        batch=batch,
+    )
     points = combinations(
         _words("network", networks),
-        {name: values for name, values in axes.items() if values},
+        given,
         trials=trials,
         seed=seed,
         data_dir=data_dir,
@@ -749,6 +749,14 @@ def _words(option: str, texts: Sequence[str] | None) -> list[str]:
     return list(dict.fromkeys(found))
 
 
+def _axes(**texts: Sequence[str] | None) -> dict[str, Sequence[Any]]:
+    """Read the options that take several values; those that were not given are left out."""
+    axes: dict[str, Sequence[Any]] = {
+        name: (_numbers if name in _NUMERIC else _words)(f"--{name}", text) for name, text in texts.items()
+    }
+    return {name: values for name, values in axes.items() if values}
+
+
 def _numbers(option: str, texts: Sequence[str] | None) -> list[int]:
     """Read whole numbers, steps ``10:50:10`` (the end included), and ranges as `_reals` has them."""
     found: list[int] = []
@@ -833,6 +841,6 @@ def _deliver(text: str, out: Path | None) -> None:
 
 
 def _json(data: object) -> str:
-    import json
+    from varprop.simulator.strict_json import indented
 
-    return json.dumps(data, indent=1, allow_nan=False) + "\n"
+    return indented(data)

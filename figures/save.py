@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from varprop.figures.style import paper
 from varprop.simulator.errors import UserError
 from varprop.simulator.files import require_writable, write_whole
 from varprop.simulator.provenance import provenance
+from varprop.simulator.strict_json import indented
 
 FORMATS = ("png", "pdf", "svg", "pgf")
 _UNDATED: dict[str, Any] = {
@@ -65,7 +65,7 @@ def save(path: Path, draw: Callable[[], Figure], table: str, command: Sequence[s
     files = companions(path)
     write_whole(files[0], _rendered(draw, path.suffix.lstrip(".")))
     write_whole(files[1], table)
-    write_whole(files[2], json.dumps(provenance(command, settings), indent=1, allow_nan=False) + "\n")
+    write_whole(files[2], indented(provenance(command, settings)))
 
 
 def _rendered(draw: Callable[[], Figure], kind: str) -> bytes:

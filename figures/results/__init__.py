@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from varprop.simulator.export import table_csv
 from varprop.simulator.files import write_whole
 from varprop.simulator.provenance import provenance
+from varprop.simulator.strict_json import indented
 
 FOLDER = Path(__file__).parent
 
@@ -16,5 +16,5 @@ FOLDER = Path(__file__).parent
 def write_result(path: Path, rows: Sequence[Mapping[str, object]], command: Sequence[str], settings: object) -> None:
     """Write a table, FILE.csv, and its provenance, FILE.json, torch's version included."""
     write_whole(path, table_csv(rows))
-    origin = json.dumps(provenance(command, settings, "torch"), indent=1, allow_nan=False) + "\n"
+    origin = indented(provenance(command, settings, "torch"))
     write_whole(path.with_suffix(".json"), origin)

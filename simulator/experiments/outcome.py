@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from varprop.simulator.export import table_csv
+from varprop.simulator.strict_json import indented
 
 Cell = str | float | None
 Row = Mapping[str, Cell]
@@ -92,7 +92,7 @@ def outcome_json(outcome: Outcome) -> str:
         "verdict": list(outcome.verdict),
         **outcome.data,
     }
-    return json.dumps(data, indent=1, allow_nan=False) + "\n"
+    return indented(data)
 
 
 def outcome_csv(outcome: Outcome) -> str:

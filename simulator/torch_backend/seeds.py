@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -11,6 +10,7 @@ from pathlib import Path
 from varprop.simulator.errors import UserError
 from varprop.simulator.export import table_csv
 from varprop.simulator.files import make_folder, write_whole
+from varprop.simulator.strict_json import indented
 from varprop.simulator.torch_backend.data import TrainingData, check_data
 from varprop.simulator.torch_backend.devices import describe, find_device, out_of_memory
 from varprop.simulator.torch_backend.records import Records, plain
@@ -123,7 +123,7 @@ def check_start(job: Seeds, found: Mapping[int, Records]) -> None:
 def write_provenance(job: Seeds, record: Mapping[str, object]) -> None:
     """Write ``run.json``: settings, data, device, and what the caller knows of command and versions."""
     known = {"data": job.data.describe(), "device": describe(find_device(job.device)), **record}
-    write_whole(job.out / "run.json", json.dumps(known, indent=1, allow_nan=False) + "\n")
+    write_whole(job.out / "run.json", indented(known))
 
 
 def _share(progress: Progress | None, before: int, here: int, seeds: int) -> Progress | None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from statistics import fmean, stdev
 
 from varprop.simulator.export import table_csv
+from varprop.simulator.strict_json import indented
 from varprop.simulator.torch_backend.records import Records, Row, plain
 
 SHOWN = {
@@ -24,7 +24,7 @@ def to_json(settings: Mapping[str, object], found: Mapping[int, Records]) -> str
     """Return all epochs of all seeds as ``varprop.train/1``."""
     runs = [{"seed": seed, "epochs": plain(records.epochs)} for seed, records in found.items()]
     data = {"schema": "varprop.train/1", "settings": settings, "runs": runs}
-    return json.dumps(data, indent=1, allow_nan=False) + "\n"
+    return indented(data)
 
 
 def to_csv(found: Mapping[int, Records]) -> str:
