@@ -12,6 +12,7 @@ from functools import cache
 from typing import ParamSpec, TypeVar, cast
 
 import numba
+import numba.extending
 import numpy as np
 from numba.core import event
 from numpy.typing import NDArray
@@ -29,10 +30,21 @@ def kernel(function: Callable[P, R]) -> Callable[P, R]:
     return cast(Callable[P, R], numba.njit(nogil=True, cache=True, error_model="numpy")(function))
 
 
+def step(function: Callable[P, R]) -> Callable[P, R]:
+    """Compile a part of kernels into each of them: a call with arrays costs as much as the work on a short row."""
+    policy = numba.njit(nogil=True, cache=True, error_model="numpy", forceinline=True)
+    return cast(Callable[P, R], policy(function))
+
+
 def reduction(function: Callable[P, R]) -> Callable[P, R]:
     """Compile a function that sums long rows, with leave to regroup the sums into vector lanes and fuse products in."""
-    policy = numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "contract"})
+    policy = numba.njit(nogil=True, cache=True, error_model="numpy", forceinline=True, fastmath={"reassoc", "contract"})
     return cast(Callable[P, R], policy(function))
+
+
+def inlined(function: Callable[P, R]) -> Callable[P, R]:
+    """Let compiled code call a plain function, given to it as a free variable; the cache on disk knows it by name."""
+    return numba.extending.register_jitable(function)
 
 
 @cache

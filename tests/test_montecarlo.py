@@ -14,6 +14,7 @@ from varprop.simulator.errors import UserError
 from varprop.simulator.initializers import parse_initializer
 from varprop.simulator.montecarlo import TrialMoments, simulate, simulate_trials
 from varprop.simulator.montecarlo.aggregate import summarize
+from varprop.simulator.montecarlo.pointwise import moments as row_moments
 from varprop.simulator.network import (
     Activation,
     Add,
@@ -396,6 +397,42 @@ def test_powers_of_two_pass_through_every_operation(name, scale):
     assert not 1e-45 < np.sqrt(naive.moments(outputs[tiny[3]])[1]) < 1e45
     assert_same_moments(forward, outputs, 0, FLOAT32)
     assert_same_moments(backward, gradients, 0, FLOAT32)
+
+
+@pytest.mark.parametrize("name", ["gelu", "tanh", "relu", "log(1 + x**2)"])
+@pytest.mark.parametrize("scale", ["1e-16", "1e16"])
+def test_normalised_far_from_one(name, scale):
+    """An eps that dwarfs the variance leaves a small map behind a power of two, which few activations can take."""
+    net = NetworkBuilder("small", "torch", (5, 4, 4))
+    net.conv2d(6, 1, parse_initializer(f"normal({scale})"))
+    net.batch_norm(eps=1e-8)
+    net.activation(name)
+    net.conv2d(4, 3, WEIGHT)
+    net.batch_norm(eps=0.0)
+    net.batch_norm()
+    net.activation("relu")
+    network, batch = net.build(), gaussian((5, 4, 4), 4)
+    forward, backward = simulate_trials(network, batch, trials=2, seed=0)
+    for trial in range(2):
+        outputs, gradients = naive.run(network, batch.data, *naive.draw(network, 0, trial, 4))
+        assert_same_moments(forward, outputs, trial, FLOAT32)
+        assert_same_moments(backward, gradients, trial, FLOAT32)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-25, 1e-12, 1e12, 1e30])
+def test_moments_of_rows_at_every_scale(scale):
+    """Rows of several pieces in float32: far from zero mean, squares outside float32's range, and constant."""
+    rows = np.random.default_rng(0).standard_normal((2, 4, 1300)) * scale
+    rows[:, 1] += 1000 * scale
+    rows[:, 2] = 3 * scale
+    rows = rows.astype(np.float32)
+    mean, variance, summary = np.empty((2, 4)), np.empty((2, 4)), np.empty((2, 3))
+    row_moments(rows.reshape(-1), 2, 4, mean, variance, summary)
+    exact = rows.astype(np.float64)
+    np.testing.assert_allclose(mean, exact.mean(axis=2), rtol=1e-6, atol=1e-6 * scale)
+    np.testing.assert_allclose(variance, exact.var(axis=2), rtol=1e-5)
+    assert (variance[:, 2] == 0).all()
+    np.testing.assert_allclose(summary[:, 1], (exact**2).mean(axis=(1, 2)), rtol=1e-6)
 
 
 @pytest.mark.parametrize(

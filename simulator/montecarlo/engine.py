@@ -54,7 +54,7 @@ def simulate(
 
     The batch is held fixed. Every trial draws weights and biases, and an i.i.d. N(0, 1) cotangent at the network's
     output that goes back to the input (gradients with respect to outputs; a derivative at a kink is the left one).
-    Sums are in float64 whatever `dtype`.
+    Sums over more than a few hundred numbers are in float64 whatever `dtype`.
 
     Parameters
     ----------

@@ -10,90 +10,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from varprop.simulator.jit import kernel, reduction
+from varprop.simulator.jit import kernel
 
 Array = NDArray[np.floating]
-Statistics = NDArray[np.float64]
 Pair = tuple[int, int]
-
-
-@reduction
-def moments(x: Array, mean: Statistics, variance: Statistics, summary: Statistics, low: float, high: float) -> bool:
-    """Write every trial's mean, second moment and mean variance of a row, summed in float64.
-
-    Return whether a second moment, 0 and infinity apart, lies outside [low, high).
-
-    x is (trials, channels, n), summary (trials, 3); mean and variance of every row are written too where the arrays
-    of shape (trials, channels) are not empty. Sums are about the row's first value. The shift keeps a constant row's
-    variance at exactly 0, and one pass accurate where the mean is far from 0 (Chan, Golub and LeVeque, The American
-    Statistician 37 (1983), 242-247, eq. 1.7).
-    """
-    trials, channels, n = x.shape
-    outside = False
-    for t in range(trials):
-        means = 0.0
-        seconds = 0.0
-        variances = 0.0
-        if n == 1 and mean.size == 0:
-            line = x[t].reshape(-1)  # the same sums as below, over neighbours
-            for c in range(channels):
-                value = np.float64(line[c])
-                means += value
-                seconds += value * value
-        else:
-            for c in range(channels):
-                pivot = np.float64(x[t, c, 0])
-                total = 0.0
-                squares = 0.0
-                for k in range(n):
-                    deviation = x[t, c, k] - pivot
-                    total += deviation
-                    squares += deviation * deviation
-                shift = total / n
-                spread = max(squares / n - shift * shift, 0.0)
-                center = pivot + shift
-                means += center
-                seconds += spread + center * center
-                variances += spread
-                if mean.size:
-                    mean[t, c] = center
-                    variance[t, c] = spread
-        summary[t, 0] = means / channels
-        summary[t, 1] = seconds / channels
-        summary[t, 2] = variances / channels
-        outside |= 0.0 < summary[t, 1] < low or high <= summary[t, 1] < np.inf
-    return outside
-
-
-@reduction
-def row_products(x: Array, y: Array, mean: Statistics) -> None:
-    """Write the mean of x * y over every row, summed in float64."""
-    rows, n = x.shape
-    for i in range(rows):
-        total = 0.0
-        for k in range(n):
-            total += np.float64(x[i, k]) * np.float64(y[i, k])
-        mean[i] = total / n
-
-
-@kernel
-def standardize(x: Array, mean: Statistics, scale: Statistics, out: Array) -> None:
-    """Write (x - mean) * scale, with one mean and scale a row."""
-    rows, n = x.shape
-    for i in range(rows):
-        for k in range(n):
-            out[i, k] = (x[i, k] - mean[i]) * scale[i]
-
-
-@kernel
-def standardize_backward(
-    gradient: Array, y: Array, mean: Statistics, slope: Statistics, scale: Statistics, out: Array
-) -> None:
-    """Write (gradient - mean - slope * y) * scale, with one mean, slope and scale a row."""
-    rows, n = gradient.shape
-    for i in range(rows):
-        for k in range(n):
-            out[i, k] = (gradient[i, k] - mean[i] - slope[i] * y[i, k]) * scale[i]
 
 
 @kernel

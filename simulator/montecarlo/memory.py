@@ -12,10 +12,10 @@ from collections import Counter
 
 from varprop.simulator.errors import UserError
 from varprop.simulator.limits import weight_count
-from varprop.simulator.montecarlo.operations import piece_rows, pointwise
+from varprop.simulator.montecarlo.operations import overwrites, piece_rows, pointwise
 from varprop.simulator.montecarlo.signal import HUGE
 from varprop.simulator.montecarlo.trial import Plan
-from varprop.simulator.network import Add, Conv2d, Linear
+from varprop.simulator.network import Conv2d, Linear
 
 Sized = tuple[int, int]
 Groups = list[list[Sized]]
@@ -84,36 +84,53 @@ def block_bytes(plan: Plan, batch: int, trials: int, item: int) -> int:
     """
     nodes, consumers, kept = plan.network.nodes, plan.network.consumers, plan.kept
     sizes = [trials * batch * math.prod(node.shape) for node in nodes]
+    stored = [0 if unstored else size for size, unstored in zip(sizes, plan.unstored, strict=True)]
     layers = [_layer_arrays(plan, index, batch, trials, item) for index in range(len(nodes))]
     ledger = Ledger()
     unread = [len(found) for found in consumers]
     for index, node in enumerate(nodes):
         lasting, forward, _ = layers[index]
-        ledger.take((sizes[index], item), *lasting)
+        ledger.take((stored[index], item), *lasting)
         ledger.use(forward)
         for source in node.inputs:
             unread[source] -= 1
         for done in {index, *node.inputs}:
             if unread[done] == 0 and not kept[done]:
-                ledger.give((sizes[done], item))
+                ledger.give((stored[done], item))
 
     gradients = {len(nodes) - 1}
     ledger.take((sizes[-1], item))
     for index in reversed(range(len(nodes))):
         lasting, _, backward = layers[index]
         if index in gradients:
-            for source in nodes[index].inputs:
+            inputs = nodes[index].inputs
+            for source in inputs[:-1]:
+                ledger.take((sizes[index], item))
+                _add(ledger, gradients, source, (sizes[source], item))
+            if not inputs:
+                ledger.give((sizes[index], item))
+                continue
+            source = inputs[-1]
+            if not overwrites(nodes[index].operation):
                 ledger.take((sizes[source], item))
                 ledger.use(backward)
-                if source in gradients:
-                    ledger.give((sizes[source], item))
-                gradients.add(source)
-            ledger.give((sizes[index], item))
+                ledger.give((sizes[index], item))
+            elif plan.unstored[source]:
+                (source,) = nodes[source].inputs
+            _add(ledger, gradients, source, (sizes[source], item))
         ledger.give(*lasting)
         if kept[index]:
-            ledger.give((sizes[index], item))
-    channels = sum(node.shape[0] for node, asked in zip(nodes, plan.normalised, strict=True) if asked)
-    return ledger.bytes + 2 * DOUBLE * trials * channels
+            ledger.give((stored[index], item))
+    asked = sum(node.shape[0] for node, asked in zip(nodes, plan.normalised, strict=True) if asked)
+    scaled = sum(node.shape[0] for node, unstored in zip(nodes, plan.unstored, strict=True) if unstored)
+    return ledger.bytes + DOUBLE * trials * (2 * asked + scaled)
+
+
+def _add(ledger: Ledger, gradients: set[int], index: int, array: Sized) -> None:
+    """Note a gradient that came back to a node: it stays, or it is added to what is there."""
+    if index in gradients:
+        ledger.give(array)
+    gradients.add(index)
 
 
 def _layer_arrays(plan: Plan, index: int, batch: int, trials: int, item: int) -> tuple[list[Sized], Groups, Groups]:
@@ -123,8 +140,6 @@ def _layer_arrays(plan: Plan, index: int, batch: int, trials: int, item: int) ->
     """
     node = plan.network.nodes[index]
     operation, outputs = node.operation, trials * batch * math.prod(node.shape)
-    if isinstance(operation, Add):
-        return [], [[(outputs, item)]], []
     if not isinstance(operation, Conv2d | Linear):
         return [], [], []
     groups = operation.groups if isinstance(operation, Conv2d) else 1

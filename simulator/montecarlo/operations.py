@@ -1,14 +1,13 @@
 """Every operation on the maps of several trials with their powers of two: forward, and the gradient back to its input.
 
-Both write into an array that the caller provides and return the exponents of what they wrote, one a trial. The
-exponents make the signal of a deep network without normalisation, and every gradient, immune to the floating range.
+The exponents make the signal of a deep network without normalisation, and every gradient, immune to the floating range.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import singledispatch
 
 import numpy as np
@@ -19,7 +18,19 @@ from varprop.simulator.generated import activations as scalar
 from varprop.simulator.jit import elementwise
 from varprop.simulator.montecarlo import kernels
 from varprop.simulator.montecarlo.draws import Parameters
-from varprop.simulator.montecarlo.signal import Exponents, Pool, Signal, add_in_place, rows, scale
+from varprop.simulator.montecarlo.pointwise import Passes, compiled_passes
+from varprop.simulator.montecarlo.signal import (
+    NONE,
+    RELEASED,
+    Exponents,
+    Pool,
+    Signal,
+    add_copy,
+    add_in_place,
+    runs,
+    settled,
+    statistics,
+)
 from varprop.simulator.montecarlo.weightless import Unseen
 from varprop.simulator.network import (
     Activation,
@@ -52,9 +63,15 @@ class Call:
     sources: list[Signal]
     drawn: Parameters | Unseen | None
     """Weights (or, unseen, what stands for them) and bias, None where the operation has none."""
+    source_shape: tuple[int, ...]
+    """Shape of the values of the first input."""
+    by_channel: bool
+    """Whether the output's moments are asked for by channel."""
     pool: Pool
     output: Signal = field(init=False)
     """Set after the forward pass."""
+    passed: Signal | None = None
+    """Gradient with respect to a source that is not stored, known by its moments alone."""
 
     @property
     def source(self) -> Signal:
@@ -69,36 +86,42 @@ class Call:
 
 
 @singledispatch
-def forward(operation: Operation, call: Call, out: Array) -> Exponents:
-    """Write the output, of shape (trials, *node shape, batch), to `out`; return the powers of 2 in front of it."""
+def forward(operation: Operation, call: Call, out: Array) -> Signal:
+    """Write the output, of shape (trials, *node shape, batch), to `out`; return it, with its moments if known."""
     raise NotImplementedError(type(operation).__name__)
 
 
 @singledispatch
-def backward(operation: Operation, call: Call, gradient: Signal, out: Array) -> Exponents:
-    """Write the gradient with respect to an input to `out`, given that with respect to the output; return exponents.
+def backward(operation: Operation, call: Call, gradient: Signal) -> Signal:
+    """Return the gradient with respect to an input, given that with respect to the output, whose memory is used up.
 
-    The statistics of inputs and output are as they were; their values are still there only where `reads_source` or
-    `reads_output` asks for them. Of a sum, all inputs have the same gradient.
+    The statistics of inputs and output are as they were; values are still there only where `reads_source` asks for
+    them. Of a sum, all inputs have the same gradient. Where the source is not stored, the gradient is that with
+    respect to its origin.
     """
     raise NotImplementedError(type(operation).__name__)
 
 
 def reads_source(operation: Operation) -> bool:
     """Whether `backward` reads the input's values."""
-    return isinstance(operation, Activation | MaxPool)
+    return isinstance(operation, Activation | BatchNorm | MaxPool)
 
 
-def reads_output(operation: Operation) -> bool:
-    """Whether `backward` reads the output's values."""
-    return isinstance(operation, BatchNorm)
+def overwrites(operation: Operation) -> bool:
+    """Whether `backward` writes over the gradient that it is given, or passes it on."""
+    return takes_unstored(operation) or isinstance(operation, Add | BatchNorm | Flatten)
+
+
+def takes_unstored(operation: Operation) -> bool:
+    """Whether the operation can read a map that is not stored."""
+    return isinstance(operation, Activation) and activation(operation.function).family != FORMULA
 
 
 # Linear layers and convolutions.
 
 
 @forward.register
-def _(operation: Linear, call: Call, out: Array) -> Exponents:
+def _(operation: Linear, call: Call, out: Array) -> Signal:
     drawn, x = call.parameters, call.source.values
     if isinstance(drawn, Unseen):
         drawn.product(x, out)
@@ -108,17 +131,17 @@ def _(operation: Linear, call: Call, out: Array) -> Exponents:
 
 
 @backward.register
-def _(operation: Linear, call: Call, gradient: Signal, out: Array) -> Exponents:
-    drawn = call.parameters
+def _(operation: Linear, call: Call, gradient: Signal) -> Signal:
+    drawn, out = call.parameters, call.pool.take(call.source_shape)
     if isinstance(drawn, Unseen):
         drawn.transposed_product(gradient.values, out)
     else:
         np.matmul(drawn.weight.swapaxes(1, 2), gradient.values, out=out)
-    return gradient.exponent
+    return _in_place_of(gradient, out, call.pool)
 
 
 @forward.register
-def _(operation: Conv2d, call: Call, out: Array) -> Exponents:
+def _(operation: Conv2d, call: Call, out: Array) -> Signal:
     drawn, values = call.parameters, call.source.values
     if isinstance(drawn, Unseen):
         windows = call.pool.take(_windows_shape(operation, out))
@@ -140,8 +163,8 @@ def _(operation: Conv2d, call: Call, out: Array) -> Exponents:
 
 
 @backward.register
-def _(operation: Conv2d, call: Call, gradient: Signal, out: Array) -> Exponents:
-    drawn, values = call.parameters, gradient.values
+def _(operation: Conv2d, call: Call, gradient: Signal) -> Signal:
+    drawn, values, out = call.parameters, gradient.values, call.pool.take(call.source_shape)
     if isinstance(drawn, Unseen):
         windows = call.pool.take(_windows_shape(operation, values))
         drawn.transposed_product(_by_group(operation, values), _by_group(operation, windows))
@@ -150,20 +173,25 @@ def _(operation: Conv2d, call: Call, gradient: Signal, out: Array) -> Exponents:
             kernels.scatter_windows(columns, operation.kernel, operation.stride, _corner(operation), 0, x)
         call.pool.give(windows)
         call.pool.give(drawn.inputs)
-        return gradient.exponent
-    if operation.depthwise:
+    elif operation.depthwise:
         _depthwise_backward(values, (_taps(drawn.weight), operation.stride, _corner(operation)), out)
-        return gradient.exponent
-    for weight, x, y in _groups(operation, drawn.weight, out, values):
-        if pointwise(operation):
-            np.matmul(weight.T, _matrix(y), out=_matrix(x))
-            continue
-        x.fill(0.0)
-        for row, windows, piece in _pieces(weight, y, call.pool):
-            np.matmul(weight.T, piece, out=_matrix(windows))
-            kernels.scatter_windows(windows, operation.kernel, operation.stride, _corner(operation), row, x)
-            call.pool.give(windows)
-    return gradient.exponent
+    else:
+        for weight, x, y in _groups(operation, drawn.weight, out, values):
+            if pointwise(operation):
+                np.matmul(weight.T, _matrix(y), out=_matrix(x))
+                continue
+            x.fill(0.0)
+            for row, windows, piece in _pieces(weight, y, call.pool):
+                np.matmul(weight.T, piece, out=_matrix(windows))
+                kernels.scatter_windows(windows, operation.kernel, operation.stride, _corner(operation), row, x)
+                call.pool.give(windows)
+    return _in_place_of(gradient, out, call.pool)
+
+
+def _in_place_of(gradient: Signal, values: Array, pool: Pool) -> Signal:
+    """Return the gradient that took the place of another."""
+    gradient.release(pool)
+    return Signal(values, gradient.exponent)
 
 
 def _corner(operation: Conv2d) -> tuple[int, int]:
@@ -221,11 +249,11 @@ def _pieces(weight: Array, y: Array, pool: Pool) -> Iterator[tuple[int, Array, A
         yield row, pool.take((lines, count, width, batch)), piece
 
 
-def _add_bias(out: Array, exponent: Exponents, bias: Array | None) -> Exponents:
+def _add_bias(out: Array, exponent: Exponents, bias: Array | None) -> Signal:
     if bias is None:
-        return exponent
+        return Signal(out, exponent)
     column = bias.reshape(*bias.shape, *(1,) * (out.ndim - 2))
-    return add_in_place(out, exponent, np.broadcast_to(column, out.shape).copy(), np.zeros_like(exponent))
+    return add_in_place(Signal(out, exponent), np.broadcast_to(column, out.shape).copy(), np.zeros_like(exponent))
 
 
 # Depthwise convolution, and what is one with fixed taps.
@@ -246,8 +274,8 @@ def _lines(array: Array) -> Array:
     return array.reshape(array.shape[0] * array.shape[1], array.shape[2] if array.ndim == 5 else 1, -1)
 
 
-def _window(operation: AveragePool | GlobalAveragePool | ZeroPad, source: Signal) -> Window:
-    trials, channels, height, width, _ = source.values.shape
+def _window(operation: AveragePool | GlobalAveragePool | ZeroPad, call: Call) -> Window:
+    trials, channels, height, width, _ = call.source_shape
     match operation:
         case AveragePool(kernel=size, stride=stride):
             corner = (0, 0)
@@ -255,41 +283,53 @@ def _window(operation: AveragePool | GlobalAveragePool | ZeroPad, source: Signal
             size, stride, corner = (height, width), (1, 1), (0, 0)
         case ZeroPad(padding=(top, _, left, _)):
             size, stride, corner = (1, 1), (1, 1), (top, left)
-    return np.full((trials * channels, *size), 1 / (size[0] * size[1]), source.values.dtype), stride, corner
+    return np.full((trials * channels, *size), 1 / (size[0] * size[1]), call.pool.dtype), stride, corner
 
 
 @forward.register
-def _(operation: AveragePool | GlobalAveragePool | ZeroPad, call: Call, out: Array) -> Exponents:
-    _depthwise(call.source.values, _window(operation, call.source), out)
-    return call.source.exponent
+def _(operation: AveragePool | GlobalAveragePool | ZeroPad, call: Call, out: Array) -> Signal:
+    _depthwise(call.source.values, _window(operation, call), out)
+    return Signal(out, call.source.exponent)
 
 
 @backward.register
-def _(operation: AveragePool | GlobalAveragePool | ZeroPad, call: Call, gradient: Signal, out: Array) -> Exponents:
-    _depthwise_backward(gradient.values, _window(operation, call.source), out)
-    return gradient.exponent
+def _(operation: AveragePool | GlobalAveragePool | ZeroPad, call: Call, gradient: Signal) -> Signal:
+    out = call.pool.take(call.source_shape)
+    _depthwise_backward(gradient.values, _window(operation, call), out)
+    return _in_place_of(gradient, out, call.pool)
 
 
-# Batch normalisation.
+# Batch normalisation and activations.
 
 
 @forward.register
-def _(operation: BatchNorm, call: Call, out: Array) -> Exponents:
-    scales, exponent = _inverse_deviation(operation, call.source)
-    kernels.standardize(rows(call.source.values), call.source.mean.reshape(-1), scales, rows(out))
-    return call.source.exponent + exponent
+def _(operation: BatchNorm, call: Call, out: Array) -> Signal:
+    return _stored(standardized(operation, call), out)
 
 
 @backward.register
-def _(operation: BatchNorm, call: Call, gradient: Signal, out: Array) -> Exponents:
-    scales, exponent = _inverse_deviation(operation, call.source)
-    g, y = rows(gradient.values), rows(call.output.values)
-    slope = np.empty(gradient.mean.shape)
-    kernels.row_products(g, y, slope.reshape(-1))
-    # The output stands here twice, once as itself and once in the mean of its product with the gradient.
-    scale(slope, 2 * call.output.exponent)
-    kernels.standardize_backward(g, y, gradient.mean.reshape(-1), slope.reshape(-1), scales, rows(out))
-    return gradient.exponent + exponent
+def _(operation: BatchNorm, call: Call, gradient: Signal) -> Signal:
+    back, _ = _through(activation("linear"), standardized(operation, call), gradient)
+    return back
+
+
+def standardized(operation: BatchNorm, call: Call) -> Signal:
+    """Return the output without storing it, with its moments: of every row mean 0, and the variance by scale^2."""
+    source = call.source
+    scales, exponent = _inverse_deviation(operation, source)
+    variance = source.variance * scales**2
+    summary = np.zeros((len(variance), 3))
+    summary[:, 1:] = variance.mean(axis=1, keepdims=True)
+    mean, variance = (np.zeros_like(variance), variance) if call.by_channel else (NONE, NONE)
+    return settled(Signal(source.values, source.exponent + exponent, summary, mean, variance, source, scales))
+
+
+def _stored(signal: Signal, out: Array) -> Signal:
+    """Write a map that is not stored."""
+    moments = statistics(out, False)
+    run_forward, _ = _passes(activation("linear"))
+    run_forward(*runs(signal.values), signal.center, signal.scale, out.dtype.type(0), out.reshape(-1), *moments)
+    return replace(signal, values=out, origin=None, scale=NONE)
 
 
 def _inverse_deviation(operation: BatchNorm, source: Signal) -> tuple[NDArray[np.float64], Exponents]:
@@ -299,36 +339,77 @@ def _inverse_deviation(operation: BatchNorm, source: Signal) -> tuple[NDArray[np
     beside the other term; for e < 0 the first factor would leave the range upwards, so 4**e goes inside.
     """
     if operation.eps == 0:
-        return 1 / np.sqrt(source.variance).reshape(-1), -source.exponent
+        return 1 / np.sqrt(source.variance), -source.exponent
     exponent = source.exponent[:, np.newaxis]
     inside, outside = np.minimum(exponent, 0), np.maximum(exponent, 0)
     square = np.ldexp(source.variance, 2 * inside) + np.ldexp(operation.eps, -2 * outside)
-    return 1 / np.sqrt(square).reshape(-1), -outside[:, 0]
-
-
-# Activations.
+    return 1 / np.sqrt(square), -outside[:, 0]
 
 
 @forward.register
-def _(operation: Activation, call: Call, out: Array) -> Exponents:
+def _(operation: Activation, call: Call, out: Array) -> Signal:
     function, source = activation(operation.function), call.source
+    if _in_one_pass(function, source):
+        mean, variance, summary = statistics(out, call.by_channel)
+        run_forward, _ = _passes(function)
+        parameter = out.dtype.type(function.parameter)
+        flat = out.reshape(-1)
+        run_forward(*runs(source.values), source.center, source.scale, parameter, flat, mean, variance, summary)
+        return settled(Signal(out, source.exponent, summary, mean, variance))
+    if source.origin is not None:
+        source = call.sources[0] = _stored(source, call.pool.take(out.shape))
     if function.homogeneous or not source.exponent.any():
         _apply("value", function, source.values, out)
-        return source.exponent
+        return Signal(out, source.exponent)
     trials = zip(source.values, source.exponent.tolist(), out, strict=True)
-    return np.array([_value_at_scale(function, z, exponent, y) for z, exponent, y in trials])
+    return Signal(out, np.array([_value_at_scale(function, z, exponent, y) for z, exponent, y in trials]))
 
 
 @backward.register
-def _(operation: Activation, call: Call, gradient: Signal, out: Array) -> Exponents:
+def _(operation: Activation, call: Call, gradient: Signal) -> Signal:
     function, source = activation(operation.function), call.source
+    if _in_one_pass(function, source):
+        back, call.passed = _through(function, source, gradient)
+        return back
+    slopes = call.pool.take(call.source_shape)
     if function.homogeneous or not source.exponent.any():
-        _apply("derivative", function, source.values, out)
+        _apply("derivative", function, source.values, slopes)
     else:
-        for z, exponent, slopes in zip(source.values, source.exponent.tolist(), out, strict=True):
-            _derivative_at_scale(function, z, exponent, slopes)
-    out *= gradient.values
-    return gradient.exponent
+        for z, exponent, out in zip(source.values, source.exponent.tolist(), slopes, strict=True):
+            _derivative_at_scale(function, z, exponent, out)
+    slopes *= gradient.values
+    return _in_place_of(gradient, slopes, call.pool)
+
+
+def _in_one_pass(function: ActivationFunction, source: Signal) -> bool:
+    return function.family != FORMULA and (function.homogeneous or not source.exponent.any())
+
+
+def _through(function: ActivationFunction, source: Signal, gradient: Signal) -> tuple[Signal, Signal | None]:
+    """Send a gradient back through an activation, overwriting it, and on to the origin of a source that is not stored.
+
+    Returns
+    -------
+    back
+        The gradient with respect to the source, or else to its origin.
+    passed
+        That with respect to a source that is not stored, known by its moments alone.
+    """
+    values, exponent = gradient.values, gradient.exponent
+    inner, summary = np.empty((len(values), 3)), np.empty((len(values), 3))
+    _, run_backward = _passes(function)
+    power = np.ldexp(1.0, 2 * source.exponent * (source.origin is not None))
+    parameter = values.dtype.type(function.parameter)
+    z, out = runs(source.values), values.reshape(-1)
+    run_backward(*z, source.center, source.scale, power, parameter, out, inner, summary)
+    if source.origin is None:
+        return settled(Signal(values, exponent, inner)), None
+    change = source.exponent - source.origin.exponent
+    return settled(Signal(values, exponent + change, summary)), Signal(RELEASED, exponent, inner)
+
+
+def _passes(function: ActivationFunction) -> Passes:
+    return compiled_passes(*(getattr(scalar, f"{function.family}_{which}") for which in ("value", "derivative")))
 
 
 def _value_at_scale(function: ActivationFunction, z: Array, exponent: int, out: Array) -> int:
@@ -393,28 +474,27 @@ def _apply(which: str, function: ActivationFunction, z: Array, out: Array) -> No
 
 
 @forward.register
-def _(operation: Add, call: Call, out: Array) -> Exponents:
-    out[...] = call.source.values
-    exponent = call.source.exponent
-    term = call.pool.take(out.shape)
-    for source in call.sources[1:]:
-        term[...] = source.values
-        exponent = add_in_place(out, exponent, term, source.exponent)
-    call.pool.give(term)
-    return exponent
+def _(operation: Add, call: Call, out: Array) -> Signal:
+    first, *others = call.sources
+    out[...] = first.values
+    total = Signal(out, first.exponent)
+    for source in others:
+        total = add_copy(total, source, call.pool)
+    return total
 
 
 @forward.register
-def _(operation: MaxPool, call: Call, out: Array) -> Exponents:
+def _(operation: MaxPool, call: Call, out: Array) -> Signal:
     kernels.max_pool(_channels(call.source.values), operation.kernel, operation.stride, _channels(out))
-    return call.source.exponent
+    return Signal(out, call.source.exponent)
 
 
 @backward.register
-def _(operation: MaxPool, call: Call, gradient: Signal, out: Array) -> Exponents:
+def _(operation: MaxPool, call: Call, gradient: Signal) -> Signal:
+    out = call.pool.take(call.source_shape)
     g, x = _channels(gradient.values), _channels(call.source.values)
     kernels.max_pool_backward(g, x, operation.kernel, operation.stride, _channels(out))
-    return gradient.exponent
+    return _in_place_of(gradient, out, call.pool)
 
 
 def _channels(array: Array) -> Array:
@@ -423,12 +503,16 @@ def _channels(array: Array) -> Array:
 
 
 @forward.register
-def _(operation: Flatten, call: Call, out: Array) -> Exponents:
+def _(operation: Flatten, call: Call, out: Array) -> Signal:
     out[...] = call.source.values.reshape(out.shape)
-    return call.source.exponent
+    return Signal(out, call.source.exponent)
 
 
 @backward.register
-def _(operation: Add | Flatten, call: Call, gradient: Signal, out: Array) -> Exponents:
-    out[...] = gradient.values.reshape(out.shape)
-    return gradient.exponent
+def _(operation: Add, call: Call, gradient: Signal) -> Signal:
+    return gradient
+
+
+@backward.register
+def _(operation: Flatten, call: Call, gradient: Signal) -> Signal:
+    return Signal(gradient.values.reshape(call.source_shape), gradient.exponent)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from varprop.simulator.montecarlo.kernels import moments
+from varprop.simulator.montecarlo.pointwise import leaves, moments
 from varprop.simulator.network import Shape
 
 Array = NDArray[np.floating]
@@ -50,49 +50,109 @@ class Pool:
             self._free.setdefault((array.size, array.dtype), []).append(array.reshape(-1))
 
 
+NONE = np.empty((0, 0))
+"""Stands for statistics that nobody asked for, or that are not known yet."""
+
+RELEASED = np.empty(0)
+"""Stands for values that were given back."""
+
+
+def _none() -> Statistics:
+    return NONE
+
+
 @dataclass(slots=True)
 class Signal:
     """The map values * 2**exponent of several trials, and its moments over batch and positions at fixed weights.
 
     `values` has shape (trials, *node shape, batch), `exponent` (trials,). `summary`, of shape (trials, 3), holds mean,
-    second moment and mean variance of a channel (or feature); `mean` and `variance`, of shape (trials, channels), are
-    empty where nobody asked for them. All are those of `values`.
+    second moment and mean variance of a channel (or feature), and is empty before they are taken; `mean` and
+    `variance`, of shape (trials, channels), are empty where nobody asked for them. All are those of `values`.
+
+    Where there is an `origin`, the map is not stored: `values` are the origin's, and stand for (values - the origin's
+    means) * `scale`, with scales of shape (trials, channels).
     """
 
     values: Array
     exponent: Exponents
-    summary: Statistics
-    mean: Statistics
-    variance: Statistics
+    summary: Statistics = field(default_factory=_none)
+    mean: Statistics = field(default_factory=_none)
+    variance: Statistics = field(default_factory=_none)
+    origin: Signal | None = None
+    scale: Statistics = field(default_factory=_none)
+
+    @property
+    def center(self) -> Statistics:
+        """What is to be subtracted before `scale` is applied."""
+        return NONE if self.origin is None else self.origin.mean
 
     def release(self, pool: Pool) -> None:
-        """Give the values back; their shape stays."""
-        pool.give(self.values)
-        self.values = np.broadcast_to(self.values.dtype.type(0), self.values.shape)
+        """Give the values back."""
+        if self.origin is None:
+            pool.give(self.values)
+        self.values = RELEASED
+
+    def copy(self, pool: Pool) -> Signal:
+        """Return a signal with values of its own."""
+        values = pool.take(self.values.shape)
+        values[...] = self.values
+        return replace(self, values=values)
 
 
-def rows(array: Array) -> Array:
-    """View maps as one row a channel."""
-    return array.reshape(array.shape[0] * array.shape[1], -1)
+def runs(values: Array) -> tuple[Array, int, int]:
+    """View maps as runs of one row a channel, with the numbers of trials and rows a trial; see `moments`.
 
-
-def measure(values: Array, exponent: Exponents, by_channel: bool = False) -> Signal:
-    """Return maps with their moments, rescaled in place by a power of two (exact) where one nears the range's end."""
+    Channels of a single value are one row, all of a trial's together: that is enough for sums over channels.
+    """
     trials, channels = values.shape[:2]
-    shape = (trials, channels) if by_channel else (0, 0)
-    mean, variance, summary = np.empty(shape), np.empty(shape), np.empty((trials, 3))
+    return values.reshape(-1), trials, 1 if values.size == trials * channels else channels
+
+
+def measured(signal: Signal, by_channel: bool = False) -> Signal:
+    """Return a signal with its moments, rescaled in place where it nears the range's end."""
+    if signal.summary.size:
+        return signal
+    mean, variance, summary = statistics(signal.values, by_channel)
+    moments(*runs(signal.values), mean, variance, summary)
+    return settled(Signal(signal.values, signal.exponent, summary, mean, variance))
+
+
+def statistics(values: Array, by_channel: bool) -> tuple[Statistics, Statistics, Statistics]:
+    """Return memory for a signal's mean and variance, empty unless asked for by channel, and summary."""
+    shape = values.shape[:2] if by_channel else (0, 0)
+    return np.empty(shape), np.empty(shape), np.empty((len(values), 3))
+
+
+def settled(signal: Signal) -> Signal:
+    """Return a signal whose moments were just taken, rescaled by a power of two (exact) where it nears the range's end.
+
+    Values that are stored are rescaled in place, others by their scales.
+    """
+    values, summary = signal.values, signal.summary
+    if values.size == values.shape[0] * values.shape[1]:
+        summary[:, 2] = 0.0  # the row is one over all channels
     reach = REACH[values.dtype]
-    if not moments(values.reshape(trials, channels, -1), mean, variance, summary, 4.0**-reach, 4.0**reach):
-        return Signal(values, exponent, summary, mean, variance)
+    if not leaves(summary, 4.0**-reach, 4.0**reach):
+        return signal
     second_moment = summary[:, 1]
     inside = (second_moment > 0) & (second_moment < math.inf)
     shift = np.where(inside, np.frexp(second_moment)[1] // 2, 0)
     shift[np.abs(shift) <= reach] = 0
-    scale(values, -shift)
-    summary = np.ldexp(summary, -shift[:, np.newaxis] * np.array([1, 2, 2]))
-    if by_channel:
-        mean, variance = np.ldexp(mean, -shift[:, np.newaxis]), np.ldexp(variance, -2 * shift[:, np.newaxis])
-    return Signal(values, exponent + shift, summary, mean, variance)
+    column = shift[:, np.newaxis]
+    if signal.origin is None:
+        scale(values, -shift)
+    return replace(
+        signal,
+        exponent=signal.exponent + shift,
+        summary=np.ldexp(summary, -column * np.array([1, 2, 2])),
+        mean=_shifted(signal.mean, -column),
+        variance=_shifted(signal.variance, -2 * column),
+        scale=_shifted(signal.scale, -column),
+    )
+
+
+def _shifted(statistics: Statistics, exponent: NDArray[np.int64]) -> Statistics:
+    return np.ldexp(statistics, exponent) if statistics.size else statistics
 
 
 def scale(values: Array, exponent: Exponents) -> None:
@@ -101,13 +161,24 @@ def scale(values: Array, exponent: Exponents) -> None:
         np.ldexp(values, exponent.reshape(-1, *(1,) * (values.ndim - 1)), out=values)
 
 
-def add_in_place(total: Array, exponent: Exponents, term: Array, term_exponent: Exponents) -> Exponents:
-    """Add term * 2**term_exponent to total * 2**exponent; return the exponents of the sum, the larger ones of the two.
+def add_in_place(total: Signal, term: Array, exponent: Exponents) -> Signal:
+    """Add term * 2**exponent to a map, in place; the sum has the larger exponents of the two.
 
     What the smaller one loses lies below the other's rounding. `term` is overwritten.
     """
-    top = np.maximum(exponent, term_exponent)
-    scale(total, exponent - top)
-    scale(term, term_exponent - top)
-    total += term
-    return top
+    top = np.maximum(total.exponent, exponent)
+    scale(total.values, total.exponent - top)
+    scale(term, exponent - top)
+    np.add(total.values, term, out=total.values)
+    return Signal(total.values, top)
+
+
+def add_copy(total: Signal, term: Signal, pool: Pool) -> Signal:
+    """Add a map to another, in place, and leave the term as it is."""
+    if np.array_equal(total.exponent, term.exponent):
+        np.add(total.values, term.values, out=total.values)
+        return Signal(total.values, total.exponent)
+    copy = term.copy(pool)
+    found = add_in_place(total, copy.values, copy.exponent)
+    copy.release(pool)
+    return found

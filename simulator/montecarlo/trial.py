@@ -13,8 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from varprop.simulator.montecarlo.draws import COTANGENT, Draws, Parameters
-from varprop.simulator.montecarlo.operations import Call, backward, forward, reads_output, reads_source
-from varprop.simulator.montecarlo.signal import Exponents, Pool, Signal, add_in_place, measure
+from varprop.simulator.montecarlo.operations import (
+    Call,
+    backward,
+    forward,
+    reads_source,
+    standardized,
+    takes_unstored,
+)
+from varprop.simulator.montecarlo.signal import Pool, Signal, add_in_place, measured
 from varprop.simulator.montecarlo.weightless import Unseen
 from varprop.simulator.network import BatchNorm, Conv2d, Input, Linear, Network
 from varprop.simulator.weight_law import weight_law
@@ -33,15 +40,25 @@ class Plan:
 
     @cached_property
     def kept(self) -> tuple[bool, ...]:
-        """Whether a node's output is read on the way back: then by itself or by later nodes, so until its own turn."""
+        """Whether a node's output is read on the way back, then by later nodes, so until its own turn."""
         nodes = self.network.nodes
         return tuple(
-            reads_output(node.operation)
-            or any(
+            any(
                 reads_source(nodes[consumer].operation)
                 or (consumer in self.unseen and isinstance(nodes[consumer].operation, Linear))
                 for consumer in consumers
             )
+            for consumers in self.network.consumers
+        )
+
+    @cached_property
+    def unstored(self) -> tuple[bool, ...]:
+        """Whether a node is a batch normalisation whose output is made again wherever it is read, never stored."""
+        nodes = self.network.nodes
+        return tuple(
+            isinstance(node.operation, BatchNorm)
+            and len(consumers) == 1
+            and takes_unstored(nodes[consumers[0]].operation)
             for node, consumers in zip(nodes, self.network.consumers, strict=True)
         )
 
@@ -75,20 +92,16 @@ def run_trials(plan: Plan, data: Array, draws: Draws, pool: Pool) -> NDArray[np.
         Shape (trials, 2, nodes, 4): forward and backward; mean, second moment, variance, exponent. The mean is
         to be multiplied by 2**exponent, the second moment and the variance by 4**exponent.
     """
-    network, trials = plan.network, draws.count
+    network, trials, batch = plan.network, draws.count, data.shape[-1]
     record = np.zeros((trials, 2, len(network), 4))
     kept = plan.kept
     unread = [len(consumers) for consumers in network.consumers]
     calls: list[Call] = []
     for index, node in enumerate(network.nodes):
-        call = Call([calls[source].output for source in node.inputs], _drawn(plan, index, draws, pool), pool)
-        out = pool.take((trials, *node.shape, data.shape[-1]))
-        if isinstance(node.operation, Input):
-            out[...] = data
-            exponent = np.zeros(trials, np.int64)
-        else:
-            exponent = forward(node.operation, call, out)
-        call.output = measure(out, exponent, plan.normalised[index])
+        shape = (trials, *network.nodes[node.inputs[0] if node.inputs else index].shape, batch)
+        sources = [calls[source].output for source in node.inputs]
+        call = Call(sources, _drawn(plan, index, draws, pool), shape, plan.normalised[index], pool)
+        call.output = measured(_output(plan, index, call, data), call.by_channel)
         calls.append(call)
         _write(record[:, 0, index], call.output)
         for source in node.inputs:
@@ -98,30 +111,51 @@ def run_trials(plan: Plan, data: Array, draws: Draws, pool: Pool) -> NDArray[np.
                 calls[done].output.release(pool)
 
     last = len(network) - 1
-    out = pool.take(calls[last].output.values.shape)
+    out = pool.take((trials, *network.nodes[last].shape, batch))
     draws.normals(last, COTANGENT, out)
-    gradients: dict[int, tuple[Array, Exponents]] = {last: (out, np.zeros(trials, np.int64))}
+    gradients = {last: Signal(out, np.zeros(trials, np.int64))}
     for index in reversed(range(len(network))):
         node, call = network.nodes[index], calls[index]
         if index in gradients:  # a node that leads nowhere has gradient 0, as recorded
-            gradient = measure(*gradients.pop(index), isinstance(node.operation, BatchNorm))
+            gradient = measured(gradients.pop(index))
             _write(record[:, 1, index], gradient)
-            for source in node.inputs:
-                out = pool.take(calls[source].output.values.shape)
-                exponent = backward(node.operation, call, gradient, out)
-                if source in gradients:
-                    total, total_exponent = gradients[source]
-                    gradients[source] = total, add_in_place(total, total_exponent, out, exponent)
-                    pool.give(out)
-                else:
-                    gradients[source] = out, exponent
-            gradient.release(pool)
+            for source in node.inputs[:-1]:  # of a sum: all inputs have one gradient
+                _accumulate(gradients, source, gradient.copy(pool), pool)
+            if node.inputs:
+                source = node.inputs[-1]
+                back = backward(node.operation, call, gradient)
+                if call.passed is not None:
+                    _write(record[:, 1, source], call.passed)
+                    (source,) = network.nodes[source].inputs
+                _accumulate(gradients, source, back, pool)
+            else:
+                gradient.release(pool)
         if kept[index]:
             call.output.release(pool)
         if isinstance(call.drawn, Parameters):
             pool.give(call.drawn.weight)
         call.drawn = None
     return record
+
+
+def _output(plan: Plan, index: int, call: Call, data: Array) -> Signal:
+    node = plan.network.nodes[index]
+    if plan.unstored[index] and isinstance(node.operation, BatchNorm):
+        return standardized(node.operation, call)
+    out = call.pool.take((call.source_shape[0], *node.shape, data.shape[-1]))
+    if isinstance(node.operation, Input):
+        out[...] = data
+        return Signal(out, np.zeros(len(out), np.int64))
+    return forward(node.operation, call, out)
+
+
+def _accumulate(gradients: dict[int, Signal], index: int, term: Signal, pool: Pool) -> None:
+    """Add a gradient to what has come back to a node so far."""
+    if index not in gradients:
+        gradients[index] = term
+        return
+    gradients[index] = add_in_place(gradients[index], term.values, term.exponent)
+    pool.give(term.values)
 
 
 def _drawn(plan: Plan, index: int, draws: Draws, pool: Pool) -> Parameters | Unseen | None:

@@ -1,0 +1,194 @@
+"""Batch normalisation and activation in one pass each way, with the moments of what comes out.
+
+A row, one trial's channel over batch and positions, is worked on a piece at a time in loops of one kind each: the
+compiler turns each into vector instructions, and the pieces between them stay in the first-level cache. What batch
+normalisation gives is never stored where only an activation reads it: both ways make it again from its input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from varprop.simulator.jit import inlined, kernel, step
+from varprop.simulator.montecarlo.sums import PIECE, Number, Place, piece_product, piece_sums, row_moments
+
+Array = NDArray[np.floating]
+Statistics = NDArray[np.float64]
+Scalar = Callable[[Number, Number], Number]
+
+
+class Passes(NamedTuple):
+    """Compiled passes for one activation."""
+
+    forward: Callable[..., None]
+    backward: Callable[..., None]
+
+
+@kernel
+def moments(x: Array, trials: int, channels: int, mean: Statistics, variance: Statistics, summary: Statistics) -> None:
+    """Write every trial's mean, second moment and mean variance of a row.
+
+    x holds the rows of all channels of all trials one after the other, summary is (trials, 3); mean and variance of
+    every row are written too where the arrays of shape (trials, channels) are not empty.
+    """
+    n = np.uint64(x.size // (trials * channels))
+    for t in range(trials):
+        summary[t] = 0.0
+        for c in range(channels):
+            first = np.uint64(t * channels + c) * n
+            total = squares = 0.0
+            for start in range(first, first + n, PIECE):
+                more = piece_sums(x, start, min(start + PIECE, first + n), x[first])
+                total += np.float64(more[0])
+                squares += np.float64(more[1])
+            center, spread = row_moments(x, first, first + n, total, squares)
+            note(center, spread, t, c, mean, variance, summary)
+        summary[t] /= channels
+
+
+@kernel
+def leaves(summary: Statistics, low: float, high: float) -> bool:
+    """Return whether a trial's second moment, 0 and infinity apart, lies outside [low, high)."""
+    outside = False
+    for t in range(len(summary)):
+        second_moment = summary[t, 1]
+        outside |= 0.0 < second_moment < low or high <= second_moment < np.inf
+    return outside
+
+
+@step
+def note(
+    center: Number, spread: Number, t: int, c: int, mean: Statistics, variance: Statistics, summary: Statistics
+) -> None:
+    """Add one row's moments to the sums over a trial's rows, and write them where they are asked for."""
+    summary[t, 0] += center
+    summary[t, 1] += spread + center * center
+    summary[t, 2] += spread
+    if mean.size:
+        mean[t, c], variance[t, c] = center, spread
+
+
+@step
+def standardize(z: Array, start: Place, stop: Place, pivot: Number, shift: Number, factor: Number, out: Array) -> None:
+    """Write (z - pivot - shift) * factor: first the difference of two numbers of a row, which loses nothing."""
+    for k in range(stop - start):
+        out[k] = (z[start + k] - pivot - shift) * factor
+
+
+@step
+def regress(x: Array, start: Place, stop: Place, y: Array, mean: Number, slope: Number, factor: Number) -> None:
+    """Overwrite a piece of x with (x - mean - slope * y) * factor."""
+    for k in range(stop - start):
+        x[start + k] = (x[start + k] - mean - slope * y[k]) * factor
+
+
+@cache
+def compiled_passes(value: Scalar, derivative: Scalar) -> Passes:
+    """Compile the passes of an activation, given as functions of (z, parameter).
+
+    All maps are flat, as for `moments`. Forward writes phi(y) to `out`, where y is z, or (z - center) * scale if they
+    are not empty, and its moments. Backward is given the gradient with respect to phi(y) in `out`, and overwrites it
+    with that to z. `inner` gets the moments of the gradient with respect to y; `summary` those of the one to z, where
+    they differ. y * 2**e is what batch normalisation gave, and `power` 4**e.
+    """
+    value, derivative = inlined(value), inlined(derivative)
+
+    @kernel
+    def forward(
+        z: Array,
+        trials: int,
+        channels: int,
+        center: Statistics,
+        scale: Statistics,
+        parameter: Number,
+        out: Array,
+        mean: Statistics,
+        variance: Statistics,
+        summary: Statistics,
+    ) -> None:
+        n = np.uint64(z.size // (trials * channels))
+        number = z.dtype.type
+        y = np.empty(PIECE, z.dtype)
+        for t in range(trials):
+            summary[t] = 0.0
+            for c in range(channels):
+                first = np.uint64(t * channels + c) * n
+                total = squares = 0.0
+                for start in range(first, first + n, PIECE):
+                    stop = min(start + PIECE, first + n)
+                    if scale.size:
+                        shift, factor = number(center[t, c] - z[first]), number(scale[t, c])
+                        standardize(z, start, stop, z[first], shift, factor, y)
+                        for k in range(stop - start):
+                            out[start + k] = value(y[k], parameter)
+                    else:
+                        for k in range(start, stop):
+                            out[k] = value(z[k], parameter)
+                    more = piece_sums(out, start, stop, out[first])
+                    total += np.float64(more[0])
+                    squares += np.float64(more[1])
+                middle, spread = row_moments(out, first, first + n, total, squares)
+                note(middle, spread, t, c, mean, variance, summary)
+            summary[t] /= channels
+
+    @kernel
+    def backward(
+        z: Array,
+        trials: int,
+        channels: int,
+        center: Statistics,
+        scale: Statistics,
+        power: Statistics,
+        parameter: Number,
+        out: Array,
+        inner: Statistics,
+        summary: Statistics,
+    ) -> None:
+        n = np.uint64(z.size // (trials * channels))
+        number = z.dtype.type
+        y = np.empty(PIECE, z.dtype)
+        none = np.empty((0, 0))
+        for t in range(trials):
+            inner[t] = summary[t] = 0.0
+            for c in range(channels):
+                first = np.uint64(t * channels + c) * n
+                total = squares = product = 0.0
+                for start in range(first, first + n, PIECE):
+                    stop = min(start + PIECE, first + n)
+                    if scale.size:
+                        shift, factor = number(center[t, c] - z[first]), number(scale[t, c])
+                        standardize(z, start, stop, z[first], shift, factor, y)
+                        for k in range(stop - start):
+                            out[start + k] *= number(derivative(y[k], parameter))
+                        product += np.float64(piece_product(out, start, stop, y))
+                    else:
+                        for k in range(start, stop):
+                            out[k] *= number(derivative(z[k], parameter))
+                    more = piece_sums(out, start, stop, out[first])
+                    total += np.float64(more[0])
+                    squares += np.float64(more[1])
+                middle, spread = row_moments(out, first, first + n, total, squares)
+                note(middle, spread, t, c, none, none, inner)
+                if not scale.size:
+                    continue
+                slope = number(product / np.float64(n) * power[t])
+                total = squares = 0.0
+                for start in range(first, first + n, PIECE):
+                    stop = min(start + PIECE, first + n)
+                    shift, factor = number(center[t, c] - z[first]), number(scale[t, c])
+                    standardize(z, start, stop, z[first], shift, factor, y)
+                    regress(out, start, stop, y, number(middle), slope, factor)
+                    more = piece_sums(out, start, stop, out[first])
+                    total += np.float64(more[0])
+                    squares += np.float64(more[1])
+                middle, spread = row_moments(out, first, first + n, total, squares)
+                note(middle, spread, t, c, none, none, summary)
+            inner[t] /= channels
+            summary[t] /= channels
+
+    return Passes(forward, backward)
