@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from itertools import product
 from pathlib import Path
@@ -30,7 +30,8 @@ app = typer.Typer(
 
 DISAGREEMENT = 3
 INTERRUPTED = 130
-_NUMERIC = ("depth", "width", "size", "batch")
+_AXES = ("framework", "init", "activation", "norm", "input", "depth", "width", "size", "batch", "seed")
+_NUMERIC = ("depth", "width", "size", "batch", "seed")
 MOST_STEPS = 2000  # of a range of numbers
 
 
@@ -143,17 +144,7 @@ def propagate(
     from varprop.simulator.export import to_csv, to_json
     from varprop.simulator.progress import announce_compilation, progress_bar
 
-    given = _axes(
-        framework=framework,
-        init=init,
-        activation=activation,
-        norm=norm,
-        input=input,
-        depth=depth,
-        width=width,
-        size=size,
-        batch=batch,
-    )
+    given = _axes(context.params)
     engines = tuple(dict.fromkeys(_words("--engine", engine))) or main_job.DEFAULT_ENGINES
     if check and not set(engines) >= set(main_job.DEFAULT_ENGINES):
         raise UserError("--check", f"--engine {','.join(engines)}", "theory and monte-carlo, to compare")
@@ -218,6 +209,7 @@ def propagate(
 
 @app.command()
 def sweep(
+    context: typer.Context,
     networks: Annotated[list[str], typer.Argument(help="names from `varprop list networks`, or .toml files")],
     depth: Values = None,
     width: Values = None,
@@ -230,7 +222,18 @@ def sweep(
     size: Values = None,
     batch: Values = None,
     trials: Annotated[int | None, typer.Option(help="Monte Carlo beside theory: weight draws a point")] = None,
-    seed: Annotated[int, typer.Option(help="of the batch and of the weight draws")] = 0,
+    seed: Annotated[list[str] | None, typer.Option(help="of batch, weights and training; several as above")] = None,
+    train: Annotated[
+        bool, typer.Option("--train", help="train every point on CIFAR-10, too, as varprop train does")
+    ] = False,
+    epochs: Annotated[int | None, typer.Option(help="with --train; default 10")] = None,
+    steps: Annotated[int | None, typer.Option(help="with --train: stop after so many steps")] = None,
+    lr: Annotated[float | None, typer.Option(help="with --train: learning rate; default 0.1")] = None,
+    momentum: Annotated[float | None, typer.Option(help="with --train; default 0")] = None,
+    weight_decay: Annotated[float | None, typer.Option(help="with --train; default 0")] = None,
+    l2: Annotated[float | None, typer.Option("--l2", help="with --train: Keras's, of every kernel; default 0")] = None,
+    subset: Annotated[int | None, typer.Option(help="with --train: on so many images")] = None,
+    device: Annotated[str | None, typer.Option(help="with --train: auto, cpu, cuda, cuda:1 ...")] = None,
     layers: Annotated[bool, typer.Option("--layers", help="also a table of all layers; needs --out")] = False,
     table_format: Annotated[str, typer.Option(help="of the tables in --out: csv or parquet")] = "csv",
     workers: Annotated[int | None, typer.Option(help="points at a time, a core each; default all", min=1)] = None,
@@ -253,30 +256,23 @@ def sweep(
     from varprop.simulator.sweep.run import sweep as run
     from varprop.simulator.sweep.store import Store
     from varprop.simulator.sweep.tables import FORMATS, layer_rows, require_format, summary_rows, write_table
+    from varprop.simulator.sweep.training import Training
 
     if table_format not in FORMATS:
         raise did_you_mean("--table-format", table_format, list(FORMATS))
     require_format(table_format)
     if layers and out is None:
         raise UserError("--layers", "no --out", "a folder for the table")
-    given = _axes(
-        framework=framework,
-        init=init,
-        activation=activation,
-        norm=norm,
-        input=input,
-        depth=depth,
-        width=width,
-        size=size,
-        batch=batch,
-    )
+    given = _axes(context.params)
+    how = {name: context.params[name] for name in Training.__dataclass_fields__}
+    _refuse_without("--train", train, how)
     points = combinations(
         _words("network", networks),
         given,
         trials=trials,
-        seed=seed,
         data_dir=data_dir,
         layers=layers,
+        training=Training(**{name: value for name, value in how.items() if value is not None}) if train else None,
     )
     store = None if out is None or (dry_run and not (out / "store").is_dir()) else Store(out / "store")
     count = min(workers or cores(), len(points))
@@ -626,9 +622,8 @@ def experiment(
     from varprop.simulator.progress import announce_compilation, progress_bar
 
     experiments.check_name(name)
-    for option, value in (("--quick", quick), ("--data-dir", data_dir), ("--seeds", seeds), ("--records", records)):
-        if value and not train:
-            raise UserError(option, value, "no such option without --train", "add --train")
+    trained_only = {"quick": quick or None, "data_dir": data_dir, "seeds": seeds, "records": records}
+    _refuse_without("--train", train, trained_only)
     trained = None
     if train:
         from varprop.simulator.torch_backend import require_torch
@@ -749,12 +744,21 @@ def _words(option: str, texts: Sequence[str] | None) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _axes(**texts: Sequence[str] | None) -> dict[str, Sequence[Any]]:
+def _axes(options: Mapping[str, Any]) -> dict[str, Sequence[Any]]:
     """Read the options that take several values; those that were not given are left out."""
     axes: dict[str, Sequence[Any]] = {
-        name: (_numbers if name in _NUMERIC else _words)(f"--{name}", text) for name, text in texts.items()
+        name: (_numbers if name in _NUMERIC else _words)(f"--{name}", options[name])
+        for name in _AXES
+        if isinstance(options[name], list)
     }
     return {name: values for name, values in axes.items() if values}
+
+
+def _refuse_without(flag: str, given: bool, options: Mapping[str, object]) -> None:
+    """Refuse options that mean something with a flag only."""
+    for name, value in options.items():
+        if value is not None and not given:
+            raise UserError(f"--{name.replace('_', '-')}", value, f"no such option without {flag}", f"add {flag}")
 
 
 def _numbers(option: str, texts: Sequence[str] | None) -> list[int]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import subprocess
 from collections.abc import Mapping, Sequence
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -22,6 +24,16 @@ def provenance(command: Sequence[str], settings: object, *also: str) -> Mapping[
         },
         "commit": _commit(),
     }
+
+
+@cache
+def source_digest(folder: Path = Path(__file__).parent) -> str:
+    """Return a hash of the simulator's own source, generated files included: of all that computes results."""
+    digest = hashlib.sha256()
+    for file in sorted(folder.rglob("*.py")):
+        digest.update(file.relative_to(folder).as_posix().encode() + b"\0")
+        digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()
 
 
 def _version(name: str) -> str | None:

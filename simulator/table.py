@@ -183,7 +183,8 @@ def sweep_table(rows: Sequence[Mapping[str, Any]]) -> str:
     table = _grid()
     for heading in ("network", *varying):
         table.add_column(heading, no_wrap=True)
-    for heading in ("q out/in", "typical", "g in/out", "typical", "trainable"):
+    trained = "training_loss" in rows[0]
+    for heading in ("q out/in", "typical", "g in/out", "typical", "trainable", *["loss", "accuracy"] * trained):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("verdict", overflow="fold")
     factors = ("forward_factor", "forward_factor_typical", "backward_factor", "backward_factor_typical")
@@ -194,10 +195,18 @@ def sweep_table(rows: Sequence[Mapping[str, Any]]) -> str:
             *("" if row[name] is None else str(row[name]) for name in ("network", *varying)),
             *("" if log is None else exponential(log) for log in logs),
             "" if trainable is None else f"{trainable:.0f}",
+            *(_trained(row) if trained else ()),
             row.get("verdict") or f"{row['status']}: {row['message']}",
         )
     console.print(table)
     return text.getvalue()
+
+
+def _trained(row: Mapping[str, Any]) -> tuple[str, str]:
+    if row["diverged"]:
+        return "diverged", ""
+    accuracy = row["training_accuracy"]
+    return ("", "") if accuracy is None else (f"{row['training_loss']:.4g}", f"{accuracy:.3f}")
 
 
 def _grid() -> Table:

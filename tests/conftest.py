@@ -1,12 +1,16 @@
-"""Shared by the tests: reports made by hand, so that what works on reports is tested without engines."""
+"""Shared by the tests: reports made by hand, so that what works on reports is tested without engines, and images."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
+import numpy as np
 import pytest
 
+from varprop.simulator import cifar10
 from varprop.simulator.network import Initializer, Network, NetworkBuilder
 from varprop.simulator.report import LayerMoments, Moments, Report
 
@@ -60,3 +64,18 @@ def chain() -> Callable[[int], Network]:
 def make_report() -> Callable[..., Report]:
     """The function `report`."""
     return report
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Noise in the format of CIFAR-10."""
+    parent = tmp_path_factory.mktemp("data")
+    folder = parent / cifar10.FOLDER
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for name in [*(f"data_batch_{number}.bin" for number in range(1, 6)), "test_batch.bin"]:
+        records = rng.integers(0, 256, (10_000, 3073), dtype=np.uint8)
+        records[:, 0] %= 10
+        (folder / name).write_bytes(records.tobytes())
+    yield parent
+    shutil.rmtree(folder)  # 184 MB

@@ -24,6 +24,7 @@ from varprop.simulator.activations import activation
 from varprop.simulator.errors import UserError
 from varprop.simulator.mean_field import phase
 from varprop.simulator.propagate import Settings, prepare, propagate
+from varprop.simulator.provenance import source_digest
 from varprop.simulator.sweep import cost
 from varprop.simulator.sweep.evaluate import Outcome, evaluate
 from varprop.simulator.sweep.executors import _Slurm
@@ -61,15 +62,16 @@ def test_ranges_that_are_none(text):
 
 
 def test_points_are_the_product_and_keys_tell_them_apart():
-    axes = {"framework": ["torch", "keras"], "activation": ["relu", "max(x,0)"], "depth": [1, 2, 3]}
-    found = points(["mlp", "vgg"], axes, seed=3)
+    axes = {"framework": ["torch", "keras"], "activation": ["relu", "max(x,0)"], "depth": [1, 2, 3], "seed": [3]}
+    found = points(["mlp", "vgg"], axes)
     assert len(found) == 24
     assert [point.settings.depth for point in found[:4]] == [1, 2, 3, 1]
+    assert {point.settings.seed for point in found} == {3}
     assert found[0].settings.engines == ("theory",)
     assert len({point.key for point in found}) == 24
-    again = points(["mlp", "vgg"], axes, seed=3)
+    again = points(["mlp", "vgg"], axes)
     assert [point.key for point in again] == [point.key for point in found]
-    for other in (points(["mlp", "vgg"], axes, seed=4), points(["mlp", "vgg"], axes, seed=3, trials=10)):
+    for other in (points(["mlp", "vgg"], {**axes, "seed": [4]}), points(["mlp", "vgg"], axes, trials=10)):
         assert not {point.key for point in other} & {point.key for point in found}
 
 
@@ -83,6 +85,21 @@ def test_key_of_a_network_file_is_its_content(tmp_path):
     assert keys[0] == keys[1] != keys[2]
 
 
+def test_keys_change_with_the_code(tmp_path, monkeypatch):
+    (tmp_path / "room").mkdir()
+    digests = []
+    for name, text in (("a.py", "1"), ("a.py", "2"), ("room/b.py", ""), ("a.py", "1"), ("notes.txt", "")):
+        (tmp_path / name).write_text(text)
+        source_digest.cache_clear()
+        digests.append(source_digest(tmp_path))
+    assert len(set(digests)) == 4
+    assert digests[3] == digests[4]
+    (point,) = points(["mlp"], {})
+    before = point.key
+    monkeypatch.setattr("varprop.simulator.sweep.points.source_digest", lambda: digests[0])
+    assert point.key != before
+
+
 MISTAKES = {
     "unknown network": ["sweep", "mlp,mobilenet"],
     "unknown activation": ["sweep", "mlp", "--activation", "relu,rleu"],
@@ -90,6 +107,11 @@ MISTAKES = {
     "unknown initializer": ["sweep", "mlp", "--init", "he"],
     "unknown framework": ["sweep", "mlp", "--framework", "jax"],
     "zero depth": ["sweep", "mlp", "--depth", "0"],
+    "negative seed": ["sweep", "mlp", "--seed=-1"],
+    "learning rate without training": ["sweep", "mlp", "--lr", "0.1"],
+    "training without images": ["sweep", "mlp", "--train"],
+    "training on noise": ["sweep", "mlp", "--train", "--input", "gaussian", "--data-dir", "."],
+    "training of no steps": ["sweep", "mlp", "--train", "--steps", "0"],
     "layers without a folder": ["sweep", "mlp", "--layers"],
     "table format": ["sweep", "mlp", "--table-format", "xls"],
     "scheduler": ["sweep", "mlp", "--depth", "1", "--scheduler", "nowhere"],
@@ -368,9 +390,9 @@ def test_dry_run_says_how_many_and_how_long(tmp_path, capsys):
 def test_cost_model_recovers_a_linear_law(monkeypatch):
     """Of points whose time is linear in nodes and squared positions, six tell the sum of all."""
     grid = points(["plain_conv", "mlp"], {"depth": list(range(1, 20)), "size": [4, 8]})
-    law = np.array([5e-4, 2e-7, 0.0])
-    monkeypatch.setattr(cost, "evaluate", lambda point: time.sleep(float(np.dot(law, cost._work(point.settings)))))
-    exact = sum(float(np.dot(law, cost._work(point.settings))) for point in grid)
+    law = np.array([5e-4, 2e-7, 0.0, 0.0, 0.0])
+    monkeypatch.setattr(cost, "evaluate", lambda point: time.sleep(float(np.dot(law, cost._work(point)))))
+    exact = sum(float(np.dot(law, cost._work(point))) for point in grid)
     assert cost.estimate(grid, 1) == pytest.approx(exact, rel=0.5)
     assert cost.estimate(grid, 2) == pytest.approx(exact / 2, rel=0.5)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import shutil
 
 import numpy as np
 import pytest
@@ -24,21 +23,6 @@ from varprop.simulator.torch_backend.start import compare_start, first_batch  # 
 from varprop.simulator.torch_backend.training import TrainingSettings, train  # noqa: E402
 
 QUICK = ["--subset", "40", "--epochs", "1", "--batch", "16", "--device", "cpu"]
-
-
-@pytest.fixture(scope="module")
-def data_dir(tmp_path_factory):
-    """Noise in the data set's format."""
-    parent = tmp_path_factory.mktemp("data")
-    folder = parent / cifar10.FOLDER
-    folder.mkdir()
-    rng = np.random.default_rng(0)
-    for name in [*(f"data_batch_{number}.bin" for number in range(1, 6)), "test_batch.bin"]:
-        records = rng.integers(0, 256, (10_000, 3073), dtype=np.uint8)
-        records[:, 0] %= 10
-        (folder / name).write_bytes(records.tobytes())
-    yield parent
-    shutil.rmtree(folder)  # 184 MB
 
 
 def rows(path):

@@ -9,9 +9,10 @@ from threadpoolctl import threadpool_limits
 
 from varprop.simulator.errors import UserError
 from varprop.simulator.export import layers_data
-from varprop.simulator.propagate import prepare, propagate
+from varprop.simulator.propagate import build_network, prepare, propagate
 from varprop.simulator.sweep.points import Point
 from varprop.simulator.sweep.summary import Row, summary
+from varprop.simulator.sweep.training import train
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Outcome:
     message
         Why it is not ok.
     row
-        From `summary`.
+        From `summary` and, where the point is trained, `train`.
     layers
         A dictionary per node, as in propagate's JSON; empty unless asked for.
     """
@@ -51,11 +52,20 @@ def evaluate(point: Point) -> Outcome:
     try:
         with threadpool_limits(1):
             run = propagate(prepare(point.settings, point.data_dir), threads=1)
-            return Outcome("ok", "", summary(run), layers_data(run) if point.layers else [])
+            row = summary(run) | trained(point)
+            return Outcome("ok", "", row, layers_data(run) if point.layers else [])
     except UserError as error:
         return Outcome("invalid", str(error), {}, [])
     except Exception as error:
         return failure(error)
+
+
+def trained(point: Point) -> Row:
+    """Return what training says of a point; nothing where none is asked for."""
+    if point.training is None:
+        return {}
+    settings = point.settings
+    return train(point.training, build_network(settings), settings.batch, settings.seed, point.data_dir)
 
 
 def failure(error: BaseException) -> Outcome:

@@ -18,29 +18,31 @@ from varprop.simulator.formula.grammar import mentions_x, parse
 from varprop.simulator.initializers import parse_initializer
 from varprop.simulator.inputs import NAMES as INPUTS
 from varprop.simulator.propagate import Settings
+from varprop.simulator.provenance import source_digest
+from varprop.simulator.sweep.training import Training, check
 from varprop.simulator.toml_network import load
 
 MOST_POINTS = 1_000_000
 
-_SCHEMA = 1  # of what is stored; to be raised when a row gets another meaning under the same version
-
 
 @dataclass(frozen=True)
 class Point:
-    """One point: what to run, where the data is, and whether its layers are asked for."""
+    """One point: what to run, where the data is, whether its layers are asked for, and how it is trained, if it is."""
 
     settings: Settings
     data_dir: Path | None
     layers: bool
+    training: Training | None = None
 
     @property
     def key(self) -> str:
-        """Hash of all that the point's result depends on."""
+        """Hash of all that the point's result depends on, the code among it: an edited checkout computes anew."""
         settings = self.settings
         facts = {
-            "schema": _SCHEMA,
             "version": varprop.__version__,
+            "source": source_digest(),
             "settings": asdict(settings),
+            "training": None if self.training is None else asdict(self.training),
             "data_dir": None if self.data_dir is None else str(self.data_dir.resolve()),
             "layers": self.layers,
         }
@@ -54,9 +56,9 @@ def points(
     axes: Mapping[str, Sequence[object]],
     *,
     trials: int | None = None,
-    seed: int = 0,
     data_dir: Path | None = None,
     layers: bool = False,
+    training: Training | None = None,
 ) -> list[Point]:
     """Return every combination of networks and settings, the last axis fastest.
 
@@ -68,31 +70,39 @@ def points(
         Values by the name of a field of `Settings`; one that is left out keeps the network's default.
     trials
         Of the Monte Carlo; None for theory alone.
-    seed, data_dir
+    data_dir
         As for `propagate`.
     layers
         Whether every layer's moments are kept.
+    training
+        How every point is trained, too; its input is then CIFAR-10, for theory as well. None: not at all.
 
     Raises
     ------
     UserError
-        An unknown name, an activation or initializer that cannot be read, or too many points. Values that are fine by
-        themselves and do not fit together are a matter of each point.
+        An unknown name, an activation or initializer that cannot be read, training that is not possible, or too many
+        points. Values that are fine by themselves and do not fit together are a matter of each point.
     """
     for name in networks:
         _check_network(name)
     for axis, values in axes.items():
         for value in values:
             _check_value(axis, value)
+    if training is not None:
+        other = [name for name in axes.get("input", ()) if name != "cifar10"]
+        if other:
+            raise UserError("--input", other[0], "cifar10, on which networks are trained", "leave it out")
+        axes = {**axes, "input": ["cifar10"]}
+        check(training, data_dir)
     count = len(networks)
     for values in axes.values():
         count *= len(values)
     if count > MOST_POINTS:
         raise UserError("sweep", f"{count:,} points", f"at most {MOST_POINTS:,}")
     engines = ("theory",) if trials is None else ("theory", "monte-carlo")
-    fixed = {"seed": seed, "engines": engines} | ({} if trials is None else {"trials": trials})
+    fixed = {"engines": engines} | ({} if trials is None else {"trials": trials})
     return [
-        Point(Settings(network, **dict(zip(axes, values, strict=True)), **fixed), data_dir, layers)  # type: ignore[arg-type]
+        Point(Settings(network, **dict(zip(axes, values, strict=True)), **fixed), data_dir, layers, training)  # type: ignore[arg-type]
         for network in networks
         for values in product(*axes.values())
     ]
@@ -117,8 +127,8 @@ def _check_value(axis: str, value: object) -> None:
     elif axis in _NAMES:
         if value not in _NAMES[axis]:
             raise did_you_mean(f"--{axis}", str(value), list(_NAMES[axis]))
-    elif not isinstance(value, int) or value < 1:
-        raise UserError(f"--{axis}", value, "a whole number of at least 1")
+    elif not isinstance(value, int) or value < (least := 0 if axis == "seed" else 1):
+        raise UserError(f"--{axis}", value, f"a whole number of at least {least}")
 
 
 _NAMES: dict[str, Mapping[str, object]] = {"framework": FRAMEWORKS, "norm": NORMS, "input": INPUTS}

@@ -23,7 +23,7 @@ FORMATS = {"csv": "text, every digit of a float", "parquet": "columns, for panda
 
 
 def summary_rows(points: Sequence[Point], outcomes: Sequence[Outcome]) -> list[Row]:
-    """Return a row a point: settings, status, and what `summary` says, with the same columns in every row."""
+    """Return a row a point: settings, status, and what came of it, with the same columns in every row."""
     columns = dict.fromkeys(name for outcome in outcomes for name in outcome.row)
     return [
         {**_settings(point), "status": outcome.status, "message": outcome.message, **columns, **outcome.row}
@@ -83,4 +83,5 @@ def _pyarrow() -> tuple[Any, Any]:
 
 def _settings(point: Point) -> Row:
     found = {name: value for name, value in asdict(point.settings).items() if name != "engines"}
-    return found if "monte-carlo" in point.settings.engines else {**found, "trials": None}
+    trials = found["trials"] if "monte-carlo" in point.settings.engines else None
+    return {**found, "trials": trials, **({} if point.training is None else asdict(point.training))}

@@ -56,8 +56,8 @@ class TrainingSettings:
 
     def check(self) -> None:
         """Raise UserError if a number is out of range or the watched layer is not there."""
-        for what, count in (("--epochs", self.epochs), ("--batch", self.batch), ("--steps", self.steps or 1)):
-            if not 1 <= count <= 10**9:
+        for what, count in (("--epochs", self.epochs), ("--batch", self.batch), ("--steps", self.steps)):
+            if count is not None and not 1 <= count <= 10**9:
                 raise UserError(what, count, "a whole number from 1 to 1,000,000,000")
         if not 0 <= self.seed < 2**63:
             raise UserError("--seed", self.seed, "a whole number of at least 0")

@@ -72,7 +72,8 @@ class Run:
         self.step = 0
         self._recorded = frozenset(settings.record_steps)
         self._steps_per_epoch = math.ceil(len(data.train) / settings.batch)
-        self.total = min(settings.epochs * self._steps_per_epoch, settings.steps or 10**18)
+        whole = settings.epochs * self._steps_per_epoch
+        self.total = whole if settings.steps is None else min(whole, settings.steps)
         self._out = out
         self._checkpoint_seconds = checkpoint_seconds
         self._identity = json.dumps({**settings.describe(), "data": data.describe()})
