@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from varprop.simulator.montecarlo import simulate
     from varprop.simulator.network import Network, NetworkBuilder
     from varprop.simulator.report import Batch, Report
+    from varprop.simulator.sweep.results import open_sweep
     from varprop.simulator.theory import predict
     from varprop.simulator.toml_network import load
 
@@ -30,6 +31,7 @@ __all__ = [
     "compare",
     "load",
     "load_batch",
+    "open_sweep",
     "parse_initializer",
     "predict",
     "simulate",
@@ -47,6 +49,7 @@ _HOME = {
     "compare": "compare",
     "load": "toml_network",
     "load_batch": "inputs",
+    "open_sweep": "sweep.results",
     "parse_initializer": "initializers",
     "predict": "theory",
     "simulate": "montecarlo",
