@@ -292,6 +292,19 @@ def dead_end(net):
     return head(net)
 
 
+def normalised_activation(net):
+    net.conv2d(32, 3, HE)
+    net.activation("hard_swish")
+    net.batch_norm()
+    net.activation("tanh")
+    net.conv2d(32, 3, HE)
+    net.batch_norm()
+    net.activation("relu")
+    net.batch_norm()
+    net.activation("silu")
+    return head(net)
+
+
 def normalised_output(net):
     net.conv2d(32, 3, HE)
     net.activation("relu")
@@ -337,6 +350,7 @@ AGREE = {
     overlapping_max_pool: [SMALL, LARGE, SMALL_PHOTO, LARGE_PHOTO],
     biases: [SMALL, LARGE, SMALL_PHOTO],
     orthogonal: [SMALL, LARGE, SMALL_PHOTO],
+    normalised_activation: [SMALL, LARGE, SMALL_PHOTO],
     normalised_output: [SMALL, LARGE, SMALL_PHOTO],
 }
 

@@ -25,6 +25,7 @@ from varprop.simulator.network import (
     Operation,
     ZeroPad,
 )
+from varprop.simulator.theory.depthwise import excess
 from varprop.simulator.theory.drawn import Drawn, chosen, corrected, drawn
 from varprop.simulator.theory.drawn import plus as summed_up
 from varprop.simulator.theory.maps import Size, Window, window_scatter
@@ -305,7 +306,11 @@ def _(
     left = kernel.second_moment
     if left > 0 and size > 0:
         kernel = kernel.scaled(size / left)
-    kernel = kernel.scaled(own.inverse * gradient.tilt)
+    # Behind a depthwise layer `tilt` says how slopes and 1 / (v + eps) go together; of other channels that are not
+    # Gaussian their sample does.
+    sampled = output.sample is not None and output.behind is None
+    tilt = _together(gradient, output) if sampled else gradient.tilt
+    kernel = kernel.scaled(own.inverse * tilt)
 
     def divided(found: Drawn) -> Drawn:
         inverse = output.draw().inverse
@@ -313,7 +318,20 @@ def _(
         return (found if inverse is None else found.times(np.sqrt(inverse)[:, None, None])).like(kernel)
 
     draws = _after(gradient, divided)
-    return [replace(gradient, kernel=kernel, alignment=None, tilt=1.0, lost=None, selection=1.0, drawn=draws)]
+    tied = gradient.tied or sampled
+    return [
+        replace(gradient, kernel=kernel, alignment=None, tilt=1.0, lost=None, selection=1.0, drawn=draws, tied=tied)
+    ]
+
+
+def _together(gradient: Gradient, output: Signal) -> float:
+    """Return E[g^2 / (v + eps)] over sampled channels, over the product of the two means."""
+    inverse = output.draw().inverse
+    if inverse is None or gradient.drawn is None or not gradient.tied:
+        return 1.0
+    squares = np.mean(gradient.drawn().values ** 2, axis=(1, 2))
+    count = min(len(squares), len(inverse))
+    return excess(squares[:count], inverse[:count])
 
 
 @pull_back.register

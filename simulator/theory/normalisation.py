@@ -9,7 +9,7 @@ import numpy as np
 from varprop.simulator.network import BatchNorm
 from varprop.simulator.theory.depthwise import depthwise_law
 from varprop.simulator.theory.pairs import PairKernel, regridded, windows
-from varprop.simulator.theory.sampling import normalised
+from varprop.simulator.theory.sampling import levelled, normalised, shifted
 from varprop.simulator.theory.signal import Signal, fixed
 from varprop.simulator.theory.variance_law import VarianceLaw, quadratic_form_law
 
@@ -32,8 +32,13 @@ def batch_normalised(operation: BatchNorm, signal: Signal) -> Signal:
             kernel = regridded(kernel, signal.kernel.size)
     else:
         law, kernel = _normalised(signal, operation.eps)
-    if signal.sample is not None or (origin is not None and any(signal.padding)):
-        sample = normalised(signal.draw(), operation.eps, law.mean, signal.edges)
+    if signal.sample is not None or (origin is not None and (any(signal.padding) or origin.function is not None)):
+        if taps is None:
+            law = _sampled_law(signal, law, operation.eps)
+        found = normalised(signal.draw(), operation.eps, law.mean, signal.edges)
+        sample = fixed(found)
+        if taps is None:
+            kernel = shifted(levelled(kernel, found), found)
     elif origin is not None:
         origin = replace(origin, eps=operation.eps, variance=law.mean, edges=signal.edges)
     if law.ratio > _VANISHED:
@@ -47,7 +52,7 @@ def batch_normalised(operation: BatchNorm, signal: Signal) -> Signal:
         signal.width,
         strays=signal.strays,
         origin=origin if sample is None else None,
-        sample=fixed(sample),
+        sample=sample,
         amplitude=signal.amplitude,
         law=law,
         behind=signal.behind,
@@ -90,3 +95,27 @@ def _normalised(signal: Signal, eps: float) -> tuple[VarianceLaw, PairKernel]:
     for factor, vector in zip(values * more, vectors, strict=True):
         damped += factor * vector[layout.left][:, :, None] * vector[layout.right][:, None, :]
     return law, replace(centred, values=damped)
+
+
+def _sampled_law(signal: Signal, gaussian: VarianceLaw, eps: float) -> VarianceLaw:
+    """Law of the variance of channels that are not Gaussian, from a sample of them; its mean is known.
+
+    A sample at some of the batch's points spreads more than channels do over all of them. By how much is seen from
+    sample to sample, and taken away.
+    """
+    values, batch = signal.draw().values, signal.kernel.layout.batch
+    samples = values.shape[1]
+    first, second = values.mean(axis=2), np.mean(values**2, axis=2)
+    mean = first.mean(axis=1, keepdims=True)
+    v = second.mean(axis=1) - mean[:, 0] ** 2
+    size, spread = float(v.mean()), float(v.var())
+    if size <= 0.0 or spread == 0.0:
+        return gaussian
+    if samples > 1:
+        # To first order a channel's v is the average of these.
+        noise = float(np.mean(np.var(second - 2 * mean * first, axis=1, ddof=1))) / samples * (1 - samples / batch)
+        v = size + np.sqrt(max(1.0 - noise / spread, 0.0)) * (v - size)
+    v = v * (gaussian.mean / size)
+    inverse = 1.0 / (v + eps)
+    degree = float(np.mean(v * inverse**2) / inverse.mean())
+    return VarianceLaw(gaussian.mean, float(np.mean(v * inverse)), float(inverse.mean()), float(inverse.mean()), degree)
