@@ -1,8 +1,9 @@
 """The one place that says how functions are compiled.
 
-Kernels run without the interpreter's lock, are cached on disk and keep IEEE arithmetic. The single exception is a
-`reduction`, whose sums may be regrouped: that is safe because the regrouping is fixed in the compiled code, so the
-result does not depend on threads, and because nothing else about infinities, NaN or signed zeros is relaxed.
+Kernels run without the interpreter's lock, are cached on disk and keep IEEE arithmetic. The exceptions are a `step`,
+whose products and sums may be fused, and a `reduction`, whose sums may be regrouped too: that is safe because both are
+fixed in the compiled code, so the result does not depend on threads, and because nothing else about infinities, NaN or
+signed zeros is relaxed.
 """
 
 from __future__ import annotations
@@ -31,8 +32,11 @@ def kernel(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def step(function: Callable[P, R]) -> Callable[P, R]:
-    """Compile a part of kernels into each of them: a call with arrays costs as much as the work on a short row."""
-    policy = numba.njit(nogil=True, cache=True, error_model="numpy", forceinline=True)
+    """Compile a part of kernels into each of them: a call with arrays costs as much as the work on a short row.
+
+    A product and the sum that it goes into may be rounded together.
+    """
+    policy = numba.njit(nogil=True, cache=True, error_model="numpy", forceinline=True, fastmath={"contract"})
     return cast(Callable[P, R], policy(function))
 
 

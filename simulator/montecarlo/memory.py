@@ -148,9 +148,9 @@ def _layer_arrays(plan: Plan, index: int, batch: int, trials: int, item: int) ->
     if index in plan.unseen:
         inputs = columns * groups * lines
         windows = [(inputs, item)] if isinstance(operation, Conv2d) else []
-        back = [[*windows, (inputs, item)]]
         if columns == trials:
-            return [(outputs, item), *windows], [], back
+            return [(outputs, item), *windows], [], [windows]
+        back = [[*windows, (inputs, item)]]
         # Matrices of several columns are copied to float64, two at a time.
         back += [[*windows, *[(numbers, DOUBLE)] * 2] for numbers in (inputs, outputs)]
         return [(outputs, item), *windows], [[(inputs, DOUBLE)]], back

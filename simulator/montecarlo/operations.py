@@ -265,8 +265,15 @@ def _depthwise(x: Array, window: Window, out: Array) -> None:
 
 
 def _depthwise_backward(gradient: Array, window: Window, out: Array) -> None:
-    taps, stride, corner = window
-    kernels.depthwise_backward(_lines(gradient), taps, stride, corner, out.shape[-1], _lines(out))
+    taps, stride, (top, left) = window
+    _, kh, kw = taps.shape
+    g, x = _lines(gradient), _lines(out)
+    if stride == (1, 1) and len(g) == len(x) and kh <= g.shape[1]:
+        # The transposed map is one of the same kind, with the taps turned round; that one goes through memory once.
+        turned = np.ascontiguousarray(taps[:, ::-1, ::-1])
+        kernels.depthwise(g, turned, stride, (kh - 1 - top, kw - 1 - left), gradient.shape[-1], x)
+    else:
+        kernels.depthwise_backward(g, taps, stride, (top, left), out.shape[-1], x)
 
 
 def _lines(array: Array) -> Array:

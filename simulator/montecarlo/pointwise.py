@@ -165,7 +165,7 @@ def compiled_passes(value: Scalar, derivative: Scalar) -> Passes:
                         standardize(z, start, stop, z[first], shift, factor, y)
                         for k in range(stop - start):
                             out[start + k] *= number(derivative(y[k], parameter))
-                        product += np.float64(piece_product(out, start, stop, y))
+                        product += np.float64(piece_product(out, start, stop, y, np.uint64(0)))
                     else:
                         for k in range(start, stop):
                             out[k] *= number(derivative(z[k], parameter))

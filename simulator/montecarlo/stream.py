@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from varprop.simulator import random
-from varprop.simulator.jit import kernel
+from varprop.simulator.jit import kernel, step
 
 Array = NDArray[np.floating]
 Single = NDArray[np.float32]
@@ -88,7 +88,7 @@ def random_unit(word: int) -> float:
     return np.float64(np.int32(word)) * 2.0**-32 + (0.5 + 2.0**-33)
 
 
-@kernel
+@step
 def philox_words(start: int, c1: int, c2: int, c3: int, k0: int, k1: int, out: Words) -> None:
     """Write the four words that `random.philox4x32` makes of each counter start, start + 1, ... as a column."""
     mask, half = np.uint64(0xFFFFFFFF), np.uint64(32)
@@ -104,14 +104,14 @@ def philox_words(start: int, c1: int, c2: int, c3: int, k0: int, k1: int, out: W
         out[0, i], out[1, i], out[2, i], out[3, i] = np.uint32(a), np.uint32(b), np.uint32(c), np.uint32(d)
 
 
-@kernel
+@step
 def symmetric_units(words: Words, out: Single) -> None:
     """Write 2 u - 1 for u in the middle of the word's cell of (0, 1), as a signed word: precise about 0."""
     for i in range(out.size):
         out[i] = np.float32(np.int32(words[i])) * WORD + HALF_WORD
 
 
-@kernel
+@step
 def products(words: Words, span: float, out: Single) -> None:
     """Write 1 - x^2 for x = span (2 u - 1), by the distances to the ends, so that nothing cancels near 1."""
     factor, rest = np.float32(span), np.float32(1.0 - span)
@@ -122,7 +122,7 @@ def products(words: Words, span: float, out: Single) -> None:
         out[i] = end * (TWO - end)
 
 
-@kernel
+@step
 def split_exponents(bits: NDArray[np.int32], exponents: Single) -> None:
     """Take positive floats, given by their bits, apart: bits of the mantissa from 1/sqrt(2) to sqrt(2), exponent."""
     for i in range(bits.size):
@@ -131,7 +131,7 @@ def split_exponents(bits: NDArray[np.int32], exponents: Single) -> None:
         bits[i] -= np.int32(exponent << MANTISSA)
 
 
-@kernel
+@step
 def logarithms(mantissas: Single, exponents: Single) -> None:
     """Overwrite `mantissas` with the log of mantissa * 2**exponent."""
     for i in range(mantissas.size):
@@ -142,7 +142,7 @@ def logarithms(mantissas: Single, exponents: Single) -> None:
         mantissas[i] = t + t * t * (y * t - HALF) + exponents[i] * LOG_2
 
 
-@kernel
+@step
 def quantiles(x: Single, logs: Single) -> None:
     """Overwrite x with sqrt(2) erfinv(x), given the log of 1 - x^2."""
     for i in range(x.size):
@@ -154,7 +154,7 @@ def quantiles(x: Single, logs: Single) -> None:
         x[i] *= core if w < CORE_END else tail
 
 
-@kernel
+@step
 def scaled(x: Single, scale: float, out: Single) -> None:
     """Write scale * x."""
     factor = np.float32(scale)

@@ -38,11 +38,11 @@ def piece_sums(x: Array, start: Place, stop: Place, pivot: Number) -> tuple[Numb
 
 
 @reduction
-def piece_product(x: Array, start: Place, stop: Place, y: Array) -> Number:
-    """Return the sum of the products of a piece of x with the beginning of y, in their type."""
+def piece_product(x: Array, start: Place, stop: Place, y: Array, place: Place) -> Number:
+    """Return the sum of the products of a piece of x with the numbers of y from `place` on, in their type."""
     total = x.dtype.type(0)
     for k in range(stop - start):
-        total += x[start + k] * y[k]
+        total += x[start + k] * y[place + k]
     return total
 
 
@@ -70,3 +70,21 @@ def row_moments(x: Array, start: Place, stop: Place, total: Number, squares: Num
     count = np.float64(stop - start)
     shift = total / count
     return np.float64(pivot) + shift, max(squares / count - shift * shift, 0.0)
+
+
+@step
+def row_product(x: Array, y: Array, start: Place, stop: Place) -> Number:
+    """Return the sum of the products of the numbers of two arrays from `start` to `stop`."""
+    total = 0.0
+    for first in range(start, stop, PIECE):
+        total += np.float64(piece_product(x, first, min(first + PIECE, stop), y, first))
+    return total
+
+
+@step
+def row_square(x: Array, start: Place, stop: Place) -> Number:
+    """Return the sum of the squares of the numbers from `start` to `stop`."""
+    squares = 0.0
+    for first in range(start, stop, PIECE):
+        squares += np.float64(piece_sums(x, first, min(first + PIECE, stop), x.dtype.type(0))[1])
+    return squares if SMALL < squares < LARGE else exact_sums(x, start, stop, x.dtype.type(0))[1]
