@@ -14,6 +14,7 @@ import sys
 import time
 from concurrent.futures import Executor, Future
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -116,6 +117,7 @@ MISTAKES = {
     "table format": ["sweep", "mlp", "--table-format", "xls"],
     "scheduler": ["sweep", "mlp", "--depth", "1", "--scheduler", "nowhere"],
     "scheduler that does not answer": ["sweep", "mlp", "--depth", "1", "--scheduler", "tcp://127.0.0.1:9"],
+    "slurm where there is none": ["sweep", "mlp", "--depth", "1", "--scheduler", "slurm"],
     "folder in a missing folder": ["sweep", "mlp", "--out", "missing/there"],
     "folder that is a file": ["sweep", "mlp", "--out", "file"],
     "missing network file": ["sweep", "missing.toml"],
@@ -477,7 +479,21 @@ def test_slurm_jobs_are_futures(tmp_path):
     """With submitit's own local jobs in Slurm's place."""
     pytest.importorskip("submitit")
     pool = _Slurm(tmp_path, cluster="local")
-    (point,) = points(["mlp"], {"depth": [2], "width": [8], "batch": [4]})
-    assert pool.submit(evaluate, point).result(timeout=60) == evaluate(point)
     with pytest.raises(Exception, match="ZeroDivisionError"):
         pool.submit(divmod, 1, 0).result(timeout=60)
+
+
+def test_a_sweep_through_slurm_is_kept_like_any_other(tmp_path, monkeypatch):
+    """The whole path, jobs local again: points become jobs, their outcomes go to the store and come back from it."""
+    pytest.importorskip("submitit")
+    monkeypatch.setattr("varprop.simulator.sweep.executors._Slurm", partial(_Slurm, cluster="local"))
+    out = tmp_path / "out"
+    arguments = ["sweep", "mlp", "--depth", "2,3", "--width", "8", "--batch", "4", "--out", str(out), "--quiet"]
+    assert main([*arguments, "--scheduler", "slurm"]) == 0
+    table = (out / "summary.csv").read_bytes()
+    assert len(list((out / "slurm").glob("*_result.pkl"))) == 2
+    assert len(Store(out / "store")) == 2
+    assert main([*arguments, "--scheduler", "nowhere"]) == 0  # nothing is left to be run
+    arguments[arguments.index(str(out))] = str(tmp_path / "here")
+    assert main([*arguments, "--workers", "1"]) == 0
+    assert (tmp_path / "here" / "summary.csv").read_bytes() == table
