@@ -6,7 +6,6 @@ Every import of numbers, symbols or pictures is inside a command, so that help a
 from __future__ import annotations
 
 import errno
-import math
 import sys
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
@@ -17,6 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from varprop.simulator.errors import UserError, did_you_mean
+from varprop.simulator.option_values import read_integers, read_reals, read_share, read_words
 
 app = typer.Typer(
     name="varprop",
@@ -32,7 +32,6 @@ DISAGREEMENT = 3
 INTERRUPTED = 130
 _AXES = ("framework", "init", "activation", "norm", "input", "depth", "width", "size", "batch", "seed")
 _NUMERIC = ("depth", "width", "size", "batch", "seed")
-MOST_STEPS = 2000  # of a range of numbers
 
 
 class Format(StrEnum):
@@ -145,10 +144,10 @@ def propagate(
     from varprop.simulator.progress import announce_compilation, progress_bar
 
     given = _axes(context.params)
-    engines = tuple(dict.fromkeys(_words("--engine", engine))) or main_job.DEFAULT_ENGINES
+    engines = tuple(dict.fromkeys(read_words("--engine", engine))) or main_job.DEFAULT_ENGINES
     if check and not set(engines) >= set(main_job.DEFAULT_ENGINES):
         raise UserError("--check", f"--engine {','.join(engines)}", "theory and monte-carlo, to compare")
-    share = None if precision is None else _share("--precision", precision)
+    share = None if precision is None else read_share("--precision", precision)
     if share is not None and "monte-carlo" not in engines:
         raise UserError("--precision", f"--engine {','.join(engines)}", "monte-carlo among the engines")
     most = 100 if share is None else 100_000
@@ -267,7 +266,7 @@ def sweep(
     how = {name: context.params[name] for name in Training.__dataclass_fields__}
     _refuse_without("--train", train, how)
     points = combinations(
-        _words("network", networks),
+        read_words("network", networks),
         given,
         trials=trials,
         data_dir=data_dir,
@@ -332,7 +331,7 @@ def derive(
     from varprop.derivations import TOPICS
     from varprop.derivations.printing import FORMATS
 
-    forms = _words("--format", format) or ["markdown"]
+    forms = read_words("--format", format) or ["markdown"]
     names = list(TOPICS) if all_ else list(dict.fromkeys(topics or []))
     for name in names:
         if name.partition("(")[0] not in TOPICS:
@@ -432,8 +431,9 @@ def gain(
     from dataclasses import asdict
 
     if table:
-        names = _words("--activation", [*([activation] if activation else []), *(activations or [])])
-        _deliver(_gain_rows(names, _words("--init", init), _words("--framework", framework), width, format), out)
+        names = read_words("--activation", [*([activation] if activation else []), *(activations or [])])
+        rules, frameworks = read_words("--init", init), read_words("--framework", framework)
+        _deliver(_gain_rows(names, rules, frameworks, width, format), out)
         return
     if activation is None or activations or init or framework:
         raise UserError("gain", activation or "no activation", "an activation, or --table and what restricts it")
@@ -478,7 +478,7 @@ def phase(
     from varprop.simulator.mean_field import phase as phase_of
     from varprop.simulator.table import phase_diagram_table, phase_table
 
-    weights, biases = _reals("--sigma-w2", sigma_w2), _reals("--sigma-b2", sigma_b2) or [0.0]
+    weights, biases = read_reals("--sigma-w2", sigma_w2), read_reals("--sigma-b2", sigma_b2) or [0.0]
     if len(weights) == len(biases) == 1:
         found = phase_of(function(activation), weights[0], biases[0])
         data = asdict(found)
@@ -560,7 +560,7 @@ def train(
         seed=seed,
         precision="bfloat16" if bf16 else "float32",
         channels_last=channels_last,
-        record_steps=tuple(_numbers("--record", record)),
+        record_steps=tuple(read_integers("--record", record)),
         watch=watch,
     )
     if check_start:
@@ -665,7 +665,7 @@ def figure(
     written = write_figures(
         list(NAMES) if all_ else list(dict.fromkeys(names or [])),
         out,
-        formats=_words("--figure-format", figure_format) or ["pdf"],
+        formats=read_words("--figure-format", figure_format) or ["pdf"],
         width=width,
         seed=seed,
         command=["varprop", *context.obj],
@@ -729,25 +729,10 @@ def _fail(words: Sequence[str], error: Exception, message: str, code: int) -> in
     return code
 
 
-def _words(option: str, texts: Sequence[str] | None) -> list[str]:
-    """Split values at commas outside parentheses, and drop repetitions."""
-    found: list[str] = []
-    for text in texts or ():
-        start, inside = 0, 0
-        for position, letter in enumerate(text + ","):
-            inside += (letter == "(") - (letter == ")")
-            if letter == "," and (inside <= 0 or position == len(text)):
-                found.append(text[start:position].strip())
-                start = position + 1
-    if "" in found:
-        raise UserError(option, repr(",".join(texts or ())), "a value on both sides of each comma")
-    return list(dict.fromkeys(found))
-
-
 def _axes(options: Mapping[str, Any]) -> dict[str, Sequence[Any]]:
     """Read the options that take several values; those that were not given are left out."""
     axes: dict[str, Sequence[Any]] = {
-        name: (_numbers if name in _NUMERIC else _words)(f"--{name}", options[name])
+        name: (read_integers if name in _NUMERIC else read_words)(f"--{name}", options[name])
         for name in _AXES
         if isinstance(options[name], list)
     }
@@ -759,73 +744,6 @@ def _refuse_without(flag: str, given: bool, options: Mapping[str, object]) -> No
     for name, value in options.items():
         if value is not None and not given:
             raise UserError(f"--{name.replace('_', '-')}", value, f"no such option without {flag}", f"add {flag}")
-
-
-def _numbers(option: str, texts: Sequence[str] | None) -> list[int]:
-    """Read whole numbers, steps ``10:50:10`` (the end included), and ranges as `_reals` has them."""
-    found: list[int] = []
-    for text in _words(option, texts):
-        if ":" in text:
-            found += _whole_range(option, text)
-            continue
-        if not (text.isascii() and text.removeprefix("-").isdigit() and len(text) < 16):
-            raise UserError(option, repr(text), "a whole number, or several with commas")
-        found.append(int(text))
-    return list(dict.fromkeys(found))
-
-
-def _whole_range(option: str, text: str) -> list[int]:
-    """Read a range of whole numbers; rounded ones that coincide move up to the next, so that none is lost."""
-    ends = text.split(":")
-    if len(ends) != 3 or not all(end.isascii() and end.isdigit() and len(end) < 16 for end in ends[:2]):
-        raise UserError(option, repr(text), "whole numbers with a step like 10:50:10, or a range like 1:100:log12")
-    low, high, step = int(ends[0]), int(ends[1]), ends[2]
-    if step.isascii() and step.isdigit():
-        whole = range(low, high + 1, max(int(step[:15]), 1))
-        if int(step[:15]) == 0 or not 1 <= len(whole) <= MOST_STEPS:
-            raise UserError(option, repr(text), f"an increasing range of 1 to {MOST_STEPS} numbers")
-        return list(whole)
-    found: list[int] = []
-    for number in _reals(option, [text]):
-        found.append(max(round(number), found[-1] + 1 if found else 0))
-    if found != sorted(found) or found[-1] > max(low, high):
-        raise UserError(option, repr(text), "an increasing range that has so many whole numbers")
-    return found
-
-
-def _reals(option: str, texts: Sequence[str] | None) -> list[float]:
-    """Read numbers and ranges ``from:to:linN`` or ``from:to:logN`` of N evenly or geometrically spaced ones."""
-    found = []
-    for text in _words(option, texts):
-        first, *more = text.split(":")
-        spacing, count = (more[1][:3], more[1][3:]) if len(more) == 2 else ("lin", "1")
-        if len(more) not in (0, 2) or spacing not in ("lin", "log") or not (count.isascii() and count.isdigit()):
-            raise UserError(option, repr(text), "a number, or a range like 0.5:4:lin20 or 0.1:10:log20")
-        try:
-            low, high = float(first), float(more[0] if more else first)
-        except ValueError:
-            raise UserError(option, repr(text), "numbers") from None
-        steps = int(count[:9])
-        if not 1 <= steps <= MOST_STEPS or not (-math.inf < low < math.inf and -math.inf < high < math.inf):
-            raise UserError(option, repr(text), f"finite numbers, and 1 to {MOST_STEPS} of them")
-        if spacing == "log" and not (low > 0 and high > 0):
-            raise UserError(option, repr(text), "a logarithmic range between numbers above 0")
-        for step in range(steps):
-            share = step / max(steps - 1, 1)
-            found.append(low + share * (high - low) if spacing == "lin" else low * (high / low) ** share)
-    return found
-
-
-def _share(option: str, text: str) -> float:
-    """Read 1% or 0.01."""
-    number, percent = text.strip().removesuffix("%"), text.strip().endswith("%")
-    try:
-        share = float(number) / (100 if percent else 1)
-    except ValueError:
-        share = 0.0
-    if not 0 < share < 1:
-        raise UserError(option, repr(text), "a share between 0 and 1, or per cent: 0.01 or 1%")
-    return share
 
 
 def _check_out(out: Path | None) -> None:

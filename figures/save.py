@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from varprop.simulator.provenance import provenance
 from varprop.simulator.strict_json import indented
 
 FORMATS = ("png", "pdf", "svg", "pgf")
+_UNDERSCORE = rb"\catcode`\_=\active\def_{\ifmmode\sb\else\textunderscore\fi}"
 _UNDATED: dict[str, Any] = {
     "png": {"metadata": {"Software": None}},
     "pdf": {"metadata": {"CreationDate": None}},
@@ -41,8 +42,10 @@ def companions(path: Path, what: str = "--plot") -> tuple[Path, Path, Path]:
     return files
 
 
-def save(path: Path, draw: Callable[[], Figure], table: str, command: Sequence[str], settings: object) -> None:
+def save(path: Path, draw: Callable[[], Figure], table: str, command: Sequence[str], settings: object) -> list[Path]:
     """Draw in the house style and write the figure, FILE.csv and FILE.json.
+
+    PGF cannot hold colour maps: it includes them from FILE-img0.png and so on, which are written beside it.
 
     Parameters
     ----------
@@ -57,25 +60,45 @@ def save(path: Path, draw: Callable[[], Figure], table: str, command: Sequence[s
     settings
         What the figure depends on, seed included; must be fit for JSON.
 
+    Returns
+    -------
+    list of Path
+        The files written.
+
     Raises
     ------
     UserError
         As `companions`, or PGF is asked for where there is no LaTeX.
     """
-    files = companions(path)
-    write_whole(files[0], _rendered(draw, path.suffix.lstrip(".")))
-    write_whole(files[1], table)
-    write_whole(files[2], indented(provenance(command, settings)))
+    _, data, origin = companions(path)
+    contents: dict[Path, str | bytes] = dict(_rendered(draw, path))
+    contents |= {data: table, origin: indented(provenance(command, settings))}
+    for file, content in contents.items():
+        write_whole(file, content)
+    return list(contents)
 
 
-def _rendered(draw: Callable[[], Figure], kind: str) -> bytes:
-    image = io.BytesIO()
-    with paper():
+def _rendered(draw: Callable[[], Figure], path: Path) -> Iterator[tuple[Path, bytes]]:
+    """Yield the figure's file and those that it includes."""
+    kind = path.suffix.lstrip(".")
+    with tempfile.TemporaryDirectory() as folder, paper():
         try:
-            draw().savefig(image, format=kind, **_UNDATED.get(kind, {}))
+            draw().savefig(Path(folder, path.name), format=kind, **_UNDATED.get(kind, {}))
         except FileNotFoundError as error:
             if kind != "pgf":
                 raise
             missing = f"no {error.filename}"
             raise UserError("pgf", missing, "LaTeX, to measure text with", "install it, or ask for pdf") from None
-    return image.getvalue()
+        for file in sorted(Path(folder).iterdir(), reverse=True):  # NAME.pgf before NAME-img0.png
+            content = file.read_bytes()
+            yield path.with_name(file.name), _self_contained(content) if file.suffix == ".pgf" else content
+
+
+def _self_contained(pgf: bytes) -> bytes:
+    r"""Let a figure be included where pgf alone is loaded.
+
+    Matplotlib's own code leaves to the document's preamble what ``\mathdefault`` is, and underscores in words to the
+    package of that name.
+    """
+    words = rb"\catcode`\^=\active"  # where matplotlib begins a text
+    return rb"\providecommand\mathdefault[1]{#1}%" + b"\n" + pgf.replace(words, _UNDERSCORE + words)

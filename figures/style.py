@@ -18,6 +18,9 @@ WIDTHS = {"column": 3.35, "page": 6.9}
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 """Okabe and Ito's palette (jfly.uni-koeln.de/color), yellow left out: it is too pale on white."""
 
+TALLEST = 7.5
+"""Inches: fits a page of LaTeX's article class, the shortest there is."""
+
 POINTS: dict[str, Any] = {"ls": "", "marker": "o", "mfc": "white", "mew": 0.7}
 """Measured values: open circles, whatever their colour."""
 
@@ -25,6 +28,7 @@ BARS: dict[str, Any] = {**POINTS, "elinewidth": 0.7}
 """Measured values with bars."""
 
 _SETTINGS: dict[str, Any] = {
+    "axes.axisbelow": True,
     "axes.grid": True,
     "axes.labelsize": 8,
     "axes.linewidth": 0.6,
@@ -72,14 +76,14 @@ def panels(width: float, count: int, *, aspect: float = 0.8, across: int | None 
     count
         Of panels.
     aspect
-        Height of a panel over its width.
+        Height of a panel over its width; less where the figure would be taller than a page.
     across
         Panels in a row over the width of a page; default all.
     """
     columns = (across or count) if width > 5 else 1
     lines = math.ceil(count / columns)
     wide = min(width / columns, 3.4)
-    figure = Figure(figsize=(width, lines * wide * aspect))
+    figure = Figure(figsize=(width, min(lines * wide * aspect, TALLEST)))
     grid = figure.subplots(lines, columns, squeeze=False).ravel()
     for place, axes in enumerate(grid):
         if place >= count:

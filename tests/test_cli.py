@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from varprop.cli import _words, main
+from varprop.cli import main
+from varprop.simulator.option_values import read_words
 
 TINY = ["propagate", "mlp", "--depth", "2", "--width", "8", "--batch", "4", "--trials", "4"]
 BAD_TOML = 'input_shape = [4]\n[[layers]]\ntype = "linear"\nfeatures_out = 3\n'
@@ -186,7 +187,7 @@ def test_interruption_is_exit_code_130(monkeypatch) -> None:
     ],
 )
 def test_commas_split_but_not_inside_parentheses(texts, values) -> None:
-    assert _words("--init", texts) == values
+    assert read_words("--init", texts) == values
 
 
 @pytest.mark.parametrize("kind", ["networks", "initializers", "activations", "experiments", "figures", "topics"])

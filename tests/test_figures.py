@@ -51,6 +51,14 @@ def test_band_is_that_of_most_draws_and_stops_where_it_is_not_known(chain) -> No
     assert len(lower.collections) == 0
 
 
+@pytest.mark.parametrize(("sd", "named"), [(0.5, True), (0.01, False)])
+def test_the_legend_names_a_band_that_can_be_seen(chain, sd, named) -> None:
+    rows = [Moments(0.0, 1.0, 1.0, -step, -step, sd) for step in (0.0, 1.0, 2.0)]
+    report = Report("theory", chain(2), tuple(LayerMoments(row, row) for row in rows))
+    told = [text.get_text() for text in propagation([report]).legends[0].get_texts()]
+    assert any("of draws" in text for text in told) == named
+
+
 @pytest.mark.parametrize("layers", [1, 10, 60, 150, 1000])
 def test_labels_fit_and_name_their_layers(run, layers) -> None:
     made = run(layers, slope=0.01)

@@ -5,6 +5,9 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -71,9 +74,10 @@ def test_a_figure_draws_from_a_finite_table_and_nothing_is_cut_off(small, name) 
             figure.draw_without_rendering()
             assert figure.get_size_inches()[0] == pytest.approx(width)
             texts = [text for text in figure.findobj(Text) if text.get_visible() and text.get_text().strip()]
-            assert all(text.get_fontsize() >= 5.5 for text in texts)
+            assert all(text.get_fontsize() >= 6 for text in texts)
             height = figure.get_size_inches()[1]
             box = figure.get_tightbbox()
+            assert height <= 7.6  # a page of LaTeX's article class
             assert box.x0 >= -0.01
             assert box.y0 >= -0.01
             assert box.x1 <= width + 0.01
@@ -101,6 +105,24 @@ def test_figures_come_with_their_table_and_provenance(small, tmp_path) -> None:
     assert origin["settings"]["sigma_b2"] == [0.0, 0.3, 7]
     assert origin["settings"]["width"] == "column"
     assert origin["command"] == ["varprop"]
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex")
+def test_pgf_compiles_where_pgf_alone_is_loaded(small, tmp_path) -> None:
+    """Underscores, colour maps (in files of their own), per cent signs and the ticks of logarithmic axes."""
+    names = ["initializer-map", "truncated-normal", "padding-profile"]
+    for name in names:
+        small(name)
+    files = write_figures(names, tmp_path, formats=["pgf"], width="column")
+    assert {"initializer-map.pgf", "initializer-map-img0.png"} < {file.name for file in files}
+    assert set(files) == set(tmp_path.iterdir())
+    figures = "\\newpage\n".join(rf"\noindent\input{{{name}.pgf}}" for name in names)
+    text = rf"\documentclass{{article}}\usepackage{{pgf,lmodern}}\begin{{document}}{figures}\end{{document}}"
+    (tmp_path / "paper.tex").write_text(text)
+    command = ["pdflatex", "-halt-on-error", "paper.tex"]
+    told = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True, errors="replace").stdout
+    assert not re.findall(r".*(?:Warning|Overfull|undefined).*", told)
+    assert "(3 pages" in told
 
 
 @pytest.mark.parametrize(

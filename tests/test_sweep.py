@@ -20,10 +20,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from varprop.cli import _numbers, main
+from varprop.cli import main
 from varprop.simulator.activations import activation
 from varprop.simulator.errors import UserError
 from varprop.simulator.mean_field import phase
+from varprop.simulator.option_values import read_integers
 from varprop.simulator.propagate import Settings, prepare, propagate
 from varprop.simulator.provenance import source_digest
 from varprop.simulator.sweep import cost
@@ -50,8 +51,8 @@ GRID = ["mlp", "--depth", "2:5:1", "--width", "8,16", "--batch", "8", "--activat
         ("7:7:lin1", [7]),
     ],
 )
-def test_ranges_of_whole_numbers(text, numbers):
-    assert _numbers("--depth", [text]) == numbers
+def test_ranges_of_wholeread_integers(text, numbers):
+    assert read_integers("--depth", [text]) == numbers
 
 
 @pytest.mark.parametrize(
@@ -59,7 +60,7 @@ def test_ranges_of_whole_numbers(text, numbers):
 )
 def test_ranges_that_are_none(text):
     with pytest.raises(UserError, match="--depth"):
-        _numbers("--depth", [text])
+        read_integers("--depth", [text])
 
 
 def test_points_are_the_product_and_keys_tell_them_apart():

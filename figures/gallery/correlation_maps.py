@@ -49,6 +49,7 @@ def draw(rows: Rows, width: float) -> Figure:
         maps.plot(*columns(select(rows, panel="map", series=name), "x", "y"), color=colour, ls=line, label=name)
     maps.set_xlabel("correlation before the layer, $c$")
     maps.set_ylabel("correlation after it, $f(c)$")
+    maps.set_xticks([-1, -0.5, 0, 0.5, 1])
     maps.legend(loc="upper left")
     for start, colour in zip(SETTINGS["starts"], COLOURS, strict=False):
         x, y = columns(select(rows, panel="depth", series=start), "x", "y")

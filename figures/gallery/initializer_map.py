@@ -53,10 +53,11 @@ def draw(rows: Rows, width: float) -> Figure:
         image = axis.imshow(values, norm=norm, cmap="RdBu_r", aspect="auto")
         for (row, column), value in np.ndenumerate(values):
             pale = abs(value) < 3.5
-            axis.text(column, row, f"{value:.1f}", ha="center", va="center", fontsize=5.5, color="k" if pale else "w")
-        axis.set_xticks(range(len(rules)), [_LABELS.get(rule, rule) for rule in rules], rotation=90)
-        # Side by side, one list of activations serves all panels.
-        axis.set_yticks(range(len(names)), names if number == 0 or width < 5 else [""] * len(names))
+            axis.text(column, row, f"{value:.1f}", ha="center", va="center", fontsize=6, color="k" if pale else "w")
+        # One list of activations serves all panels side by side, one of initializers all that are below one another.
+        first, last = (True, number == 2) if width < 5 else (number == 0, True)
+        axis.set_xticks(range(len(rules)), [_LABELS.get(rule, rule) * last for rule in rules], rotation=90)
+        axis.set_yticks(range(len(names)), [name * first for name in names])
         axis.set_title(title, fontsize=7)
         axis.grid(visible=False)
         axis.spines[:].set_visible(False)

@@ -67,10 +67,10 @@ def draw(rows: Rows, width: float) -> Figure:
         cuts.plot(x, of_q, color=colour, ls="--")
     cuts.plot([], [], color="0.4", ls="--", label=r"$\xi_q$")
     cuts.set_yscale("log")
-    cuts.set_ylim(0.5, 300)
+    cuts.set_ylim(0.08, 300)  # room for the legend below the curves
     cuts.set_xlabel(r"$\sigma_w^2$")
     cuts.set_ylabel("depth scale (layers)")
-    cuts.legend(loc="upper right")
+    cuts.legend(loc="lower center", ncols=2)
     return figure
 
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from varprop.figures.gallery import Rows, columns, select
-from varprop.figures.style import COLOURS, POINTS
+from varprop.figures.style import COLOURS, POINTS, TALLEST
 from varprop.simulator.activations import activation
 from varprop.simulator.gain import gain
 from varprop.simulator.propagate import Settings, prepare, propagate
@@ -66,7 +66,7 @@ def draw(rows: Rows, width: float) -> Figure:
     """Draw a map of densities for each activation and scale, and forward and backward second moments below."""
     names, scales = SETTINGS["activations"], list(SETTINGS["factors"])
     wide = width > 5
-    figure = Figure(figsize=(width, 0.62 * width if wide else 2.6 * width))
+    figure = Figure(figsize=(width, 0.62 * width if wide else TALLEST))
     maps: list[list[Any]] = [[f"{name} {scale}" for scale in scales] for name in names]
     if wide:
         rows_of_panels = [[*line, f"{name} moments"] for line, name in zip(maps, names, strict=True)]

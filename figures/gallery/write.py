@@ -61,11 +61,13 @@ def write_figures(
         raise did_you_mean("--width", width, list(WIDTHS))
     make_folder(folder)
     paths = {one.name: [folder / f"{one.name}.{kind}" for kind in formats] for one in chosen}
-    files = [file for of in paths.values() for path in of for file in companions(path, "--out")]
+    for path in (path for of in paths.values() for path in of):
+        companions(path, "--out")
+    files: list[Path] = []
     for number, one in enumerate(chosen, 1):
         announce(f"figure {number} of {len(chosen)}: {one.name}")
         rows = one.compute(seed)
         for path in paths[one.name]:
             draw = partial(one.draw, rows, WIDTHS[width])
-            save(path, draw, table_csv(rows), command, {**one.settings, "width": width, "seed": seed})
+            files += save(path, draw, table_csv(rows), command, {**one.settings, "width": width, "seed": seed})
     return list(dict.fromkeys(files))
