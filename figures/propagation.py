@@ -25,7 +25,7 @@ from varprop.simulator.report import Moments, Report
 MOST_LABELS = 60
 """Layer names that fit side by side over the width of a page, upright."""
 
-_SEEN = 0.02  # of the range of the line: where a band is nowhere wider it cannot be told from the line
+_SEEN = 0.02  # of the line's range: a band that is thinner at most layers cannot be told from the line
 _EXP = 700.0  # natural log of about the largest float
 _FLOAT_RANGE = 650.0  # natural logs of what a float64 axis can show, with room for its margins
 
@@ -121,7 +121,7 @@ def _band(
         return
     name = f"{label}, {BAND[0]:.0%} to {BAND[1]:.0%} of draws"
     finite = [moments.log_second_moment for moments in row if math.isfinite(moments.log_second_moment)]
-    if np.nanmax(high - low) < _SEEN * (max(finite) - min(finite)):
+    if np.nanmedian(high - low) < _SEEN * (max(finite) - min(finite)):
         name = "_nolegend_"
     edges = [np.exp(np.clip(side, -_EXP, _EXP)) if in_range else side / math.log(10) for side in (low, high)]
     axes.fill_between(layers, *edges, color=colour, alpha=0.18, linewidth=0, label=name, zorder=1)

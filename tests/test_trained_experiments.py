@@ -106,6 +106,17 @@ def test_truncation_lowers_the_signal_as_predicted() -> None:
     assert len(rows(found, "curves")) == 1
 
 
+def test_a_run_that_is_too_short_to_learn_says_so() -> None:
+    say = truncated_normal.guessing
+    (both,) = say({"he_normal": 2.301, "truncated_normal": 2.302}, 2)
+    assert "he_normal and truncated_normal still guess after 2 epochs" in both
+    assert "says nothing" in both
+    (one,) = say({"he_normal": 1.9, "truncated_normal": 2.302}, 10)
+    assert "truncated_normal still guesses" in one
+    assert "nothing" not in one
+    assert say({"he_normal": 1.9, "truncated_normal": 2.1}, 10) == []
+
+
 def test_torch_linear_default() -> None:
     found = train("torch-linear-default", Options(quick=True, seeds=1))
     torch_rule, article = rows(found, "trained")

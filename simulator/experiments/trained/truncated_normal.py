@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
+from varprop.simulator import cifar10
 from varprop.simulator.architectures import build
 from varprop.simulator.experiments.outcome import Row, Section, Trained
 from varprop.simulator.experiments.trained.runs import (
@@ -22,6 +23,8 @@ from varprop.simulator.torch_backend.training import TrainingResult, TrainingSet
 
 BATCH, LEARNING_RATE = 32, 0.02
 WIDTH, SIZE, EPOCHS = 64, 32, 10
+GUESS = math.log(cifar10.CLASSES)
+"""Loss of a net that ignores its input."""
 QUICK_WIDTH, QUICK_SIZE, QUICK_EPOCHS, QUICK_IMAGES = 16, 16, 2, 2000
 
 
@@ -58,7 +61,8 @@ def train(options: Options) -> Trained:
         f"last kernel is {min(reached):.3f} to {max(reached):.3f} of he_normal's, "
         f"{TRUNCATION_FACTOR ** (DEPTH - 1):.3f} where softmax is the same: the scales of the {DEPTH - 1} other layers",
         f"after {epochs} epochs the training loss is {losses[0]:.3f} from he_normal and {losses[1]:.3f} from "
-        f"truncated_normal (ln 10 = {math.log(10):.3f}); he_normal is ahead in validation by {ahead.judged()}",
+        f"truncated_normal (ln 10 = {GUESS:.3f}); he_normal is ahead in validation by {ahead.judged()}",
+        *guessing(dict(zip(SCALED, losses, strict=True)), epochs),
     ]
     title = (
         f"trained: {DEPTH} layers of width {width}, {data.source}, {size}x{size}, {len(data.train):,} images, "
@@ -69,6 +73,16 @@ def train(options: Options) -> Trained:
         verdict,
         quick=options.quick,
     )
+
+
+def guessing(losses: Mapping[str, float], epochs: int) -> list[str]:
+    """Return a sentence about the rules whose loss is within 2% of a guess's; nothing where all have learnt."""
+    found = [rule for rule, loss in losses.items() if abs(loss / GUESS - 1) < 0.02]
+    if not found:
+        return []
+    alone = len(found) < len(losses)
+    meaning = "the other has learnt" if alone else "so short a run says nothing of how the learning curves part"
+    return [f"{' and '.join(found)} still guess{'es' * alone} after {epochs} epochs: {meaning}"]
 
 
 def _curves(found: Mapping[str, Sequence[TrainingResult]]) -> list[Row]:
