@@ -80,7 +80,9 @@ class SweepResults:
         axes = varying + ["index"] * (table == "layers")
         fixed = frame[[name for name in settings if name not in (*varying, "point")]].iloc[0].dropna().to_dict()
         results = frame.drop(columns=[name for name in settings if name not in varying])
-        arrays = results.set_index(axes).to_xarray() if axes else results.to_xarray().isel(index=0, drop=True)
+        arrays: xarray.Dataset = (
+            results.set_index(axes).to_xarray() if axes else results.to_xarray().isel(index=0, drop=True)
+        )
         return arrays.assign_attrs(fixed)
 
     def _path(self, table: str) -> Path:
