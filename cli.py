@@ -21,7 +21,6 @@ from varprop.simulator.option_values import read_integers, read_reals, read_shar
 app = typer.Typer(
     name="varprop",
     help="What happens to signal and gradient, layer by layer, before training: theory beside Monte Carlo.",
-    no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -305,9 +304,11 @@ def sweep(
         if layers:
             write_table(out / f"layers.{table_format}", layer_rows(points, store))
     counts = {status: sum(outcome.status == status for outcome in outcomes) for status in ("ok", "invalid", "failed")}
-    if not quiet and len(points) > counts["ok"]:
-        words = ", ".join(f"{count:,} {status}" for status, count in counts.items())
-        print(f"{len(points):,} points: {words}; the column message says why", file=sys.stderr)
+    if not quiet and (out is not None or len(points) > counts["ok"]):
+        words = ", ".join(f"{count:,} {status}" for status, count in counts.items() if count)
+        why = "; the column message says why" if len(points) > counts["ok"] else ""
+        where = f"; written to {out / f'summary.{table_format}'}" if out is not None else ""
+        print(f"{len(points):,} points: {words}{why}{where}", file=sys.stderr)
     if counts["failed"]:
         raise typer.Exit(1)
 
@@ -697,11 +698,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit code; a user's mistake is one line on stderr."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        return app(words, prog_name="varprop", standalone_mode=False, obj=words) or 0
+        return app(words or ["--help"], prog_name="varprop", standalone_mode=False, obj=words) or 0
     except UserError as error:
         return _fail(words, error, str(error), 2)
     except typer.exceptions.TyperException as error:
-        return _fail(words, error, error.format_message(), error.exit_code)
+        context = getattr(error, "ctx", None)
+        advice = f". See {context.command_path} --help" if context is not None else ""
+        return _fail(words, error, error.format_message().rstrip(".") + advice, error.exit_code)
     except MemoryError as error:
         return _fail(words, error, "out of memory: lower --size, --batch or --width", 2)
     except OSError as error:
