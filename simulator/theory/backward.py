@@ -29,6 +29,7 @@ from varprop.simulator.theory.depthwise import excess
 from varprop.simulator.theory.drawn import Drawn, chosen, corrected, drawn
 from varprop.simulator.theory.drawn import plus as summed_up
 from varprop.simulator.theory.maps import Size, Window, window_scatter
+from varprop.simulator.theory.opposition import projected, returned
 from varprop.simulator.theory.pairs import (
     PairKernel,
     merged,
@@ -73,7 +74,8 @@ class Gradient:
         Whether it depends on the channels, so that the next slopes are not independent of it.
     opposition
         How far the gradients of two channels c, c' go against the channels themselves: over the weights of later layers
-        E[g_c(x) g_c'(x)] = -2 opposition / channels * E[g(x)^2] cov(z_c, z_c') / var(z). See `_opposed`.
+        E[g_c(x) g_c'(x)] = -2 opposition / channels * E[g(x)^2] cov(z_c, z_c') / var(z) where it is small; `opposition`
+        has the rest.
     """
 
     kernel: PairKernel
@@ -147,10 +149,12 @@ def _(op: Conv2d, gradient: Gradient, inputs: list[Signal], output: Signal, law:
     if law is not None and law.taps is not None:
         moments = law.taps / law.inverse
     else:
-        moments = np.diag(window.shares) * _seen_variance(output, gradient, law)
+        variance, opposition = _seen_variance(output, gradient, law)
+        moments = np.diag(window.shares) * variance
+    if op.depthwise:
+        opposition = _opposed(gradient, output, moments)
     moments = moments * (per_group * related.reweigh)
     tilt = related.before * (1.0 if law is None else law.tilt)
-    opposition = _opposed(op, gradient, output, law, moments)
     if source.data is not None:
         return [_at_data(gradient, moments, window, source.data.shape[2:])]
     if source.amplitude is None:
@@ -165,28 +169,24 @@ def _(op: Conv2d, gradient: Gradient, inputs: list[Signal], output: Signal, law:
     return [replace(back, amplitude=reach / share)]
 
 
-def _seen_variance(output: Signal, gradient: Gradient, law: VarianceLaw | None) -> float:
-    """Return E[|w^T g|^2] / E[|g|^2] for one input, w its weights to all outputs.
+def _seen_variance(output: Signal, gradient: Gradient, law: VarianceLaw | None) -> tuple[float, float]:
+    """Return E[|w^T g|^2] / E[|g|^2] for one input, w its weights to all outputs, and the opposition that g has there.
 
     A normalisation that follows ties the gradient of an output to its own weights; opposed gradients tie those of two
-    outputs c, c' to both: E[w_c w_c' g_c g_c'] is proportional to E[w_c w_c' cov(z_c, z_c')] = s^4 var(h), and over all
-    pairs these make up -2 opposition / fan_in of the whole.
+    outputs to both.
     """
     assert output.weighted is not None
-    variance = output.weighted.law.second_moment / (1.0 + 2.0 * gradient.opposition / output.weighted.fan_in)
-    return variance if law is None else variance * law.weighted_inverse / law.inverse
+    variance = output.weighted.law.second_moment
+    if law is not None and law.modes is not None:
+        alone, _ = returned(law.modes, 0.0, int(output.width))
+        left, opposition = returned(law.modes, gradient.opposition, int(output.width))
+        return variance * law.weighted_inverse / law.inverse * left / alone, opposition
+    return variance / (1.0 + 2.0 * gradient.opposition / output.weighted.fan_in), gradient.opposition
 
 
-def _opposed(op: Conv2d, gradient: Gradient, output: Signal, law: VarianceLaw | None, moments: Array) -> float:
-    """Return the opposition of gradients before a convolution.
-
-    For Gaussian weights u to the outputs, E[u_c u_c' f(z)] = s^4 sum over points of h_c(y) h_c'(y') E[d^2 f / dz dz']:
-    a normalised output has f = 1 / (v + eps), of degree -2 in z if eps is small. To that comes what the gradients of
-    two outputs have in common already, as u_kc u_k'c' and cov(z_k, z_k') do.
-    """
+def _opposed(gradient: Gradient, output: Signal, moments: Array) -> float:
+    """Return the opposition of gradients before a depthwise layer, given the moments of its taps as they see them."""
     assert output.weighted is not None
-    if not op.depthwise:
-        return gradient.opposition + (0.0 if law is None else law.degree)
     if output.weighted.taps is None or not gradient.opposition:
         return 0.0
     # Two channels have kernels of their own: only equal taps meet.
@@ -229,8 +229,8 @@ def _of_field(unit: PairKernel, field: Array) -> Gradient:
 
 @pull_back.register
 def _(op: Linear, gradient: Gradient, inputs: list[Signal], output: Signal, law: VarianceLaw | None) -> list[Gradient]:
-    factor = float(linear_gradient(op.out_features, _seen_variance(output, gradient, law), 1.0))
-    opposition = gradient.opposition + (0.0 if law is None else law.degree)
+    variance, opposition = _seen_variance(output, gradient, law)
+    factor = float(linear_gradient(op.out_features, variance, 1.0))
     return [Gradient(gradient.kernel.scaled(factor), opposition=opposition)]
 
 
@@ -298,6 +298,9 @@ def _(
     size = float(batch_norm_gradient(before, kernel.pair_mean, alignment, own.mean, op.eps)) * (own.mean + op.eps)
     if gradient.lost is not None:
         size = before * (1.0 - gradient.lost)
+    opposition, left = gradient.opposition, centred.second_moment
+    if own.modes is not None and 0 < size < left:
+        opposition = projected(own.modes, opposition, 1.0 - size / left)
     shape = centred.values
     if own.ratio > 0:
         unit = float(np.exp(output.kernel.log_scale)) / own.ratio
@@ -319,9 +322,8 @@ def _(
 
     draws = _after(gradient, divided)
     tied = gradient.tied or sampled
-    return [
-        replace(gradient, kernel=kernel, alignment=None, tilt=1.0, lost=None, selection=1.0, drawn=draws, tied=tied)
-    ]
+    back = replace(gradient, kernel=kernel, alignment=None, tilt=1.0, lost=None, selection=1.0, drawn=draws, tied=tied)
+    return [replace(back, opposition=opposition)]
 
 
 def _together(gradient: Gradient, output: Signal) -> float:

@@ -59,16 +59,17 @@ def convolved(operation: Conv2d, node: Node, network: Network, signal: Signal) -
         if kernel.size == amplitude.shape:
             kernel, amplitude = with_edges(kernel, amplitude), None
     kernel = with_bias(kernel, node, network)
+    shared = strays.plus(node.name, spread - strays.variance, kernel)
     if network.has_batch_norm:
         # Channels of a depthwise layer are those before it, whose number counts once.
         fresh = 0.0 if operation.depthwise else 1 / operation.out_channels
-        strays = strays.plus(node.name, spread + fresh - strays.variance, kernel)
+        strays = shared.plus(node.name, fresh, kernel)
     return Signal(
         kernel,
         np.zeros_like(kernel.diagonal),
         operation.out_channels,
         strays=strays,
-        weighted=Weighted(law, per_group * window.live, source, spread, window, taps),
+        weighted=Weighted(law, per_group * window.live, source, spread, shared.third, window, taps),
         origin=Gaussian(kernel, key_of(node.name)),
         sample=fixed(sample),
         behind=behind,
@@ -121,7 +122,7 @@ def _first_convolution(operation: Conv2d, node: Node, network: Network, signal: 
         np.zeros_like(kernel.diagonal),
         operation.out_channels,
         strays=NONE.plus(node.name, 1 / operation.out_channels, kernel) if network.has_batch_norm else NONE,
-        weighted=Weighted(law, per_group * window.live, signal.kernel, 0.0, window),
+        weighted=Weighted(law, per_group * window.live, signal.kernel, window=window),
         origin=Gaussian(kernel, key_of(node.name)),
         amplitude=amplitude,
     )

@@ -1,4 +1,11 @@
-"""Activations acting on pair kernels: E[phi(z) phi(z')], and the same of phi' and of z phi'(z)."""
+"""Activations acting on pair kernels: E[phi(z) phi(z')], and the same of phi' and of z phi'(z).
+
+Points of a normalised channel lie on a sphere: z = sigma sqrt(d) e with e uniform on the unit sphere of d dimensions,
+and Gaussian as d grows. There Gegenbauer polynomials P_k of d dimensions, P_k(1) = 1, do what Hermite polynomials and
+powers do for Gaussian points: with coefficients a_k of phi in sqrt(N_k) P_k, orthonormal as there are N_k harmonics of
+degree k, E[phi(z) phi(z')] = sum_k a_k a'_k P_k(c) for points of correlation c (Funk and Hecke; Atkinson & Han,
+"Spherical Harmonics and Approximations on the Unit Sphere", 2012, theorems 2.9 and 2.22).
+"""
 
 from __future__ import annotations
 
@@ -20,12 +27,13 @@ _STEP = 0.025  # of log sigma between tabulated expansions
 _IN_CACHE = 2**15  # entries of a kernel worked on at a time
 _LEGENDRE = np.polynomial.legendre.leggauss(40)
 _ROUNDING = 1e-16
+GAUSSIAN_FROM = 1e5  # dimensions of a sphere whose points count as Gaussian
 FAR = 250.0  # log of the second moment up to which an activation is evaluated as it is
 
 
 @dataclass(frozen=True)
 class Duals:
-    """What one activation does to a Gaussian pair kernel.
+    """What one activation does to the pair kernel of Gaussian points, or of points on a sphere.
 
     Attributes
     ----------
@@ -44,13 +52,13 @@ class Duals:
     linear: float
 
 
-def hermite_expansion(function: ActivationFunction, sigma: Array) -> tuple[Array, Array]:
-    """Hermite expansions of phi(sigma u), phi'(sigma u) and sigma u phi'(sigma u).
+def hermite_expansion(function: ActivationFunction, sigma: Array, dimensions: float = math.inf) -> tuple[Array, Array]:
+    """Hermite expansions of phi(sigma u), phi'(sigma u) and sigma u phi'(sigma u); on a sphere Gegenbauer expansions.
 
     Returns
     -------
     coefficients
-        Orthonormal Hermite coefficients, shape (3, n, ORDER + 1), for n deviations.
+        Orthonormal coefficients, shape (3, n, ORDER + 1), for n deviations.
     moments
         Exact second moments, shape (3, n).
     """
@@ -58,7 +66,7 @@ def hermite_expansion(function: ActivationFunction, sigma: Array) -> tuple[Array
     place = np.log(np.maximum(sigma, 1e-150)) / _STEP
     first = np.floor(place).astype(int) - 1
     needed, back = np.unique(first[:, None] + np.arange(4), return_inverse=True)
-    rows = [_row(function, int(k)) for k in needed]
+    rows = [_row(function, int(k), dimensions) for k in needed]
     table = np.stack([row[0] for row in rows]), np.stack([row[1] for row in rows])
     t = place - first - 1.0
     weights = np.stack(
@@ -83,7 +91,7 @@ def hermite_expansion(function: ActivationFunction, sigma: Array) -> tuple[Array
 
 
 @lru_cache(maxsize=4096)
-def _row(function: ActivationFunction, step: int) -> tuple[Array, Array]:
+def _row(function: ActivationFunction, step: int, dimensions: float) -> tuple[Array, Array]:
     """Coefficients (3, ORDER + 1) and second moments (3,) at one deviation, by quadrature split at the kinks."""
     s = float(np.exp(step * _STEP))
     function.require_moments(s * s)
@@ -92,13 +100,21 @@ def _row(function: ActivationFunction, step: int) -> tuple[Array, Array]:
     if s > 2.0:
         bends |= {b for b in (-40.0, -8.0, -2.0, 2.0, 8.0, 40.0) if abs(b) < 11.0 * s}
     edges = np.array(sorted({-11.0, -3.0, 0.0, 3.0, 11.0} | {b / s for b in bends}))
+    reach = math.sqrt(dimensions)
+    if reach < math.inf:  # u = reach sin(angle)
+        edges = np.arcsin(np.unique(np.clip(edges / reach, -1.0, 1.0)))
     centre, half = (edges[1:] + edges[:-1]) / 2, (edges[1:] - edges[:-1]) / 2
     nodes, weights = _LEGENDRE
     u = (centre[:, None] + half[:, None] * nodes).ravel()
-    mass = (half[:, None] * weights).ravel() * np.exp(-u * u / 2) / np.sqrt(2 * np.pi)
+    mass = (half[:, None] * weights).ravel()
+    if reach < math.inf:
+        mass = mass * np.cos(u) ** (dimensions - 2)
+        u, mass = reach * np.sin(u), mass / mass.sum()
+    else:
+        mass = mass * np.exp(-u * u / 2) / np.sqrt(2 * np.pi)
     slope = function.derivative(s * u)
     table = np.stack([function.value(s * u), slope, s * u * slope])
-    return (table * mass) @ hermite(ORDER, u).T, (table * table) @ mass
+    return (table * mass) @ _orthonormal(ORDER, u, dimensions).T, (table * table) @ mass
 
 
 def hermite(order: int, u: Array) -> Array:
@@ -110,17 +126,34 @@ def hermite(order: int, u: Array) -> Array:
     return basis
 
 
-def apply_activation(function: ActivationFunction, kernel: PairKernel) -> Duals:
-    """Push a Gaussian pair kernel through an activation.
+def _orthonormal(order: int, u: Array, dimensions: float) -> Array:
+    """Return `hermite`, or sqrt(N_k) P_k(u / sqrt(d)) on a sphere of d >= 2 dimensions."""
+    if dimensions == math.inf:
+        return hermite(order, u)
+    d = dimensions
+    basis = np.empty((order + 1, u.size))
+    basis[0], basis[1] = 1.0, u
+    more = d  # N_k / N_(k - 1)
+    for k in range(1, order):
+        last, more = more, (2 * k + d) * (k + d - 2) / ((2 * k + d - 2) * (k + 1))
+        slope = math.sqrt(more / d) * (2 * k + d - 2)
+        basis[k + 1] = (slope * u * basis[k] - math.sqrt(more * last) * k * basis[k - 1]) / (k + d - 2)
+    return basis
 
-    Positively homogeneous functions use their closed forms; the others Hermite series, whose truncated tail is put on
-    the next power of the correlation so that the diagonal stays exact.
+
+def apply_activation(function: ActivationFunction, kernel: PairKernel, dimensions: float = math.inf) -> Duals:
+    """Push the pair kernel of Gaussian points, or of points on a sphere of so many dimensions, through an activation.
+
+    Positively homogeneous functions use their closed forms; the others series, whose truncated tail is put on the next
+    polynomial of the correlation so that the diagonal stays exact.
     """
     function, kernel, extra = _within_range(function, kernel)
+    # A few digits, so that layers share a table; below two dimensions there is no density.
+    dimensions = max(float(f"{dimensions:.4g}"), 2.0) if dimensions < GAUSSIAN_FROM else math.inf
     if function.homogeneous:
-        return _closed_form(function, kernel)
+        return _closed_form(function, kernel, dimensions)
     sigma = np.sqrt(np.maximum(kernel.diagonal, 0.0)) * np.exp(kernel.log_scale / 2)
-    coefficients, moments = hermite_expansion(function, sigma.ravel())
+    coefficients, moments = hermite_expansion(function, sigma.ravel(), dimensions)
     layout, blocks = kernel.layout, kernel.values.shape
     scale = np.exp(kernel.log_scale)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -133,7 +166,8 @@ def apply_activation(function: ActivationFunction, kernel: PairKernel) -> Duals:
     for table, exact in zip(coefficients, moments, strict=True):
         tail = np.sqrt(np.maximum(exact - np.einsum("nk,nk->n", table, table), 0.0))
         series = np.concatenate([table, tail[:, None]], axis=1).reshape(*sigma.shape, -1)
-        values = power_series(correlation, layout.left, layout.right, np.ascontiguousarray(series.transpose(0, 2, 1)))
+        series = np.ascontiguousarray(series.transpose(0, 2, 1))
+        values = power_series(correlation, layout.left, layout.right, series, dimensions)
         values[: layout.profiles, own, own] = exact.reshape(sigma.shape)
         results.append(replace(kernel, values=values, log_scale=0.0).scaled(1.0))
     mean = coefficients[0][:, 0].reshape(sigma.shape)
@@ -142,7 +176,8 @@ def apply_activation(function: ActivationFunction, kernel: PairKernel) -> Duals:
     return Duals(mean * out.unit(0.0), out, derivative.scaled(1.0, extra), tilted.scaled(1.0, extra), linear)
 
 
-def _closed_form(function: ActivationFunction, kernel: PairKernel) -> Duals:
+def _closed_form(function: ActivationFunction, kernel: PairKernel, dimensions: float) -> Duals:
+    """Return the duals of a positively homogeneous function, for which a sphere's differ in the mean only."""
     q = np.maximum(kernel.diagonal, 0.0)
     layout = kernel.layout
     q1, q2 = q[layout.left][:, :, None], q[layout.right][:, None, :]
@@ -163,7 +198,10 @@ def _closed_form(function: ActivationFunction, kernel: PairKernel) -> Duals:
     # z phi'(z) = phi(z) for a positively homogeneous phi.
     _, left, right = function.germ_zero
     linear = (left + right) ** 2 / (2 * (left**2 + right**2)) if left or right else 0.0
-    return Duals(function.mean(q), values, derivative, values, linear)
+    half = dimensions / 2
+    # sqrt(d) / E[chi], chi the length of d standard normal numbers.
+    longer = 1.0 if half == math.inf else math.sqrt(half) * math.exp(math.lgamma(half) - math.lgamma(half + 0.5))
+    return Duals(function.mean(q) * longer, values, derivative, values, linear)
 
 
 def _within_range(function: ActivationFunction, kernel: PairKernel) -> tuple[ActivationFunction, PairKernel, float]:
@@ -194,25 +232,35 @@ def _within_range(function: ActivationFunction, kernel: PairKernel) -> tuple[Act
     return half_lines(left, right), kernel, 0.0
 
 
-def power_series(correlation: Array, left: Ints, right: Ints, series: Array) -> Array:
-    """Return sum_k series[left, k, i] series[right, k, j] c[b, i, j]^k, by Horner's rule.
+def power_series(correlation: Array, left: Ints, right: Ints, series: Array, dimensions: float = math.inf) -> Array:
+    """Return sum_k series[left, k, i] series[right, k, j] P_k(c[b, i, j]), by Clenshaw's rule.
 
-    Powers of the largest correlation that are lost in rounding are left out. Blocks are taken a few at a time, so that
-    what is worked on stays in the processor's cache.
+    P_k(c) = c^k for Gaussian points. Terms that are lost in rounding are left out. Blocks are taken a few at a time, so
+    that what is worked on stays in the processor's cache.
     """
     blocks, points, _ = correlation.shape
     largest = max(float(correlation.max()), -float(correlation.min()))
     order = series.shape[1]
+    # |P_k(c)| is at most about the k-th power of the larger of c and sqrt(k / d).
+    largest = max(largest, math.sqrt(order / dimensions))
     if largest < 1.0:
         order = min(order, 1 + math.ceil(math.log(_ROUNDING) / math.log(max(largest, _ROUNDING))))
+    d, sphere = dimensions, dimensions < math.inf
     out = np.empty_like(correlation)
     some = max(1, _IN_CACHE // points**2)
     for start in range(0, blocks, some):
         part = slice(start, start + some)
         c, first, second = correlation[part], series[left[part]], series[right[part]]
-        row = np.zeros_like(c)
+        row, before = np.zeros_like(c), np.zeros_like(c)
         for k in range(order - 1, -1, -1):
-            row *= c
+            if sphere:
+                # P_(k+1) = (2k + d - 2) / (k + d - 2) c P_k - k / (k + d - 2) P_(k-1)
+                last, row = row, row * c
+                row *= (2 * k + d - 2) / (k + d - 2) if k else 1.0
+                row -= (k + 1) / (k + d - 1) * before
+                before = last
+            else:
+                row *= c
             row += first[:, k, :, None] * second[:, k, None, :]
         out[part] = row
     return out

@@ -65,7 +65,7 @@ def _(operation: Linear, node: Node, network: Network, inputs: list[Signal]) -> 
         np.zeros_like(kernel.diagonal),
         operation.out_features,
         strays=signal.strays.plus(node.name, 1 / operation.out_features, kernel) if network.has_batch_norm else NONE,
-        weighted=Weighted(law, operation.in_features, signal.kernel, signal.strays.variance),
+        weighted=Weighted(law, operation.in_features, signal.kernel, signal.strays.variance, signal.strays.third),
         origin=Gaussian(kernel, key_of(node.name)),
     )
 
@@ -104,7 +104,7 @@ def _(operation: ZeroPad, node: Node, network: Network, inputs: list[Signal]) ->
 def _(operation: Activation, node: Node, network: Network, inputs: list[Signal]) -> Signal:
     (signal,) = inputs
     function = activation(operation.function)
-    duals = apply_activation(function, signal.kernel)
+    duals = apply_activation(function, signal.kernel, np.inf if signal.law is None else signal.law.sphere)
     origin = None
     followed: Callable[[], Sample] | None = None
     related: Callable[[float], Relations] = unrelated

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from varprop.simulator.network import BatchNorm
 from varprop.simulator.theory.depthwise import depthwise_law
@@ -13,13 +14,15 @@ from varprop.simulator.theory.sampling import levelled, normalised, shifted
 from varprop.simulator.theory.signal import Signal, fixed
 from varprop.simulator.theory.variance_law import VarianceLaw, quadratic_form_law
 
+Array = NDArray[np.float64]
+
 _VANISHED = 1e-200  # share of a variance in itself and eps
 _MODES = 8  # leading modes of the data that a channel's variance is resolved into
 
 
 def batch_normalised(operation: BatchNorm, signal: Signal) -> Signal:
     """Return the signal after batch normalisation by the statistics of the batch."""
-    sample, origin = None, signal.origin
+    sample, origin, strays = None, signal.origin, signal.strays
     taps = signal.weighted.taps if signal.weighted is not None else None
     if taps is not None:
         assert signal.weighted is not None
@@ -32,6 +35,8 @@ def batch_normalised(operation: BatchNorm, signal: Signal) -> Signal:
             kernel = regridded(kernel, signal.kernel.size)
     else:
         law, kernel = _normalised(signal, operation.eps)
+        if signal.weighted is not None and law.modes is not None:
+            strays = strays.normalised(signal.weighted.spread, law.strayed, _alike(signal.kernel.centred()))
     if signal.sample is not None or (origin is not None and (any(signal.padding) or origin.function is not None)):
         if taps is None:
             law = _sampled_law(signal, law, operation.eps)
@@ -50,7 +55,7 @@ def batch_normalised(operation: BatchNorm, signal: Signal) -> Signal:
         kernel,
         np.zeros_like(kernel.diagonal),
         signal.width,
-        strays=signal.strays,
+        strays=strays,
         origin=origin if sample is None else None,
         sample=sample,
         amplitude=signal.amplitude,
@@ -65,13 +70,15 @@ def _normalised(signal: Signal, eps: float) -> tuple[VarianceLaw, PairKernel]:
     q = centred.second_moment
     scale = float(np.exp(signal.kernel.log_scale)) * signal.edges
     # Layers without weights of their own see a sum of endlessly many.
-    fan_in, strayed, kurtosis = 1e9, 0.0, 0.0
+    fan_in, strayed, kurtosis = 1e9, (0.0, 0.0), 0.0
     if signal.weighted is not None:
         fan_in, kurtosis = float(signal.weighted.fan_in), signal.weighted.law.excess_kurtosis
-        strayed = q**2 * signal.weighted.spread
+        strayed = signal.weighted.spread, signal.weighted.third
     values, vectors = centred.modes(_MODES)
     # A mode below the average of as many as there are weights has no direction of its own.
     values = values[values > q / fan_in]
+    if len(values) and not _stands_out(values[0] / q, _alike(centred), strayed[0]):
+        values = values[:0]
     vectors = vectors[: len(values)]
     rest = max(q - float(values.sum()), 0.0)
     rest_square = max(centred.pair_square_mean() - float(np.sum(values**2)), 0.0)
@@ -88,6 +95,7 @@ def _normalised(signal: Signal, eps: float) -> tuple[VarianceLaw, PairKernel]:
         strayed,
         kurtosis,
     ).scaled(scale, eps)
+    law = replace(law, sphere=_sphere(centred, law.ratio))
     assert law.damping is not None
     more = law.damping[:-1] / law.damping[-1] - 1.0
     layout = centred.layout
@@ -117,5 +125,30 @@ def _sampled_law(signal: Signal, gaussian: VarianceLaw, eps: float) -> VarianceL
         v = size + np.sqrt(max(1.0 - noise / spread, 0.0)) * (v - size)
     v = v * (gaussian.mean / size)
     inverse = 1.0 / (v + eps)
-    degree = float(np.mean(v * inverse**2) / inverse.mean())
-    return VarianceLaw(gaussian.mean, float(np.mean(v * inverse)), float(inverse.mean()), float(inverse.mean()), degree)
+    return VarianceLaw(gaussian.mean, float(np.mean(v * inverse)), float(inverse.mean()), float(inverse.mean()))
+
+
+def _sphere(centred: PairKernel, ratio: float) -> float:
+    """Return the dimensions of the sphere that a channel's points lie on once divided by their variance.
+
+    z / sqrt(v + eps) has E z^4 / (E z^2)^2 = 3 - 6 p (2 r - r^2) to first order in the mean p of the squared
+    correlation of two points, r = v / (v + eps); on a sphere of d dimensions it is 3 d / (d + 2). Without eps and
+    with independent samples, d = B - 1 is exact.
+    """
+    bent = _alike(centred) * ratio * (2.0 - ratio)
+    return 1.0 / bent if bent > 0 else np.inf
+
+
+def _alike(kernel: PairKernel) -> float:
+    """Return the mean squared correlation of two points."""
+    return min(kernel.pair_square_mean() / kernel.second_moment**2, 1.0) if kernel.second_moment else 1.0
+
+
+def _stands_out(share: float, alike: float, strayed: float) -> bool:
+    """Tell whether the largest mode stands out of those that straying entries make of all others.
+
+    Where a covariance is random, of relative variance c, a single direction that differs shows only by more than
+    1 + sqrt(c) of the others' level (Baik, Ben Arous & Peche, Annals of Probability 33, 2005, theorem 1.1): that level
+    is `alike` of the whole, the mean squared correlation of two points, and c = strayed / alike.
+    """
+    return share > alike + float(np.sqrt(strayed * alike))

@@ -55,13 +55,15 @@ class Gaussian:
 class Weighted:
     """What batch normalisation and the backward pass need to know of a weighted layer.
 
-    `spread` is the relative variance of an entry of the kernel that all its outputs share.
+    `spread` and `third` are the relative variance of an entry of the kernel that all its outputs share, and the third
+    moment of such entries, as in `Strays`.
     """
 
     law: WeightLaw
     fan_in: int
     input: PairKernel
     spread: float = 0.0
+    third: float = 0.0
     window: Window | None = None
     taps: Taps | None = None
 

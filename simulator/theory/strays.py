@@ -28,12 +28,16 @@ class Strays:
     ----------
     sources
         Coefficient of every source.
+    third
+        Mean product of the deviations of the three pairs among three samples. Of products of n Gaussian channels it is
+        1 / n^2.
     places
         Correlation of the deviations at two positions of the map, shape (positions, positions); None for one position
         or where nothing strays. A window over a small map makes them alike, and the next one averages nothing out.
     """
 
     sources: Mapping[str, float] = field(default_factory=dict)
+    third: float = 0.0
     places: Array | None = None
 
     @property
@@ -43,7 +47,8 @@ class Strays:
 
     def times(self, factor: float) -> Strays:
         """Return what is left after an operation that multiplies small deviations by a factor."""
-        return replace(self, sources={source: factor * c for source, c in self.sources.items()})
+        sources = {source: factor * c for source, c in self.sources.items()}
+        return replace(self, sources=sources, third=self.third * factor**3)
 
     def plus(self, name: str, variance: float, kernel: PairKernel) -> Strays:
         """Return the deviation with a source more: channels whose products are those of Gaussian ones with a kernel."""
@@ -52,7 +57,36 @@ class Strays:
         before, fresh = self.variance, _alike(kernel)
         known = self.places if self.places is not None and len(self.places) == len(fresh) else fresh
         places = (before * known + variance * fresh) / (before + variance)
-        return Strays({**self.sources, name: sqrt(variance)}, places)
+        # A random covariance of relative variance 1 / n of that of the channels before.
+        third = self.third + 3 * before * variance + variance**2
+        return Strays({**self.sources, name: sqrt(self.sources.get(name, 0.0) ** 2 + variance)}, third, places)
+
+    def normalised(self, before: float, after: tuple[float, float], plain: float) -> Strays:
+        """Return the deviation after the channels of a weighted layer were divided by their variances.
+
+        The kernel is a mean of n matrices of rank and trace one, so that with A their expectation, given the layers
+        before, E tr K^2 = 1 / n + (1 - 1/n) tr A^2 and E tr K^3 = 1 / n^2 + 3 / n (1 - 1/n) tr A^2 + (1 - 1/n) (1 -
+        2/n) tr A^3.
+
+        Parameters
+        ----------
+        before, after
+            Variance of what the layer's input strayed by; variance and third moment of what that is in A.
+        plain
+            tr A^2 of the expected kernel, (tr A)^2 being one.
+        """
+        fresh = self.variance - before
+        if fresh <= 0:
+            return self
+        variance, third = after
+        left = variance * (1 - fresh)
+        factor = sqrt(left / before) if before > 0 else 0.0
+        *others, newest = self.sources.items()
+        sources = {name: factor * c for name, c in others}
+        inherited = max(left - sum(c * c for c in sources.values()), 0.0)
+        sources[newest[0]] = sqrt(inherited + fresh * (1 - plain))
+        third = (1 - fresh) * (1 - 2 * fresh) * third + 3 * left * fresh * (1 - 2 * plain)
+        return replace(self, sources=sources, third=third + (1 - plain) * (1 - 2 * plain) * fresh**2)
 
     def padded(self, size: Size, rows: tuple[tuple[int, int], tuple[int, int]]) -> Strays:
         """Return the deviation on a map with zeros around it."""
@@ -78,7 +112,9 @@ class Strays:
         places = half @ weights.T
         level = float(np.trace(places)) / len(places)
         kept = float(np.trace(half)) / len(half) if len(half) == half.shape[1] else level
-        return replace(self.times(min(kept, sqrt(level))), places=places / level), self.variance * level
+        # Of the third moment a mean over independent places keeps as much as of the variance, squared.
+        left = replace(self.times(min(kept, sqrt(level))), third=self.third * level**2, places=places / level)
+        return left, self.variance * level
 
 
 NONE = Strays()
@@ -95,11 +131,12 @@ def _alike(kernel: PairKernel) -> Array:
 def together(shares: Sequence[float], parts: Sequence[Strays]) -> Strays:
     """Return the deviation of a sum, given the terms' shares in it."""
     total: dict[str, float] = {}
+    third = sum(share**3 * part.third for share, part in zip(shares, parts, strict=True))
     for share, part in zip(shares, parts, strict=True):
         for source, c in part.sources.items():
             total[source] = total.get(source, 0.0) + share * c
     weights = [share**2 * part.variance for share, part in zip(shares, parts, strict=True)]
     known = [(w, part.places) for w, part in zip(weights, parts, strict=True) if part.places is not None and w > 0]
     if not known or len({len(places) for _, places in known}) > 1:
-        return Strays(total)
-    return Strays(total, np.asarray(sum(w * places for w, places in known)) / sum(w for w, _ in known))
+        return Strays(total, third)
+    return Strays(total, third, np.asarray(sum(w * places for w, places in known)) / sum(w for w, _ in known))

@@ -13,6 +13,32 @@ _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(16)
 
 
 @dataclass(frozen=True)
+class Modes:
+    """The modes of the data that a channel's variance v = sum_i lambda_i xi_i^2 consists of, several alike as one.
+
+    Attributes
+    ----------
+    counts
+        How many there are of each kind; all others of `dimensions` are idle.
+    dimensions
+        Number of weights.
+    shares
+        lambda_i / E v of each.
+    damped
+        E[lambda_i xi_i^2 / (v + eps)] / E[v / (v + eps)]: its share of the normalised channels' kernel.
+    passed
+        E[xi_i^2 / (v + eps)] / E[1 / (v + eps)]: of the gradient's second moment, what comes back along it through a
+        channel's own weights.
+    """
+
+    counts: Array
+    dimensions: float
+    shares: Array
+    damped: Array
+    passed: Array
+
+
+@dataclass(frozen=True)
 class VarianceLaw:
     """Expectations over channels of functions of a channel's variance v over batch and positions.
 
@@ -26,8 +52,6 @@ class VarianceLaw:
         E[1 / (v + eps)]: factor of the gradient.
     weighted_inverse
         E[|w|^2 / (v + eps)] / E[|w|^2]: the same seen through the channel's own weights w, which made v what it is.
-    degree
-        E[v / (v + eps)^2] / E[1 / (v + eps)]: minus half the logarithmic derivative of `inverse` by the data's scale.
     damping
         Of each leading mode of the kernel, E[xi^2 / (v + eps)] for its share xi of the weights; the last entry is that
         of all other modes.
@@ -35,16 +59,24 @@ class VarianceLaw:
         Of a depthwise kernel E[w_k w_l / (v + eps)], shape (taps, taps); else None.
     tilt
         Of a depthwise layer the mean product of this factor and the inputs' own 1 / (v + eps), over that of the means.
+    sphere
+        Dimensions of the sphere that a normalised channel's points lie on; infinite where they count as Gaussian.
+    modes
+        Of a layer that sums over many channels.
+    strayed
+        By how much the kernel of a single draw strays after the division: see `Strays`, variance and third moment.
     """
 
     mean: float
     ratio: float
     inverse: float
     weighted_inverse: float
-    degree: float = 1.0
     damping: Array | None = None
     taps: Array | None = None
     tilt: float = 1.0
+    sphere: float = np.inf
+    modes: Modes | None = None
+    strayed: tuple[float, float] = (0.0, 0.0)
 
     def scaled(self, scale: float, eps: float) -> VarianceLaw:
         """Law of `scale` times v, where this one is for eps / scale."""
@@ -62,7 +94,7 @@ class VarianceLaw:
 def _nothing(eps: float, modes: int) -> VarianceLaw:
     """Law of a variance that is zero."""
     inverse = 1.0 / eps if eps > 0 else np.inf
-    return VarianceLaw(0.0, 0.0, inverse, inverse, 0.0, np.full(modes, inverse))
+    return VarianceLaw(0.0, 0.0, inverse, inverse, np.full(modes, inverse))
 
 
 def quadratic_form_law(
@@ -71,30 +103,29 @@ def quadratic_form_law(
     rest_square: float,
     dimensions: float,
     eps: float,
-    strayed: float = 0.0,
+    strayed: tuple[float, float] = (0.0, 0.0),
     excess_kurtosis: float = 0.0,
 ) -> VarianceLaw:
     """Law of v = sum_i lambda_i xi_i^2 over independent standard normal xi.
 
     The leading eigenvalues are kept. The rest, of sum `rest` and sum of squares `rest_square`, would be equal ones if
-    the kernel were what it is expected to be. A finite number of channels spreads them as those of a random covariance,
-    by Marchenko and Pastur's law with mean one and variance c, of which two nodes are kept: those of its Gauss
-    quadrature, with the same first four moments. By E[1/(v + eps)] = int_0^inf exp(-eps t)
-    prod_i (1 + 2 lambda_i t)^(-1/2) dt, and a further factor 1/(1 + 2 lambda_i t) for E[xi_i^2/(v + eps)].
+    the kernel were what it is expected to be. A finite number of channels spreads them as those of a random covariance
+    (`_spread`). By E[1/(v + eps)] = int_0^inf exp(-eps t) prod_i (1 + 2 lambda_i t)^(-1/2) dt, and a further factor
+    1/(1 + 2 lambda_i t) for E[xi_i^2/(v + eps)].
 
     Parameters
     ----------
     dimensions
         Number of weights that a channel sums over; directions beyond those with an eigenvalue do not enter v.
     strayed
-        What the sum of squares gains in a single draw of the layers before.
+        Variance and third moment of the entries' relative deviations in a single draw of the layers before.
     excess_kurtosis
         Of the weights.
     """
     total = float(leading.sum()) + rest
     if total <= 0.0 or np.isinf(eps):
         return _nothing(eps, len(leading) + 1)
-    counts, levels = _levels(rest, rest_square, max(dimensions - len(leading), 1.0), strayed)
+    counts, levels = _levels(rest, rest_square, max(dimensions - len(leading), 1.0), strayed, total)
     live = float(counts.sum())
     # Weights that are not Gaussian spread v more or less, as if there were fewer or more of them.
     plain = float(counts @ levels**2)
@@ -113,24 +144,71 @@ def quadratic_form_law(
     inverse = float(mass.sum())
     own, others = ((mass / (1 + 2 * np.outer(values, t))).sum(axis=1) for values in (leading, equal))
     # The mean damping of the rest, each of its directions counted with what it adds to v.
-    damping = np.append(own, others @ (counts * levels) / rest if rest > 0 else inverse)
+    left = float(others @ (counts * levels))
+    damping = np.append(own, left / rest if rest > 0 else inverse)
     idle = max(dimensions - len(leading) - live, 0.0)
     weighted = (float(own.sum()) + float(counts @ others) + idle * inverse) / max(dimensions, len(leading))
     ratio = 1.0 - eps * inverse
     if ratio < 0.5:
         # v / (v + eps) as the sum of its directions' shares, which does not cancel.
         ratio = float(leading @ damping[:-1]) + rest * float(damping[-1])
-    degree = 1.0 - eps * float(mass @ t) / inverse
-    return VarianceLaw(total, ratio, inverse, weighted, degree, damping)
+    every, seen = np.concatenate([leading, levels]), np.concatenate([own, others])
+    modes = Modes(
+        np.concatenate([np.ones(len(leading)), counts]), dimensions, every / total, every * seen / ratio, seen / inverse
+    )
+    after = _moments(counts, levels * others / left) if left > 0 else (0.0, 0.0)
+    share = left / ratio
+    return VarianceLaw(
+        total, ratio, inverse, weighted, damping, modes=modes,
+        strayed=_strayed(after, rest_square / rest**2 if rest > 0 else 0.0, share),
+    )  # fmt: skip
 
 
-def _levels(rest: float, rest_square: float, dimensions: float, strayed: float) -> tuple[Array, Array]:
-    """Return how many eigenvalues there are of two sizes, and these sizes."""
+def _levels(
+    rest: float, rest_square: float, dimensions: float, strayed: tuple[float, float], total: float
+) -> tuple[Array, Array]:
+    """Return how many eigenvalues there are of a few sizes, and these sizes.
+
+    A deviation of entries by s adds s to the mean square of all pairs, and by its third moment t 3 s p + t to that of
+    the triple products, p being the one without.
+    """
     if rest <= 0:
-        return np.zeros(2), np.zeros(2)
-    live = min(rest**2 / max(rest_square, 1e-9 * rest**2), dimensions)
-    c = max(live * (rest_square + strayed) / rest**2 - 1.0, 1e-9)
-    root = float(np.sqrt(c + c * c / 4))
-    share = 0.5 - c / (4 * root)
-    high = 1 + c / 2 + root
-    return live * np.array([share, 1 - share]), rest / live * np.array([high, 1 / high])
+        return np.zeros(3), np.zeros(3)
+    plain = max(rest_square / rest**2, 1e-9)
+    live = min(1 / plain, dimensions)
+    variance, third = strayed[0] * (total / rest) ** 2, strayed[1] * (total / rest) ** 3
+    c = max(live * (plain + variance) - 1.0, 1e-9)
+    skew = (live**2 * (plain**2 + 3 * variance * plain + third) - 1.0 - 3.0 * c) / c**2
+    shares, sizes = _spread(c, skew)
+    return live * shares, rest / live * sizes
+
+
+def _spread(c: float, skew: float) -> tuple[Array, Array]:
+    """Return weights and nodes of a Gauss rule for the spectrum of a random covariance, of mean one.
+
+    Layers multiply such spectra freely. The product of k like those of Marchenko and Pastur, of variance c in all, has
+    the S-transform (1 + c z / k)^-k and thus free cumulants binom(k n, n - 1) (c / k)^(n - 1) / n, of which the third
+    is skew c^2 with skew = (3 - 1/k) / 2: that decides k (Mingo & Speicher, "Free Probability and Random Matrices",
+    2017, chapters 2 and 4). The rule with the first six moments has the Jacobi matrix below.
+    """
+    skew = min(max(skew, 1.0), 1.5)
+    u = 3.0 - 2.0 * skew
+    fourth, fifth = (4 - u) * (2 - u) / 3, (5 - u) * (5 - 2 * u) * (5 - 3 * u) / 24
+    wider = 1 + c * (1 - u) * (5 - u) / 12
+    last = c * (skew + c * (fifth - 2 * skew * fourth + skew**3)) / wider
+    first, second = np.sqrt(c), np.sqrt(c * wider)
+    jacobi = np.array([[1.0, first, 0.0], [first, 1 + skew * c, second], [0.0, second, 1 + last]])
+    sizes, vectors = np.linalg.eigh(jacobi)
+    return vectors[0] ** 2, np.maximum(sizes, 0.0)
+
+
+def _moments(counts: Array, shares: Array) -> tuple[float, float]:
+    """Return the sums of squares and of cubes of shares that sum to one."""
+    return float(counts @ shares**2), float(counts @ shares**3)
+
+
+def _strayed(moments: tuple[float, float], plain: float, share: float) -> tuple[float, float]:
+    """Return what such sums say of the entries' deviations: the reverse of `_levels`."""
+    variance = max(moments[0] - plain, 0.0)
+    third = max(moments[1] - 3 * variance * plain - plain**2, 0.0)
+    return variance * share**2, third * share**3
