@@ -88,3 +88,6 @@ shape is that of a family: 1 / dimensions of what a layer changes, beyond the dr
 
 DEEP_LINEAR = 0.012
 """The same for a step of the gradient through one layer of a deep linear net of width 128 or more."""
+
+NEAR = 4e-3
+"""Granted beyond standard errors to means over draws that hardly differ: twice the noise of 256 sampled channels."""

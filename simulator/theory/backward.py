@@ -261,6 +261,9 @@ def _(
     draws = _after(gradient, lambda found: found.times(function.derivative(source.draw().values)))
     if gradient.tied and draws is not None:
         kernel = corrected(kernel, draws())
+    amplitude = gradient.amplitude
+    if output.slopes is not None:
+        amplitude = output.slopes if amplitude is None else amplitude * output.slopes
     return [
         replace(
             gradient,
@@ -269,6 +272,7 @@ def _(
             tilt=tilt,
             selection=1.0,
             relations=related,
+            amplitude=amplitude,
             drawn=draws,
             tied=True,
             opposition=opposition,

@@ -38,10 +38,13 @@ def convolved(operation: Conv2d, node: Node, network: Network, signal: Signal) -
     )
     covariance = tap_covariance(signal.kernel, window)
     strays, spread = _strays(operation, signal, window)
-    source, sample, taps, amplitude = signal.kernel, None, None, None
+    source, sample, taps, amplitude, common = signal.kernel, None, None, None, None
     if signal.amplitude is not None:
         full = replace(window, inside=False)
         amplitude = window_sum(signal.amplitude, full) / window.taps
+        under = np.append(signal.common_root.ravel(), 0.0)[full.index(_size(signal.amplitude))]
+        under *= np.sqrt(window.shares / window.taps)[:, None]
+        common = (under.mean(axis=1) @ under).reshape(amplitude.shape)
     if operation.depthwise:
         edges = 1.0 if amplitude is None else float(amplitude.mean())
         expected = covariance * (edges * float(np.exp(signal.kernel.log_scale)))
@@ -57,7 +60,7 @@ def convolved(operation: Conv2d, node: Node, network: Network, signal: Signal) -
             kernel = regridded(kernel, cut_out(node.shape))
             sample = None if sample is None else regrown(sample, window.out_size(signal.kernel.size), kernel.size)
         if kernel.size == amplitude.shape:
-            kernel, amplitude = with_edges(kernel, amplitude), None
+            kernel, amplitude, common = with_edges(kernel, amplitude, under.T @ under), None, None
     kernel = with_bias(kernel, node, network)
     shared = strays.plus(node.name, spread - strays.variance, kernel)
     if network.has_batch_norm:
@@ -74,7 +77,12 @@ def convolved(operation: Conv2d, node: Node, network: Network, signal: Signal) -
         sample=fixed(sample),
         behind=behind,
         amplitude=amplitude,
+        common=common,
     )
+
+
+def _size(field: Array) -> Size:
+    return field.shape[0], field.shape[1]
 
 
 def _unpadded(signal: Signal) -> Size:
@@ -158,10 +166,17 @@ def _pooled_over_samples(kernel: PairKernel) -> tuple[PairKernel, float]:
     return together, max(lost, 0.0) / after.second_moment**2 if after.second_moment > 0 else 0.0
 
 
-def with_edges(kernel: PairKernel, amplitude: Array) -> PairKernel:
-    """Return the kernel on a whole map from that of its inside and the second moments at its positions."""
+def with_edges(kernel: PairKernel, amplitude: Array, common: Array | None = None) -> PairKernel:
+    """Return the kernel on a whole map from that of its inside and the second moments at its positions.
+
+    `common` is the share of what all points have in common that two positions keep, shape (positions, positions), if
+    that is not as their deviations are.
+    """
     root = np.sqrt(amplitude.ravel())
-    return replace(kernel, values=kernel.values * root[:, None] * root[None, :])
+    sizes = np.outer(root, root)
+    if common is None:
+        return replace(kernel, values=kernel.values * sizes)
+    return replace(kernel, values=kernel.values * sizes + kernel.pair_mean * (common - sizes))
 
 
 def regrown(sample: Sample, size: Size, wanted: Size) -> Sample:

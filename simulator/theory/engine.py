@@ -61,7 +61,7 @@ def predict(network: Network, batch: Batch, *, profile: bool = False) -> Report:
         gradients = _backward(network, signals)
         forward, backward = log_laws(network, signals, gradients)
     rows = [
-        _moments(signal.kernel, signal.edges, float(signal.mean.mean()), spread)
+        _moments(signal.kernel, signal.edges, float(signal.mean.mean()), spread, _common(signal))
         if signal.known is None
         else _known_moments(signal.known)
         for signal, spread in zip(signals, forward, strict=True)
@@ -147,9 +147,14 @@ def _known_moments(values: Array) -> Moments:
     return Moments(float(values.mean()), square, float(channel_variance(values).mean()), log, log, 0.0)
 
 
-def _moments(kernel: PairKernel, edges: float, mean: float, law: LogLaw | None) -> Moments:
+def _common(signal: Signal) -> float:
+    """Mean product of all pairs of points of a map relative to the kernel's."""
+    return 1.0 if signal.amplitude is None else float(signal.common_root.mean()) ** 2
+
+
+def _moments(kernel: PairKernel, edges: float, mean: float, law: LogLaw | None, common: float | None = None) -> Moments:
     q = kernel.second_moment * edges
-    variance = max(q - kernel.pair_mean * edges, 0.0)
+    variance = max(q - kernel.pair_mean * (edges if common is None else common), 0.0)
     log = float(np.log(q)) + kernel.log_scale if q > 0 else -np.inf
     with np.errstate(over="ignore", under="ignore"):
         mean = mean * float(np.exp(kernel.log_scale / 2)) if mean else 0.0

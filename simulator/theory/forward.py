@@ -37,7 +37,7 @@ from varprop.simulator.theory.relations import Relations, relations, unrelated
 from varprop.simulator.theory.sampling import Sample, activated, controlled, correct, cropped_piece
 from varprop.simulator.theory.signal import Gaussian, Signal, Weighted, fixed, key_of
 from varprop.simulator.theory.strays import NONE
-from varprop.simulator.theory.sums import added
+from varprop.simulator.theory.sums import added, edges_after_sum
 
 Array = NDArray[np.float64]
 
@@ -125,6 +125,7 @@ def _(operation: Activation, node: Node, network: Network, inputs: list[Signal])
             points = signal.kernel.layout.batch * node.shape[1] * node.shape[2]
             related = partial(relations, taps, size, inside, points)
     out = duals.kernel
+    amplitude, slopes, means = _edges_after(function, signal)
     strays = signal.strays
     if network.has_batch_norm:
         # A channel's kernel is another after the activation, and the more so the less linear that is.
@@ -137,7 +138,9 @@ def _(operation: Activation, node: Node, network: Network, inputs: list[Signal])
         strays=strays,
         origin=origin,
         sample=followed,
-        amplitude=None if signal.amplitude is None else _edges_after(function, signal, out),
+        amplitude=amplitude,
+        common=None if means is None else means * float(means.mean()),
+        slopes=slopes,
         relations=related,
         duals=duals,
     )
@@ -161,18 +164,22 @@ def _response(signal: Signal, out: PairKernel, duals: Duals) -> float:
     return scale * duals.derivative.pair_mean * before / after
 
 
-def _edges_after(function: ActivationFunction, signal: Signal, out: PairKernel) -> Array:
-    """Second moments over a large map after an activation, relative to its inside."""
-    assert signal.amplitude is not None
-    if function.homogeneous or not signal.kernel.second_moment:
-        return signal.amplitude
+def _edges_after(function: ActivationFunction, signal: Signal) -> tuple[Array | None, Array | None, Array | None]:
+    """Second moments of phi and phi', and the mean of phi, over a large map, relative to its inside."""
+    if signal.amplitude is None or not signal.kernel.second_moment:
+        return signal.amplitude, None, None
+    if signal.terms:
+        return edges_after_sum(function, signal.terms)
+    if function.homogeneous:
+        return signal.amplitude, None, None
     log_inside = float(np.log(signal.kernel.second_moment)) + signal.kernel.log_scale
     inside = float(np.exp(np.clip(log_inside, -FAR, FAR)))  # beyond, every activation is its germ
     levels, where = np.unique(np.round(signal.amplitude, 6), return_inverse=True)
     # From the table that the kernel itself comes from: quadrature at every level took most of a deep net's time.
-    _, (second, _, _) = hermite_expansion(function, np.sqrt(np.append(levels, 1.0) * inside))
-    moments = second[:-1] / second[-1]
-    return np.asarray(moments[where].reshape(signal.amplitude.shape), dtype=np.float64)
+    _, moments = hermite_expansion(function, np.sqrt(np.append(levels, 1.0) * inside))
+    size = signal.amplitude.shape
+    values, slopes = (row[:-1] / row[-1] if row[-1] > 0 else np.ones(len(levels)) for row in moments[:2])
+    return values[where].reshape(size), slopes[where].reshape(size), None
 
 
 @propagate.register

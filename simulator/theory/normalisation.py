@@ -23,6 +23,7 @@ _MODES = 8  # leading modes of the data that a channel's variance is resolved in
 def batch_normalised(operation: BatchNorm, signal: Signal) -> Signal:
     """Return the signal after batch normalisation by the statistics of the batch."""
     sample, origin, strays = None, signal.origin, signal.strays
+    amplitude, edges = signal.amplitude, signal.edges
     taps = signal.weighted.taps if signal.weighted is not None else None
     if taps is not None:
         assert signal.weighted is not None
@@ -34,20 +35,22 @@ def batch_normalised(operation: BatchNorm, signal: Signal) -> Signal:
         if kernel.size != signal.kernel.size:
             kernel = regridded(kernel, signal.kernel.size)
     else:
-        law, kernel = _normalised(signal, operation.eps)
+        amplitude = _centred_edges(signal)
+        edges = 1.0 if amplitude is None else float(amplitude.mean())
+        law, kernel = _normalised(signal, operation.eps, edges)
         if signal.weighted is not None and law.modes is not None:
             strays = strays.normalised(signal.weighted.spread, law.strayed, _alike(signal.kernel.centred()))
     if signal.sample is not None or (origin is not None and (any(signal.padding) or origin.function is not None)):
         if taps is None:
             law = _sampled_law(signal, law, operation.eps)
-        found = normalised(signal.draw(), operation.eps, law.mean, signal.edges)
+        found = normalised(signal.draw(), operation.eps, law.mean, edges)
         sample = fixed(found)
         if taps is None:
             kernel = shifted(levelled(kernel, found), found)
     elif origin is not None:
-        origin = replace(origin, eps=operation.eps, variance=law.mean, edges=signal.edges)
+        origin = replace(origin, eps=operation.eps, variance=law.mean, edges=edges)
     if law.ratio > _VANISHED:
-        kernel = replace(kernel, log_scale=0.0).scaled(law.ratio / (kernel.second_moment * signal.edges))
+        kernel = replace(kernel, log_scale=0.0).scaled(law.ratio / (kernel.second_moment * edges))
     else:
         # Far below eps the variance says nothing any more, and may be out of range.
         kernel = signal.kernel.centred().scaled(1 / operation.eps if operation.eps > 0 else 0.0)
@@ -58,17 +61,26 @@ def batch_normalised(operation: BatchNorm, signal: Signal) -> Signal:
         strays=strays,
         origin=origin if sample is None else None,
         sample=sample,
-        amplitude=signal.amplitude,
+        amplitude=amplitude,
         law=law,
         behind=signal.behind,
     )
 
 
-def _normalised(signal: Signal, eps: float) -> tuple[VarianceLaw, PairKernel]:
+def _centred_edges(signal: Signal) -> Array | None:
+    """Second moments over a large map once each channel's mean over data and positions is gone, over those inside."""
+    kernel, inside = signal.kernel, signal.kernel.second_moment - signal.kernel.pair_mean
+    if signal.amplitude is None or signal.common is None or inside <= 0.0:
+        return signal.amplitude
+    product = kernel.pair_mean * (float(signal.common.mean()) - 2 * signal.common)
+    return np.asarray((kernel.second_moment * signal.amplitude + product) / inside)
+
+
+def _normalised(signal: Signal, eps: float, edges: float) -> tuple[VarianceLaw, PairKernel]:
     """Law of a channel's variance that sums many modes of the data, and the kernel after division, up to a factor."""
     centred = signal.kernel.centred()
     q = centred.second_moment
-    scale = float(np.exp(signal.kernel.log_scale)) * signal.edges
+    scale = float(np.exp(signal.kernel.log_scale)) * edges
     # Layers without weights of their own see a sum of endlessly many.
     fan_in, strayed, kurtosis = 1e9, (0.0, 0.0), 0.0
     if signal.weighted is not None:

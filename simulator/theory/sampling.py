@@ -251,17 +251,22 @@ def shifted(kernel: PairKernel, sample: Sample) -> PairKernel:
     """Move a kernel's averages to those of sampled channels.
 
     The shift is one number for each offset between two positions, within a sample and between samples: few enough that
-    the noise of the sample stays small.
+    the noise of the sample stays small. It is a correlation's: points differ in size, and products with them.
     """
     layout = kernel.layout
     same, cross = _kernels(sample.values)
     numbers = offsets(kernel.size)
     values = kernel.values * float(np.exp(kernel.log_scale))
-    values[: layout.profiles] += _by_offset(same - values[: layout.profiles].mean(axis=0), numbers)
+    size = np.sqrt(np.maximum(kernel.diagonal, 0.0))
+    sizes = size[layout.left][:, :, None] * size[layout.right][:, None, :]
+    parts = [(slice(layout.profiles), same, layout.weight[: layout.profiles])]
     if len(layout.left) > layout.profiles:
-        share = layout.weight[layout.profiles :]
-        missing = cross - np.tensordot(share / share.sum(), values[layout.profiles :], axes=1)
-        values[layout.profiles :] += _by_offset((missing + missing.T) / 2, numbers)
+        parts.append((slice(layout.profiles, None), (cross + cross.T) / 2, layout.weight[layout.profiles :]))
+    for blocks, wanted, weight in parts:
+        share = weight / weight.sum()
+        missing = _by_offset(wanted - np.tensordot(share, values[blocks], axes=1), numbers)
+        unit = _by_offset(np.tensordot(share, sizes[blocks], axes=1), numbers)
+        values[blocks] += sizes[blocks] * np.divide(missing, unit, out=np.zeros_like(unit), where=unit > 0)
     return replace(kernel, values=values, log_scale=0.0).scaled(1.0)
 
 

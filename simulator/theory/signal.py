@@ -96,6 +96,13 @@ class Signal:
     data
         Of a map of these that only dense layers look at, the chosen samples, shape (profiles, channels, height, width):
         their kernel is worked out where it is needed, on the convolution's output.
+    common
+        Of such a map: mean product of every position with all others, over that inside, where it does not fall off as
+        the deviations do. Padding takes a tap from one of two positions, and what they have in common goes with it.
+    terms
+        Of a sum on a larger map, the terms: their edges may differ, and with them the sum's law at a position.
+    slopes
+        Of an activation on a larger map: E phi'^2 at every position over that inside, shape (height, width).
     behind
         Behind a depthwise layer its taps and input map, until the next activation has looked at them.
     duals, law, relations
@@ -113,6 +120,9 @@ class Signal:
     amplitude: Array | None = None
     known: Array | None = None
     data: Array | None = None
+    common: Array | None = None
+    terms: tuple[Signal, ...] = ()
+    slopes: Array | None = None
     duals: Duals | None = None
     law: VarianceLaw | None = None
     behind: tuple[Taps, Size] | None = None
@@ -122,6 +132,15 @@ class Signal:
     def edges(self) -> float:
         """Second moment over the whole map relative to the kernel's."""
         return 1.0 if self.amplitude is None else float(self.amplitude.mean())
+
+    @property
+    def common_root(self) -> Array:
+        """Root of what two positions of a large map have in common: the product of theirs, if that is of rank one."""
+        assert self.amplitude is not None
+        if self.common is None:
+            return np.sqrt(self.amplitude)
+        whole = float(self.common.mean())
+        return self.common / np.sqrt(whole) if whole > 0 else np.zeros_like(self.common)
 
     @property
     def gaussian(self) -> Gaussian | None:

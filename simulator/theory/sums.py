@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache, reduce
 from itertools import combinations
@@ -9,6 +10,7 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
+from varprop.simulator.activations import ActivationFunction
 from varprop.simulator.network import Network, Node
 from varprop.simulator.theory.pairs import PairKernel, plus
 from varprop.simulator.theory.sampling import crossed, of_size
@@ -16,6 +18,8 @@ from varprop.simulator.theory.signal import Gaussian, Signal, key_of
 from varprop.simulator.theory.strays import NONE, Strays, together
 
 Array = NDArray[np.float64]
+
+_DIGITS = 2  # of the terms' deviations at a position, over those inside, that are told apart
 
 
 def added(node: Node, network: Network, inputs: list[Signal]) -> Signal:
@@ -49,6 +53,8 @@ def added(node: Node, network: Network, inputs: list[Signal]) -> Signal:
         origin=origin,
         sample=sample,
         amplitude=_edges_of_sum(inputs, kernel),
+        common=_common_of_sum(inputs),
+        terms=() if inputs[0].amplitude is None else tuple(inputs),
     )
 
 
@@ -68,9 +74,13 @@ def _of_means(one: Signal, other: Signal) -> PairKernel:
 
 
 def _summed(inputs: list[Signal]) -> Array:
-    drawn = [signal.draw().values for signal in inputs]
+    return np.asarray(np.sum(_alike([signal.draw().values for signal in inputs]), axis=0))
+
+
+def _alike(drawn: list[Array]) -> list[Array]:
+    """Keep the channels and samples that all terms have."""
     channels, samples = (min(values.shape[axis] for values in drawn) for axis in (0, 1))
-    return np.asarray(np.sum([values[:channels, :samples] for values in drawn], axis=0))
+    return [values[:channels, :samples] for values in drawn]
 
 
 def _edges_of_sum(inputs: list[Signal], kernel: PairKernel) -> Array | None:
@@ -81,3 +91,34 @@ def _edges_of_sum(inputs: list[Signal], kernel: PairKernel) -> Array | None:
     # What branches have in common is taken to fall off at the edges as the branches do.
     sizes = [s.kernel.second_moment * float(np.exp(s.kernel.log_scale - kernel.log_scale)) for s in inputs]
     return np.average(fields, axis=0, weights=sizes)
+
+
+def _common_of_sum(inputs: list[Signal]) -> Array | None:
+    """Return `Signal.common` of a sum, each term counted with its mean product."""
+    if any(signal.amplitude is None for signal in inputs):
+        return None
+    top = max(signal.kernel.log_scale for signal in inputs)
+    sizes = [abs(s.kernel.pair_mean) * float(np.exp(s.kernel.log_scale - top)) for s in inputs]
+    fields = [signal.common_root * float(signal.common_root.mean()) for signal in inputs]
+    return np.average(fields, axis=0, weights=sizes) if any(sizes) else None
+
+
+def edges_after_sum(function: ActivationFunction, terms: Sequence[Signal]) -> tuple[Array, Array, Array]:
+    """Return E phi^2, E phi'^2 and E phi of a sum at every position of a large map, over those inside.
+
+    The sampled channels of each term are brought to its size at the position: where edges take more from one term than
+    from another, the sum has another law there, not just another size.
+    """
+    known = [np.ones(1) if term.amplitude is None else term.amplitude for term in terms]
+    fields = np.sqrt(np.broadcast_arrays(*known))
+    levels, where = np.unique(np.round(fields.reshape(len(terms), -1), _DIGITS), axis=1, return_inverse=True)
+    drawn = _alike([term.draw().values[:, :1] for term in terms])
+    found = []
+    for level in (np.ones(len(terms)), *levels.T):
+        total = np.tensordot(level, drawn, axes=1)
+        value = function.value(total)
+        found.append([np.mean(value**2), np.mean(function.derivative(total) ** 2), np.mean(value)])
+    inside, *rest = np.array(found)
+    relative = np.divide(rest, inside, out=np.ones((len(rest), 3)), where=inside != 0)
+    values, slopes, means = relative[where.ravel()].T.reshape(3, *fields[0].shape)
+    return values, slopes, means
