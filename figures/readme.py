@@ -13,13 +13,22 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from varprop.figures.propagation import save_propagation
-from varprop.simulator.bands import BAND, log_quantile, probability_below
-from varprop.simulator.compare import Agreement, Comparison, summarise
+from varprop.simulator.bands import BAND, log_quantile
+from varprop.simulator.compare import ROUNDING, Agreement, Comparison, summarise
 from varprop.simulator.errors import UserError
 from varprop.simulator.files import write_whole
-from varprop.simulator.propagate import Run, Settings, prepare, propagate
+from varprop.simulator.montecarlo.aggregate import summarize
+from varprop.simulator.montecarlo.engine import simulate_trials
+from varprop.simulator.network import BatchNorm
+from varprop.simulator.propagate import Run, Settings, prepare
 from varprop.simulator.report import Report
+from varprop.simulator.theory import predict
+
+Array = NDArray[np.float64]
 
 ROOT = Path(__file__).resolve().parents[1]
 PICTURE = Path("figures/mobilenet_v2.png")
@@ -58,46 +67,77 @@ def _mobilenet(framework: str, init: str, source: str, cause: str = "not known",
     return Row(Settings("mobilenet_v2", framework=framework, init=init, input=source, **options), cause)
 
 
-def _resnet(framework: str, source: str, cause: str) -> Row:
-    return Row(Settings("resnet", framework=framework, init="he_normal", input=source, trials=200), cause)
+def _resnet(framework: str, source: str, cause: str, **more: object) -> Row:
+    options: dict[str, Any] = {"trials": 200, **more}
+    return Row(Settings("resnet", framework=framework, init="he_normal", input=source, **options), cause)
 
+
+_LARGE: dict[str, int] = {"size": 96, "batch": 16, "trials": 60}
 
 ROWS = [
     _mobilenet("torch", "he_normal", "gaussian"),
     _mobilenet("keras", "he_normal", "gaussian"),
     _mobilenet("torch", "he_normal", "photo", _FEW_SAMPLES),
     _mobilenet("keras", "he_normal", "photo", _FEW_SAMPLES),
-    _mobilenet("keras", "glorot_normal", "gaussian"),
-    _mobilenet("keras", "random_normal", "gaussian"),
-    _mobilenet("torch", "lecun_normal", "gaussian", _DEVIATIONS, activation="selu"),
-    _mobilenet("keras", "lecun_normal", "gaussian", _DEVIATIONS, activation="selu"),
-    _mobilenet("torch", "he_normal", "gaussian", _SAME_SAMPLE, size=96, batch=16, trials=60),
-    _mobilenet("torch", "he_normal", "photo", f"{_SAME_SAMPLE}; {_FEW_SAMPLES}", size=96, batch=16, trials=60),
+    *(_mobilenet(framework, "glorot_normal", "gaussian") for framework in ("torch", "keras")),
+    *(_mobilenet(framework, "random_normal", "gaussian") for framework in ("torch", "keras")),
+    *(
+        _mobilenet(framework, "lecun_normal", source, cause, activation="selu")
+        for source, cause in (("gaussian", _DEVIATIONS), ("photo", f"{_DEVIATIONS}; {_FEW_SAMPLES}"))
+        for framework in ("torch", "keras")
+    ),
+    *(_mobilenet(framework, "he_normal", "gaussian", _SAME_SAMPLE, **_LARGE) for framework in ("torch", "keras")),
+    _mobilenet("torch", "he_normal", "photo", f"{_SAME_SAMPLE}; {_FEW_SAMPLES}", **_LARGE),
     *(_resnet(framework, "gaussian", _SHORTCUT) for framework in ("torch", "keras")),
     *(_resnet(framework, "photo", f"{_SHORTCUT}; {_FEW_SAMPLES}") for framework in ("torch", "keras")),
+    *(
+        _resnet("torch", source, cause, **{**_LARGE, "trials": 40})
+        for source, cause in (("gaussian", _SHORTCUT), ("photo", f"{_SHORTCUT}; {_FEW_SAMPLES}"))
+    ),
 ]
 
 
-def accuracy_table(runs: Sequence[Run], causes: Sequence[str] | None = None) -> str:
+@dataclass(frozen=True)
+class Measured:
+    """A run, and the log of every node's forward second moment in each of its trials, shape (trials, nodes)."""
+
+    run: Run
+    logs: Array
+
+
+def measure(settings: Settings) -> Measured:
+    """Run both engines, keeping what single trials gave."""
+    problem = prepare(settings)
+    network, batch = problem.network, problem.batch
+    theory = predict(network, batch)
+    forward, backward = simulate_trials(network, batch, trials=settings.trials, seed=settings.seed)
+    settled = {"trials": settings.trials, "seed": settings.seed, "input": batch.source, "batch": len(batch.data)}
+    report = Report("monte-carlo", network, summarize(forward, backward), settled)
+    return Measured(Run(settings, network, theory, report), forward.log_second_moment)
+
+
+def accuracy_table(measured: Sequence[Measured], causes: Sequence[str] | None = None) -> str:
     """Return README's table of differences between theory and Monte Carlo, a row a run.
 
     `worst` includes the run's noise. `accumulated` is the largest difference of the gradient's second moment at any
-    weighted layer. `in band` is the share of draws whose forward second moment lies between the
-    predicted 10% and 90% quantiles, by the measured mean and deviation of its log: the median over layers. The noise is
-    the median over layers of the Monte Carlo's own relative standard error.
+    weighted layer. `in band` is the share of trials whose forward second moment lies between the
+    predicted 10% and 90% quantiles: the median over layers, but for those that a normalisation leaves no spread. The
+    noise is the median over layers of the Monte Carlo's own relative standard error.
     """
     lines = [
         "| network | framework | init, activation | input | forward q: median, worst | backward step: median, worst "
         "| accumulated | in band | noise of q, g | a bound missed, and why |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for run, cause in zip(runs, causes or ["not known"] * len(runs), strict=True):
+    for (run, logs), cause in zip(
+        ((each.run, each.logs) for each in measured), causes or ["not known"] * len(measured), strict=True
+    ):
         if run.comparison is None or run.monte_carlo is None or run.theory is None:
             raise ValueError("accuracy needs both engines")
         found: Comparison = run.comparison
         forward, steps = list(found.forward), [step.agreement for step in found.steps]
         accumulated = _worst([found.backward[step.to] for step in found.steps])
-        band = _in_band(run.theory, run.monte_carlo)
+        band = in_band(run.theory, logs)
         settings = run.settings
         size = next(iter(run.network.nodes)).shape[-1]
         cells = [
@@ -137,13 +177,24 @@ def _worst(agreements: Sequence[Agreement]) -> float:
     return max((row.relative for row in agreements if row.relative is not None), key=abs, default=0.0)
 
 
-def _in_band(theory: Report, measured: Report) -> float | None:
+def in_band(theory: Report, logs: Array) -> float | None:
+    """Return the share of trials within the predicted band, at the median layer; None if no band is known.
+
+    Left out are layers that do not vary: the data, and what a normalisation has brought to one.
+
+    Parameters
+    ----------
+    theory
+        The prediction.
+    logs
+        Of the forward second moments, shape (trials, nodes).
+    """
     shares = []
-    for predicted, found in zip(theory.layers[1:], measured.layers[1:], strict=True):
-        low, high = (log_quantile(predicted.forward, probability) for probability in BAND)
-        if low is not None and high is not None and found.forward.log_second_moment_sd:
-            ends = [probability_below(found.forward, log) for log in (low, high)]
-            shares.append((ends[1] or 0.0) - (ends[0] or 0.0))
+    for node, layer, found in zip(theory.network.nodes[1:], theory.layers[1:], logs.T[1:], strict=True):
+        low, high = (log_quantile(layer.forward, probability) for probability in BAND)
+        varies = not isinstance(node.operation, BatchNorm) and np.ptp(found) > ROUNDING
+        if varies and low is not None and high is not None:
+            shares.append(float(np.mean((low <= found) & (found <= high))))
     return median(shares) if shares else None
 
 
@@ -164,10 +215,10 @@ def fill(text: str, name: str, block: str) -> str:
 
 def main() -> None:
     """Run what README reports, draw its picture and fill in its table."""
-    runs = [propagate(prepare(row.settings)) for row in ROWS]
-    save_propagation(ROOT / PICTURE, runs[:2], ["python", "-m", "varprop.figures.readme"])
+    measured = [measure(row.settings) for row in ROWS]
+    save_propagation(ROOT / PICTURE, [each.run for each in measured[:2]], ["python", "-m", "varprop.figures.readme"])
     readme = ROOT / "README.md"
-    table = accuracy_table(runs, [row.cause for row in ROWS])
+    table = accuracy_table(measured, [row.cause for row in ROWS])
     write_whole(readme, fill(readme.read_text(), "accuracy", table))
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from varprop.figures.propagation import MOST_LABELS, propagation, save_propagation
-from varprop.figures.readme import accuracy_table, fill
+from varprop.figures.readme import Measured, accuracy_table, fill, in_band, measure
 from varprop.simulator.errors import UserError
 from varprop.simulator.propagate import Run, Settings
 from varprop.simulator.report import LayerMoments, Moments, Report
@@ -108,7 +108,7 @@ def test_generated_blocks_of_the_readme_are_replaced_and_nothing_else_is() -> No
 
 
 def test_accuracy_table_says_what_the_comparison_says(run) -> None:
-    row = accuracy_table([run(3)]).splitlines()[2]
+    row = accuracy_table([Measured(run(3), np.zeros((2, 4)))]).splitlines()[2]
     assert row == (
         "| chain | torch |  | gaussian 4 x 4 | 0.00%, +0.00% | 0.00%, +0.00% | +0.00% | - | 10.00%, 10.00% |  |"
     )
@@ -118,5 +118,25 @@ def test_accuracy_table_says_why_a_bound_is_missed(chain, make_report) -> None:
     network, steps = chain(3), np.arange(4.0)
     theory, sample = make_report(network, -steps, steps), make_report(network, -steps, 1.2 * steps, 1e-3)
     missed = Run(Settings("chain"), network, theory, sample)
-    row = accuracy_table([missed], ["a known reason"]).splitlines()[2]
+    row = accuracy_table([Measured(missed, np.zeros((2, 4)))], ["a known reason"]).splitlines()[2]
     assert row.endswith("| step median, step worst, accumulated: a known reason |")
+
+
+def test_draws_in_the_band_are_counted(chain) -> None:
+    """Of normal logs four in five lie between the quantiles of their own law, of twice their spread fewer."""
+    nothing = Moments(0.0, 0.0, 0.0, -math.inf, None, None)
+    layers = [LayerMoments(Moments(0.0, 1.0, 1.0, 0.0, -0.1, sd), nothing) for sd in (0.0, 0.5, 0.5, 0.5)]
+    theory = Report("theory", chain(3), tuple(layers))
+    draws = np.random.default_rng(0).standard_normal((4000, 4)) * [0.0, 0.5, 0.5, 1.0] - 0.1
+    assert in_band(theory, draws) == pytest.approx(0.8, abs=4 * math.sqrt(0.16 / 4000))
+    assert in_band(theory, draws[:, [0, 3, 3, 3]]) == pytest.approx(0.478, abs=4 * math.sqrt(0.25 / 4000))
+    assert in_band(theory, np.zeros((2, 4))) is None
+
+
+def test_what_the_readme_measures_is_what_the_comparison_says() -> None:
+    found = measure(Settings("mlp", depth=2, width=16, batch=4, trials=8, init="he_normal"))
+    assert found.logs.shape == (8, len(found.run.network))
+    assert found.run.comparison is not None
+    measured = found.run.monte_carlo.layers[2].forward
+    assert measured.log_second_moment_mean == pytest.approx(found.logs[:, 2].mean(), rel=1e-12)
+    assert accuracy_table([found]).splitlines()[2].startswith("| mlp | torch | he_normal |")
