@@ -40,6 +40,7 @@ def test_prediction_is_the_peak(name, options, batch, trials, huge, monkeypatch)
         monkeypatch.setattr(module, "HUGE", huge)
     network = build(name, **options)
     plan, pool = plan_of(network, batch), Pool(np.float32)
+    assert plan.columns  # made once
     data = np.random.default_rng(0).standard_normal((*network.nodes[0].shape, batch)).astype(np.float32)
     run_trials(plan_of(network, 2), data[..., :2].copy(), Draws(0, 0, 1, np.float32), Pool(np.float32))  # compiles
     predicted = block_bytes(plan, batch, trials, 4)

@@ -467,8 +467,9 @@ def test_averages_over_trials_with_different_powers_of_two():
     mean, variance = rng.standard_normal((9, 2)), rng.uniform(0.5, 2, (9, 2))
     exponent = rng.integers(-6, 7, (9, 2))
     plain = (mean**2 + variance) * 4.0**exponent
-    moments = TrialMoments(mean, mean**2 + variance, variance, exponent)
-    far = TrialMoments(mean, mean**2 + variance, variance, exponent + 5000)
+    none = np.empty((9, 0)), ((), ())
+    moments = TrialMoments(mean, mean**2 + variance, variance, exponent, *none)
+    far = TrialMoments(mean, mean**2 + variance, variance, exponent + 5000, *none)
     for node, layer in enumerate(summarize(moments, far)):
         near, log_power = layer.forward, 10_000 * math.log(2)
         assert near.mean == pytest.approx((mean * 2.0**exponent)[:, node].mean(), rel=1e-12)

@@ -9,23 +9,30 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from varprop.simulator.montecarlo.trial import EXPONENT, MEAN, SECOND_MOMENT, VARIANCE
+from varprop.simulator.montecarlo.controls import controlled
+from varprop.simulator.montecarlo.trial import EXPONENT, MEAN, SECOND_MOMENT, VARIANCE, Columns
 from varprop.simulator.report import LayerMoments, Moments
 
 Array = NDArray[np.float64]
 
+RUN = 64
+"""Nodes that are averaged together."""
+
 
 @dataclass(frozen=True)
 class TrialMoments:
-    """Moments of every node in every trial, one direction; all arrays have shape (trials, nodes).
+    """Moments of every node in every trial, one direction; arrays have shape (trials, nodes).
 
-    `mean` is to be multiplied by 2**`exponent`, `second_moment` and `variance` by 4**`exponent`.
+    `mean` is to be multiplied by 2**`exponent`, `second_moment` and `variance` by 4**`exponent`. `controls`, of shape
+    (trials, any number), have expectation 0; `columns` are those that go with each node's moments.
     """
 
     mean: Array
     second_moment: Array
     variance: Array
     exponent: NDArray[np.int64]
+    controls: Array
+    columns: Columns
 
     @property
     def log_second_moment(self) -> Array:
@@ -35,13 +42,22 @@ class TrialMoments:
         return logs
 
 
-def trial_moments(records: Array) -> tuple[TrialMoments, TrialMoments]:
-    """Return what `run_trial` recorded, of shape (trials, 2, nodes, 4), as (forward, backward)."""
+def trial_moments(
+    moments: Array, controls: Array | None = None, columns: tuple[Columns, Columns] | None = None
+) -> tuple[TrialMoments, TrialMoments]:
+    """Return what `run_trials` recorded, with the plan's columns or without controls, as (forward, backward)."""
+    controls = np.empty((len(moments), 0)) if controls is None else controls
+    none = ((),) * moments.shape[2]
     forward, backward = (
         TrialMoments(
-            rows[..., MEAN], rows[..., SECOND_MOMENT], rows[..., VARIANCE], rows[..., EXPONENT].astype(np.int64)
+            rows[..., MEAN],
+            rows[..., SECOND_MOMENT],
+            rows[..., VARIANCE],
+            rows[..., EXPONENT].astype(np.int64),
+            controls,
+            of_node,
         )
-        for rows in (records[:, 0], records[:, 1])
+        for rows, of_node in zip((moments[:, 0], moments[:, 1]), columns or (none, none), strict=True)
     )
     return forward, backward
 
@@ -53,11 +69,9 @@ def relative_error(*directions: TrialMoments) -> float:
     """
     worst = 0.0
     for moments in directions:
-        units = np.ldexp(1.0, 2 * (moments.exponent - moments.exponent.max(axis=0)))
-        values = moments.second_moment * units
-        mean = values.mean(axis=0)
-        errors = (values - values[0]).std(axis=0, ddof=1) / math.sqrt(len(values))
-        worst = max(worst, float((errors[mean > 0] / mean[mean > 0]).max(initial=0.0)))
+        found = _estimates(moments)
+        means, errors = found.means[1], found.deviations[1] / math.sqrt(len(moments.mean))
+        worst = max(worst, float((errors[means > 0] / means[means > 0]).max(initial=0.0)))
     return worst
 
 
@@ -65,27 +79,26 @@ def summarize(
     forward: TrialMoments, backward: TrialMoments, unseen: Set[int] = frozenset()
 ) -> tuple[LayerMoments, ...]:
     """Return every node's averages over trials; `unseen` are the nodes whose weights were not drawn."""
+    estimates = _estimates(forward), _estimates(backward)
     return tuple(
-        LayerMoments(_average(forward, node), _average(backward, node), weightless=node in unseen)
+        LayerMoments(
+            _average(forward, estimates[0], node), _average(backward, estimates[1], node), weightless=node in unseen
+        )
         for node in range(forward.mean.shape[1])
     )
 
 
-def _average(moments: TrialMoments, node: int) -> Moments:
-    """Average one node over trials, in units of the largest power of two among them.
+def _average(moments: TrialMoments, found: Estimates, node: int) -> Moments:
+    """Return one node's averages over trials.
 
     The second moment may leave float64 (0 or inf) where its log does not. Mean and deviation of the log are None if
     a trial's second moment is exactly zero; deviations are None for a single trial.
     """
-    exponents = moments.exponent[:, node]
-    top = int(exponents.max())
-    units = np.ldexp(1.0, exponents - top)
-    mean, _ = _mean_and_deviation(moments.mean[:, node] * units)
-    variance, _ = _mean_and_deviation(moments.variance[:, node] * units**2)
-    second_moment, deviation = _mean_and_deviation(moments.second_moment[:, node] * units**2)
+    (mean, second_moment, variance), top = found.means[:, node].tolist(), int(found.top[node])
     logs = moments.log_second_moment[:, node]
     log_mean, log_deviation = _mean_and_deviation(logs) if np.isfinite(logs).all() else (None, None)
-    trials = len(exponents)
+    trials = len(logs)
+    error = None if trials == 1 else _ldexp(float(found.deviations[1, node]) / math.sqrt(trials), 2 * top)
     return Moments(
         mean=_ldexp(mean, top),
         second_moment=_ldexp(second_moment, 2 * top),
@@ -93,9 +106,58 @@ def _average(moments: TrialMoments, node: int) -> Moments:
         log_second_moment=math.log(second_moment) + 2 * top * math.log(2) if second_moment else -math.inf,
         log_second_moment_mean=log_mean,
         log_second_moment_sd=log_deviation,
-        standard_error=None if deviation is None else _ldexp(deviation / math.sqrt(trials), 2 * top),
+        standard_error=error,
         trials=trials,
     )
+
+
+@dataclass(frozen=True)
+class Estimates:
+    """Means of the mean, the second moment and the variance over trials, and deviations of what they are taken over.
+
+    Both have shape (3, nodes), in units of 2**`top`, the largest power of two among the trials, or of its square.
+    """
+
+    means: Array
+    deviations: Array
+    top: NDArray[np.int64]
+
+
+def _estimates(moments: TrialMoments) -> Estimates:
+    """Average over trials, less what controls explain; about the first trial, so exactly where all are equal.
+
+    Where a spread is so large that controls would take a second moment below 0, they are left out.
+    """
+    trials, nodes = moments.mean.shape
+    top = moments.exponent.max(axis=0)
+    means, deviations = np.empty((3, nodes)), np.zeros((3, nodes))
+    for run in _runs(moments.columns):
+        units = np.ldexp(1.0, moments.exponent[:, run] - top[run])
+        values = np.stack(
+            [
+                moments.mean[:, run] * units,
+                moments.second_moment[:, run] * units**2,
+                moments.variance[:, run] * units**2,
+            ],
+            axis=1,
+        )
+        shifted = values - values[0]
+        controls = moments.controls[:, moments.columns[run[0]]]
+        better = controlled(shifted.reshape(trials, -1), controls).reshape(shifted.shape)
+        positive = values[0, 1] + better[:, 1].mean(axis=0) >= 0
+        shifted = np.where(positive, better, shifted)
+        means[:, run] = values[0] + shifted.mean(axis=0)
+        if trials > 1:
+            deviations[:, run] = shifted.std(axis=0, ddof=1)
+    return Estimates(means, deviations, top)
+
+
+def _runs(columns: Columns) -> list[list[int]]:
+    """Group the nodes, at most `RUN` together, by the controls that go with them."""
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for node, own in enumerate(columns):
+        groups.setdefault(own, []).append(node)
+    return [nodes[start : start + RUN] for nodes in groups.values() for start in range(0, len(nodes), RUN)]
 
 
 def _mean_and_deviation(values: Array) -> tuple[float, float | None]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from varprop.simulator.checks import check_batch
 from varprop.simulator.errors import UserError
 from varprop.simulator.jit import CompilationWatch
-from varprop.simulator.montecarlo.aggregate import TrialMoments, relative_error, summarize, trial_moments
+from varprop.simulator.montecarlo.aggregate import TrialMoments, relative_error, summarize
 from varprop.simulator.montecarlo.memory import BUDGET, block_bytes, refuse_what_does_not_fit
 from varprop.simulator.montecarlo.schedule import Schedule
 from varprop.simulator.montecarlo.trial import Plan
@@ -84,8 +84,9 @@ def simulate(
     Returns
     -------
     Report
-        With standard errors over trials. `settings` says how many trials ran, whether they were interrupted, and the
-        largest relative standard error. See `Moments` for None; mean and deviation of a log are None too where
+        With standard errors over trials. Means, not the statistics of logs, are taken with control variates, which
+        move no expectation and make errors smaller. `settings` says how many trials ran, whether they were interrupted,
+        and the largest relative standard error. See `Moments` for None; mean and deviation of a log are None too where
         a trial's second moment is exactly zero.
 
     Raises
@@ -102,7 +103,7 @@ def simulate(
         if not keep_interrupted or schedule.count < LEAST_KEPT:
             raise
         interrupted = True
-    forward, backward = trial_moments(schedule.records)
+    forward, backward = schedule.trial_moments
     settings: dict[str, object] = {
         "trials": schedule.count,
         "interrupted": interrupted,
@@ -129,7 +130,7 @@ def simulate_trials(
     """Return the moments of every single trial, (forward, backward); everything else as in `simulate`."""
     schedule = _schedule(network, batch, trials, seed, threads, dtype, weightless, progress)
     schedule.run(trials, None)
-    return trial_moments(schedule.records)
+    return schedule.trial_moments
 
 
 def _schedule(

@@ -12,13 +12,12 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 from threadpoolctl import threadpool_limits
 
-from varprop.simulator.montecarlo.aggregate import relative_error, trial_moments
+from varprop.simulator.montecarlo.aggregate import TrialMoments, relative_error, trial_moments
 from varprop.simulator.montecarlo.draws import Draws
 from varprop.simulator.montecarlo.signal import Pool
-from varprop.simulator.montecarlo.trial import Plan, run_trials
+from varprop.simulator.montecarlo.trial import Plan, Records, run_trials
 
 Array = NDArray[np.floating]
-Records = NDArray[np.float64]
 Progress = Callable[[int, int], None]
 
 FIRST_ROUND = 32
@@ -47,13 +46,19 @@ class Schedule:
 
     @property
     def records(self) -> Records:
-        """Return the records of the trials done, in their order: shape (trials, 2, nodes, 4)."""
-        return np.concatenate([self._done[first] for first in sorted(self._done)])
+        """Return the records of the trials done, in their order."""
+        moments, controls = zip(*(self._done[first] for first in sorted(self._done)), strict=True)
+        return Records(np.concatenate(moments), np.concatenate(controls))
+
+    @property
+    def trial_moments(self) -> tuple[TrialMoments, TrialMoments]:
+        """Return the moments of the trials done, (forward, backward)."""
+        return trial_moments(*self.records, self.plan.columns)
 
     @property
     def count(self) -> int:
         """Number of trials done."""
-        return sum(map(len, self._done.values()))
+        return sum(len(records.moments) for records in self._done.values())
 
     def run(self, trials: int, precision: float | None) -> None:
         """Run `trials` trials, or fewer if every relative standard error is at most `precision` before.
@@ -67,7 +72,7 @@ class Schedule:
                 self._round(executor, stop, expected)
                 if precision is None or stop == trials:
                     return
-                error = relative_error(*trial_moments(self.records))
+                error = relative_error(*self.trial_moments)
                 if error <= precision:
                     return
                 needed = math.ceil(stop * (error / precision) ** 2)

@@ -6,12 +6,15 @@ trial depends on the others of its block.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from varprop.simulator.montecarlo.controls import COUNT, LayerControls, layer_controls
 from varprop.simulator.montecarlo.draws import COTANGENT, Draws, Parameters
 from varprop.simulator.montecarlo.operations import (
     Call,
@@ -29,6 +32,21 @@ from varprop.simulator.weight_law import weight_law
 Array = NDArray[np.floating]
 
 MEAN, SECOND_MOMENT, VARIANCE, EXPONENT = range(4)
+
+Columns = tuple[tuple[int, ...], ...]
+"""For every node, which control variates go with its moments."""
+
+
+class Records(NamedTuple):
+    """What trials recorded.
+
+    `moments` has shape (trials, 2, nodes, 4): forward and backward; mean, second moment, variance, exponent. The mean
+    is to be multiplied by 2**exponent, the second moment and the variance by 4**exponent. `controls`, of shape
+    (trials, any number), are the control variates; see `Plan.columns`.
+    """
+
+    moments: NDArray[np.float64]
+    controls: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -63,6 +81,20 @@ class Plan:
         )
 
     @cached_property
+    def controls(self) -> Mapping[int, LayerControls]:
+        """Control variates of the layers that have them."""
+        return layer_controls(self.network, self.unseen)
+
+    @cached_property
+    def columns(self) -> tuple[Columns, Columns]:
+        """Which control variates go with a node's moments, forward and backward; the first is the cotangent's."""
+        own = {index: 1 + COUNT * place for place, index in enumerate(self.controls)}
+        nodes = range(len(self.network))
+        forward = tuple((own[i],) if i in own else () for i in nodes)
+        backward = tuple((0, *range(own[i] + 1, own[i] + COUNT)) if i in own else (0,) for i in nodes)
+        return forward, backward
+
+    @cached_property
     def normalised(self) -> tuple[bool, ...]:
         """Whether a batch normalisation needs the moments of every channel of a node's output."""
         nodes = self.network.nodes
@@ -72,7 +104,7 @@ class Plan:
         )
 
 
-def run_trials(plan: Plan, data: Array, draws: Draws, pool: Pool) -> NDArray[np.float64]:
+def run_trials(plan: Plan, data: Array, draws: Draws, pool: Pool) -> Records:
     """Return the moments of several draws of the weights.
 
     Parameters
@@ -85,15 +117,10 @@ def run_trials(plan: Plan, data: Array, draws: Draws, pool: Pool) -> NDArray[np.
         The trials' random numbers.
     pool
         The thread's memory.
-
-    Returns
-    -------
-    ndarray
-        Shape (trials, 2, nodes, 4): forward and backward; mean, second moment, variance, exponent. The mean is
-        to be multiplied by 2**exponent, the second moment and the variance by 4**exponent.
     """
     network, trials, batch = plan.network, draws.count, data.shape[-1]
     record = np.zeros((trials, 2, len(network), 4))
+    controls = np.empty((trials, 1 + COUNT * len(plan.controls)))
     kept = plan.kept
     unread = [len(consumers) for consumers in network.consumers]
     calls: list[Call] = []
@@ -101,6 +128,9 @@ def run_trials(plan: Plan, data: Array, draws: Draws, pool: Pool) -> NDArray[np.
         shape = (trials, *network.nodes[node.inputs[0] if node.inputs else index].shape, batch)
         sources = [calls[source].output for source in node.inputs]
         call = Call(sources, _drawn(plan, index, draws, pool), shape, plan.normalised[index], pool)
+        if index in plan.controls and isinstance(call.drawn, Parameters):
+            (first,) = plan.columns[0][index]
+            controls[:, first : first + COUNT] = plan.controls[index].of(call.drawn.weight)
         call.output = measured(_output(plan, index, call, data), call.by_channel)
         calls.append(call)
         _write(record[:, 0, index], call.output)
@@ -113,7 +143,8 @@ def run_trials(plan: Plan, data: Array, draws: Draws, pool: Pool) -> NDArray[np.
     last = len(network) - 1
     out = pool.take((trials, *network.nodes[last].shape, batch))
     draws.normals(last, COTANGENT, out)
-    gradients = {last: Signal(out, np.zeros(trials, np.int64))}
+    gradients = {last: measured(Signal(out, np.zeros(trials, np.int64)))}
+    controls[:, 0] = gradients[last].summary[:, 1] - 1
     for index in reversed(range(len(network))):
         node, call = network.nodes[index], calls[index]
         if index in gradients:  # a node that leads nowhere has gradient 0, as recorded
@@ -135,7 +166,7 @@ def run_trials(plan: Plan, data: Array, draws: Draws, pool: Pool) -> NDArray[np.
         if isinstance(call.drawn, Parameters):
             pool.give(call.drawn.weight)
         call.drawn = None
-    return record
+    return Records(record, controls)
 
 
 def _output(plan: Plan, index: int, call: Call, data: Array) -> Signal:
