@@ -75,12 +75,12 @@ def to_table(runs: Sequence[Run], *, terminal: bool = False) -> str:
         console = Console(file=text, width=FILE_WIDTH, color_system=None, soft_wrap=False)
     if len(runs) == 1:
         run = runs[0]
-        console.print(_layers(run, narrow=console.width < 140))
+        console.print(_layers(run, console.width))
         for line in _notes(run) + _closing(run):
             console.print(line, markup=False, highlight=False, soft_wrap=not terminal)
     else:
         console.print("second moments: q of each layer's output, g of the gradient there, a pair of columns a run")
-        console.print(_side_by_side(runs))
+        console.print(_side_by_side(runs, console.width))
         console.print("\nfactors from end to end; largest |z| and worst relative difference of each direction")
         console.print(_summaries(runs))
         for number, run in enumerate(runs, 1):
@@ -213,8 +213,18 @@ def _grid() -> Table:
     return Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
 
 
-def _layers(run: Run, narrow: bool) -> Table:
-    table = _grid()
+def _add_rows(table: Table, rows: Sequence[Sequence[str]], width: int) -> None:
+    """Add rows; as lines of a single one where nothing has to be folded, as rich takes its time over every cell."""
+    columns = list(zip(*rows, strict=True))
+    needed = [max(map(len, (str(column.header), *cells))) for column, cells in zip(table.columns, columns, strict=True)]
+    if sum(needed) + len(needed) <= width:
+        rows = [["\n".join(cells) for cells in columns]]
+    for row in rows:
+        table.add_row(*row)
+
+
+def _layers(run: Run, width: int) -> Table:
+    table, narrow, rows = _grid(), width < 140, []
     for heading in ("#", "layer", "kind", "shape", "fan_in"):
         table.add_column(heading, justify="left" if heading in ("layer", "kind") else "right", overflow="fold")
     for symbol in ("q", "g"):
@@ -241,11 +251,12 @@ def _layers(run: Run, narrow: bool) -> Table:
                     cells.append(_moment(getattr(report.layers[index], direction)))
                 if comparison:
                     cells.append(_z(getattr(comparison, direction)[index].z))
-        table.add_row(*cells)
+        rows.append(cells)
+    _add_rows(table, rows, width)
     return table
 
 
-def _side_by_side(runs: Sequence[Run]) -> Table:
+def _side_by_side(runs: Sequence[Run], width: int) -> Table:
     """Layers of all runs by name; where theory and Monte Carlo ran, theory (the z in the summaries judges it)."""
     table = _grid()
     table.add_column("layer", overflow="fold")
@@ -255,9 +266,11 @@ def _side_by_side(runs: Sequence[Run]) -> Table:
     rows = [
         {node.name: layer for node, layer in zip(run.network.nodes, run.reports[0].layers, strict=True)} for run in runs
     ]
+    lines = []
     for name in merged_layers([run.network for run in runs]):
         pairs = [[_moment(row[name].forward), _moment(row[name].backward)] if name in row else ["", ""] for row in rows]
-        table.add_row(name, *(cell for pair in pairs for cell in pair))
+        lines.append([name, *(cell for pair in pairs for cell in pair)])
+    _add_rows(table, lines, width)
     return table
 
 

@@ -18,7 +18,7 @@ from varprop.simulator.quadrature import gaussian_dual
 from varprop.simulator.report import Moments, Report
 from varprop.simulator.theory import predict
 from varprop.simulator.theory.fluctuations import Fluctuations
-from varprop.simulator.theory.pair_series import pair_mean, square_series
+from varprop.simulator.theory.pair_series import mean_square_correlation, pair_mean, square_series
 from varprop.simulator.theory.pairs import Layout, PairKernel
 
 HE = parse_initializer("he_normal")
@@ -168,6 +168,27 @@ def test_a_large_kernel_is_looked_at_in_part() -> None:
     assert abs(pair_mean(kernel, np.array([0.0, 1.0]), level=np.ones_like(diagonal))) < 1e-4 * float(np.mean(near**2))
     square = pair_mean(kernel, np.array([0.0, 0.0, 1.0]))
     assert square == pytest.approx(kernel.pair_square_mean() / kernel.second_moment**2, rel=0.1)
+
+
+@pytest.mark.parametrize("inside", [1.0, 0.4])
+def test_mean_square_correlation_is_the_pair_mean_of_squares(inside: float) -> None:
+    """Of a map that is larger at its edges too, of which `pair_mean` sees every row if it is small."""
+    factors = np.random.default_rng(1).standard_normal((2, 6, 9)) * np.linspace(1.0, 2.0, 6)[:, None]
+    values = np.stack([factors[0] @ factors[0].T, factors[1] @ factors[1].T, factors[0] @ factors[1].T])
+    kernel = PairKernel(Layout.all_pairs(2, 2), (2, 3), values)
+    found = mean_square_correlation(kernel, inside)
+    assert found == pytest.approx(pair_mean(kernel, np.array([0.0, 0.0, 1.0]), inside=inside), rel=1e-12)
+
+
+@pytest.mark.parametrize("side", [12, 16])
+def test_a_part_of_a_map_has_points_of_all_its_columns(side: int) -> None:
+    """Correlations of the columns at the sides with their like count for as much as they are."""
+    column = np.arange(side**2) % side
+    like = np.where((column == 0) | (column == side - 1), 1.0, 0.1)
+    values = np.outer(like, like) + np.diag(1.0 - like**2)
+    kernel = PairKernel(Layout.exchangeable(1), (side, side), values[None])
+    whole = float(np.mean(values**2))
+    assert pair_mean(kernel, np.array([0.0, 0.0, 1.0])) == pytest.approx(whole, rel=0.5)
 
 
 def test_collapsed_sources_match_the_full_linear_system() -> None:

@@ -34,7 +34,7 @@ def test_sampled_averages_keep_the_profile_of_a_map():
     truth = np.stack([unit * 0.8**apart, unit * 0.8**apart, unit * 0.3 * 0.8**apart])
     full = np.block([[truth[0], truth[2]], [truth[2], truth[1]]])
     white = np.linalg.qr(rng.standard_normal((4 * points, 2 * points)))[0] * np.sqrt(4 * points)
-    sample = Sample((white @ np.linalg.cholesky(full).T).reshape(-1, 2, points))
+    sample = Sample((white @ np.linalg.cholesky(full).T).reshape(-1, 2, points).transpose(2, 1, 0))
     before = PairKernel(layout, SIZE, np.stack([unit * 0.5**apart, unit * 0.5**apart, unit * 0.1]))
     after = shifted(before, sample)
     np.testing.assert_allclose(after.values * np.exp(after.log_scale), truth, rtol=ROUNDING)
@@ -45,7 +45,7 @@ def test_edges_of_a_sum_are_those_of_its_terms(function):
     """At every position the moments are the plain averages over channels of terms of that position's sizes."""
     rng = np.random.default_rng(1)
     kernel = PairKernel(Layout.exchangeable(1), (2, 2), np.eye(4)[None])
-    values = [rng.standard_normal((64, 1, 4)), np.abs(rng.standard_normal((64, 1, 4)))]
+    values = [rng.standard_normal((4, 1, 64)), np.abs(rng.standard_normal((4, 1, 64)))]
     fields = [np.array([[0.25, 1.0], [1.0, 1.44]]), np.array([[0.64, 0.81], [1.0, 1.0]])]
     terms = [
         Signal(kernel, np.zeros((1, 4)), 64, sample=lambda x=x: Sample(x), amplitude=field)

@@ -64,6 +64,9 @@ class ArrayPrinter(_Common, SciPyPrinter):  # type: ignore[misc]
         return "np.pi"
 
     def _print_Piecewise(self, expr: sp.Piecewise) -> str:
+        return _pieces_added(self, expr) or self._chosen(expr)
+
+    def _chosen(self, expr: sp.Piecewise) -> str:
         *pieces, (last, _) = expr.args
         text = _float(self, last)
         for value, condition in reversed(pieces):
@@ -87,8 +90,42 @@ class ArrayPrinter(_Common, SciPyPrinter):  # type: ignore[misc]
         return str(reduce(lambda so_far, part: f"np.minimum({so_far}, {part})", rest, first))
 
 
+def _pieces_added(printer: CodePrinter, expr: sp.Piecewise) -> str | None:
+    """Print straight lines between kinks as a sum, each times where it holds; None for other pieces.
+
+    Exact, as all terms but one are zero, and several times as fast on random signs as np.where, whose branches a
+    processor cannot guess. A piece that overflows where it does not hold could not be multiplied by zero.
+    """
+    found = {symbol for _, condition in expr.args for symbol in condition.free_symbols}
+    if len(found) != 1:
+        return None
+    (z,) = found
+    for value, _ in expr.args:
+        known = all(symbol.name in (z.name, "a") for symbol in value.free_symbols)  # others stand for anything
+        if not known or value.has(sp.Function) or sp.diff(value, z, 2) != 0:
+            return None
+    terms = []
+    for value, held in expr.as_expr_set_pairs():
+        if value == 0:
+            continue
+        if not isinstance(held, sp.Interval):
+            return None
+        bounds = []
+        if held.start.is_finite:
+            bounds.append(f"({z} {'>' if held.left_open else '>='} {printer._print(held.start)})")
+        if held.end.is_finite:
+            bounds.append(f"({z} {'<' if held.right_open else '<='} {printer._print(held.end)})")
+        where = bounds[0] if len(bounds) == 1 else f"({' & '.join(bounds)})"
+        text = _float(printer, value)
+        terms.append(f"({text})*{where}" if value.is_Add else f"{text}*{where}")
+    return " + ".join(terms)
+
+
 class JitPrinter(ArrayPrinter):
     """The same on numbers or arrays for numba, which does not know scipy.special: its functions stand in the module."""
+
+    def _print_Piecewise(self, expr: sp.Piecewise) -> str:
+        return self._chosen(expr)
 
     def doprint(self, expr: sp.Expr) -> str:
         return str(super().doprint(expr)).replace("scipy.special.", "")

@@ -27,32 +27,32 @@ def linear_derivative(z: Array, a: float) -> Any:
 
 def relu_value(z: Array, a: float) -> Any:
     """Return value of the activation."""
-    return np.where(z > 0, z, 0.0)
+    return z*(z > 0)
 
 
 def relu_derivative(z: Array, a: float) -> Any:
     """Return derivative of the activation."""
-    return np.where(z > 0, 1.0, 0.0)
+    return 1.0*(z > 0)
 
 
 def leaky_relu_value(z: Array, a: float) -> Any:
     """Return value of the activation."""
-    return np.where(z > 0, z, a*z)
+    return z*(z > 0) + a*z*(z <= 0)
 
 
 def leaky_relu_derivative(z: Array, a: float) -> Any:
     """Return derivative of the activation."""
-    return np.where(z > 0, 1.0, a)
+    return 1.0*(z > 0) + a*(z <= 0)
 
 
 def relu6_value(z: Array, a: float) -> Any:
     """Return value of the activation."""
-    return np.where(z <= 0, 0.0, np.where(z < 6, z, 6.0))
+    return z*((z > 0) & (z < 6)) + 6.0*(z >= 6)
 
 
 def relu6_derivative(z: Array, a: float) -> Any:
     """Return derivative of the activation."""
-    return np.where(z <= 0, 0.0, np.where(z < 6, 1.0, 0.0))
+    return 1.0*((z > 0) & (z < 6))
 
 
 def elu_value(z: Array, a: float) -> Any:
@@ -141,7 +141,7 @@ def hard_swish_value(z: Array, a: float) -> Any:
 
 def hard_swish_derivative(z: Array, a: float) -> Any:
     """Return derivative of the activation."""
-    return np.where(z <= -3, 0.0, np.where(z <= 3, (1/3)*z + 1/2, 1.0))
+    return ((1/3)*z + 1/2)*((z > -3) & (z <= 3)) + 1.0*(z > 3)
 
 
 TABLE: dict[str, dict[str, Callable[..., Any]]] = {

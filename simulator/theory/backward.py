@@ -39,7 +39,7 @@ from varprop.simulator.theory.pairs import (
     windows_transposed,
 )
 from varprop.simulator.theory.relations import UNRELATED, Relations
-from varprop.simulator.theory.sampling import Sample, crossed
+from varprop.simulator.theory.sampling import Sample, channel_squares, crossed
 from varprop.simulator.theory.signal import Signal
 from varprop.simulator.theory.variance_law import VarianceLaw
 
@@ -322,7 +322,7 @@ def _(
     def divided(found: Drawn) -> Drawn:
         inverse = output.draw().inverse
         # The projections are in the kernel: a few sampled points have others than the batch.
-        return (found if inverse is None else found.times(np.sqrt(inverse)[:, None, None])).like(kernel)
+        return (found if inverse is None else found.times(np.sqrt(inverse)[None, None])).like(kernel)
 
     draws = _after(gradient, divided)
     tied = gradient.tied or sampled
@@ -335,7 +335,7 @@ def _together(gradient: Gradient, output: Signal) -> float:
     inverse = output.draw().inverse
     if inverse is None or gradient.drawn is None or not gradient.tied:
         return 1.0
-    squares = np.mean(gradient.drawn().values ** 2, axis=(1, 2))
+    squares = channel_squares(gradient.drawn().values)
     count = min(len(squares), len(inverse))
     return excess(squares[:count], inverse[:count])
 
@@ -384,7 +384,7 @@ def _(
 def _through(gradient: Gradient, arriving: PairKernel, matrix: Array, source: Signal) -> Gradient:
     """Gradient before a fixed linear map of the positions; `arriving` is its kernel on the map's own outputs."""
     values = matrix.T @ arriving.values @ matrix
-    draws = _after(gradient, lambda found: found.on(arriving, gradient.kernel.size).mapped(matrix))
+    draws = _after(gradient, lambda found: found.on(arriving, gradient.kernel.size).mapped(matrix.T, arriving.layout))
     kernel = replace(arriving, size=source.kernel.size, values=values).scaled(1.0)
     return Gradient(kernel, drawn=draws, tied=gradient.tied)
 
@@ -430,7 +430,7 @@ def _unpooled(gradient: Gradient, field: Array, window: Window, amplitude: Array
     whole = replace(gradient.kernel, size=(height, width), values=inner.reshape(len(inner), points, points))
     kernel = unmerged(regridded(merged(whole), size), whole.layout)
     fill = np.divide(1.0, np.sqrt(covered.ravel()), out=np.zeros(covered.size), where=covered.ravel() > 0)
-    draws = _after(gradient, lambda found: replace(found, values=found.values * fill).like(kernel))
+    draws = _after(gradient, lambda found: replace(found, values=found.values * fill[:, None, None]).like(kernel))
     reach = window_scatter(field, window, _size(amplitude)) / share
     return replace(gradient, kernel=kernel, amplitude=reach, drawn=draws)
 
@@ -470,5 +470,5 @@ def _(op: ZeroPad, gradient: Gradient, inputs: list[Signal], output: Signal, law
     points = size[0] * size[1]
     kernel = replace(gradient.kernel, size=size, values=inner.reshape(len(inner), points, points))
     grid = np.arange(h * w).reshape(h, w)[top : h - bottom, left : w - right].ravel()
-    draws = _after(gradient, lambda found: replace(found, values=found.values[:, :, grid]))
+    draws = _after(gradient, lambda found: replace(found, values=found.values[grid]))
     return [replace(gradient, kernel=kernel, drawn=draws)]

@@ -184,8 +184,8 @@ def regrown(sample: Sample, size: Size, wanted: Size) -> Sample:
     rows = np.pad(np.arange(size[0]), (0, wanted[0] - size[0]), mode="symmetric")
     cols = np.pad(np.arange(size[1]), (0, wanted[1] - size[1]), mode="symmetric")
     where = (rows[:, None] * size[1] + cols[None, :]).ravel()
-    slopes = None if sample.slopes is None else sample.slopes[:, :, where]
-    return Sample(sample.values[:, :, where], sample.inverse, slopes)
+    slopes = None if sample.slopes is None else sample.slopes[where]
+    return Sample(sample.values[where], sample.inverse, slopes)
 
 
 def with_bias(kernel: PairKernel, node: Node, network: Network) -> PairKernel:

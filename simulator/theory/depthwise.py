@@ -13,11 +13,13 @@ from varprop.simulator.initializers import WeightLaw
 from varprop.simulator.theory.maps import Size, Window
 from varprop.simulator.theory.pairs import PairKernel, grown
 from varprop.simulator.theory.sampling import Sample
+from varprop.simulator.theory.stencils import Stencils, moments
 from varprop.simulator.theory.variance_law import VarianceLaw
 
 Array = NDArray[np.float64]
 
 NODES = 2**14  # depthwise kernels over which 1 / (v + eps) is averaged
+_EVERY = 2  # of the channels, one is asked how far samples differ
 
 
 @dataclass(frozen=True)
@@ -53,20 +55,18 @@ def depthwise(
 
     Every other input channel is used, with a kernel and with its negative, as likely as itself.
     """
-    index = window.index(size)
-    padded = np.pad(inputs.values[::2], ((0, 0), (0, 0), (0, 1)))
-    taps, (count, samples, _) = len(index), padded.shape
-    under = np.ascontiguousarray(padded[:, :, index].transpose(0, 2, 1, 3)).reshape(count, taps, -1)
-    weights = tap_nodes(taps, law)[:count]
-    values = (weights[:, None, :] @ under).reshape(count, samples, -1)
-    under -= under.mean(axis=2, keepdims=True)
-    covariances = under @ under.transpose(0, 2, 1) / under.shape[2]
+    field = np.ascontiguousarray(inputs.values[..., ::2])
+    _, samples, count = field.shape
+    values = Stencils(tap_nodes(window.taps, law)[:count].T, window, size).forward(field)
+    mean, products = moments(field, window, size)
+    covariances = products - mean[:, :, None] * mean[:, None, :]
     if samples < batch:
-        covariances = _of_batch(covariances, under.reshape(count, taps, samples, -1), batch)
+        under = np.pad(field, ((0, 1), (0, 0), (0, 0)))[:, :, ::_EVERY][window.index(size)]
+        covariances = _of_batch(covariances, under - mean[::_EVERY].T[:, None, None], batch)
     trace = float(np.trace(covariances.mean(axis=0)))
     if trace > 0:
         covariances *= float(np.trace(expected)) / trace
-    return Sample(np.concatenate([values, -values])), Taps(covariances, law, window, inputs.half())
+    return Sample(np.concatenate([values, -values], axis=2)), Taps(covariances, law, window, inputs.half())
 
 
 def _of_batch(covariances: Array, under: Array, batch: int) -> Array:
@@ -78,13 +78,15 @@ def _of_batch(covariances: Array, under: Array, batch: int) -> Array:
     Parameters
     ----------
     under
-        What the covariances, (channels, taps, taps), are made of, centred: (channels, taps, samples, positions).
+        What the covariances, (channels, taps, taps), are made of, centred, in some of the channels:
+        (taps, positions, samples, channels).
     """
     samples = under.shape[2]
     spread = float(covariances.var(axis=0).sum())
     if samples == 1 or spread == 0.0:
         return covariances
-    apart = np.einsum("ctsp,cusp->sctu", under, under) / under.shape[3]
+    flat = np.ascontiguousarray(under.transpose(2, 3, 0, 1))
+    apart = flat @ flat.transpose(0, 1, 3, 2) / under.shape[1]
     noise = float(apart.var(axis=0, ddof=1).mean(axis=0).sum()) / samples * (1 - samples / batch)
     mean = covariances.mean(axis=0)
     return np.asarray(mean + np.sqrt(max(1.0 - noise / spread, 0.0)) * (covariances - mean))
@@ -93,22 +95,21 @@ def _of_batch(covariances: Array, under: Array, batch: int) -> Array:
 def depthwise_law(channels: Taps, eps: float) -> VarianceLaw:
     """Law of v = w^T C w over kernels w and input channels, whose covariances C differ."""
     count, taps, _ = channels.covariances.shape
-    weights = tap_nodes(taps, channels.law).reshape(-1, count, taps).transpose(1, 0, 2)
-    v = np.einsum("cqk,cqk->cq", weights @ channels.covariances, weights)
+    weights, norm = _nodes_by_channel(taps, channels.law.distribution, count)
+    square = _node_scale(channels.law) ** 2
+    v = np.einsum("cqk,cqk->cq", weights @ (square * channels.covariances), weights)
     inverse = 1.0 / (v + eps)
-    flat, scale = weights.reshape(-1, taps), inverse.reshape(-1, 1)
-    norm = np.sum(flat**2, axis=1)
-    tilt = 1.0
-    if channels.source.inverse is not None:
-        gain = np.mean(np.sum(weights**2, axis=2) * inverse, axis=1)
-        tilt = excess(gain, channels.source.inverse)
+    mean = float(inverse.mean())
+    gain = np.einsum("cq,cq->c", norm, inverse) / norm.shape[1]
+    flat = weights.reshape(-1, taps)
     return VarianceLaw(
         float(v.mean()),
         float(np.mean(v * inverse)),
-        float(inverse.mean()),
-        float(norm @ scale[:, 0]) / float(norm.sum()) if norm.any() else float(inverse.mean()),
-        taps=(flat * scale).T @ flat / len(flat),
-        tilt=tilt,
+        mean,
+        float(gain.mean()) / float(norm.mean()) if square else mean,
+        taps=(weights * (square * inverse)[:, :, None]).reshape(-1, taps).T @ flat / len(flat),
+        squares=square * np.einsum("cqk,cqk,cq->kc", weights, weights, inverse) / weights.shape[1],
+        tilt=1.0 if channels.source.inverse is None else excess(gain, channels.source.inverse),
     )
 
 
@@ -130,8 +131,18 @@ def tap_covariance(kernel: PairKernel, window: Window) -> Array:
 
 def tap_nodes(taps: int, law: WeightLaw) -> Array:
     """Depthwise kernels as low-discrepancy points, shape (NODES, taps)."""
-    scale = law.std if law.distribution not in ("uniform", "truncated_normal") else law.limit
-    return _unit_nodes(taps, law.distribution) * scale
+    return _unit_nodes(taps, law.distribution) * _node_scale(law)
+
+
+def _node_scale(law: WeightLaw) -> float:
+    return law.std if law.distribution not in ("uniform", "truncated_normal") else law.limit
+
+
+@lru_cache(maxsize=8)
+def _nodes_by_channel(taps: int, distribution: str, count: int) -> tuple[Array, Array]:
+    """Share the unit nodes out to channels, shape (count, nodes / count, taps), with their squared lengths."""
+    nodes = _unit_nodes(taps, distribution).reshape(-1, count, taps).transpose(1, 0, 2)
+    return np.ascontiguousarray(nodes), np.sum(nodes**2, axis=2)
 
 
 @lru_cache(maxsize=8)

@@ -14,46 +14,59 @@ import numpy as np
 from numpy.typing import NDArray
 
 from varprop.simulator.theory.maps import Size, Window
-from varprop.simulator.theory.pairs import PairKernel
-from varprop.simulator.theory.sampling import Sample, cropped_piece, draw, levelled, shifted
+from varprop.simulator.theory.pairs import Layout, PairKernel
+from varprop.simulator.theory.sampling import (
+    Sample,
+    counts,
+    cropped_piece,
+    draw,
+    levelled,
+    mapped,
+    position_squares,
+    shifted,
+)
 
 Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """A gradient at sampled channels, shape (channels, samples, positions), in units of ``exp(log_scale / 2)``."""
+    """A gradient at sampled channels, shape (positions, samples, channels), in units of ``exp(log_scale / 2)``."""
 
     values: Array
     log_scale: float
 
     def times(self, factor: Array) -> Drawn:
         """Multiply by a factor of each value; both may have channels and samples that the other lacks."""
-        found = self.part(len(factor), factor.shape[1] if factor.shape[1] > 1 else self.values.shape[1])
-        channels, samples, _ = found.values.shape
-        return replace(found, values=found.values * factor[:channels, :samples])
+        found = self.part(factor.shape[1] if factor.shape[1] > 1 else self.values.shape[1], factor.shape[2])
+        _, samples, channels = found.values.shape
+        return replace(found, values=found.values * factor[:, :samples, :channels])
 
-    def part(self, channels: int, samples: int) -> Drawn:
+    def part(self, samples: int, channels: int) -> Drawn:
         """Keep some channels and samples, at the second moment of all."""
-        values = self.values[:channels, :samples]
+        values = self.values[:, :samples, :channels]
         if values.shape == self.values.shape:
             return self
         size = float(np.mean(values**2))
         factor = np.sqrt(float(np.mean(self.values**2)) / size) if size > 0 else 0.0
         return replace(self, values=values * factor)
 
-    def mapped(self, matrix: Array) -> Drawn:
-        """Apply a linear map of the positions, shape (before, after)."""
-        return replace(self, values=self.values @ matrix)
+    def mapped(self, matrix: Array, layout: Layout) -> Drawn:
+        """Apply a linear map of the positions, shape (after, before), to as much as is drawn of a map of its size."""
+        _, *have = self.values.shape
+        samples, channels = map(min, have, counts(layout, len(matrix)))
+        found = self.part(samples, channels)
+        return replace(found, values=mapped(matrix, found.values))
 
     def on(self, kernel: PairKernel, size: Size) -> Drawn:
         """Keep as many rows and columns of a map of `size` as a kernel deep inside it has, at its sizes."""
         if size == kernel.size:
             return self
         values = cropped_piece(self.values, size, kernel.size)
-        level = np.sqrt(np.mean(values**2, axis=(0, 1)))
+        level = np.sqrt(position_squares(values))
         wanted = np.sqrt(kernel.diagonal.mean(axis=0) * np.exp(kernel.log_scale - self.log_scale))
-        return replace(self, values=values * np.divide(wanted, level, out=np.zeros_like(level), where=level > 0))
+        factor = np.divide(wanted, level, out=np.zeros_like(level), where=level > 0)
+        return replace(self, values=values * factor[:, None, None])
 
     def like(self, kernel: PairKernel) -> Drawn:
         """Scale to the second moment of a kernel."""
@@ -69,9 +82,9 @@ def drawn(kernel: PairKernel, key: int) -> Drawn:
 
 def plus(parts: list[Drawn]) -> Drawn:
     """Add gradients at the same channels."""
-    channels, samples = (min(part.values.shape[axis] for part in parts) for axis in (0, 1))
+    samples, channels = (min(part.values.shape[axis] for part in parts) for axis in (1, 2))
     scale = max(part.log_scale for part in parts)
-    pieces = [part.part(channels, samples).values * np.exp((part.log_scale - scale) / 2) for part in parts]
+    pieces = [part.part(samples, channels).values * np.exp((part.log_scale - scale) / 2) for part in parts]
     return Drawn(np.sum(pieces, axis=0), scale)
 
 
@@ -85,12 +98,12 @@ def corrected(kernel: PairKernel, gradient: Drawn) -> PairKernel:
 
 def chosen(signal: Array, gradient: Drawn, window: Window, size: Size) -> Drawn:
     """Send a gradient after a maximum to the position that is the largest in each window."""
-    gradient = gradient.part(*signal.shape[:2])
-    channels, samples = gradient.values.shape[:2]
+    gradient = gradient.part(*signal.shape[1:])
+    _, samples, channels = gradient.values.shape
     index = window.index(size)
-    under = signal[:channels, :samples][:, :, index]
-    where = index[under.argmax(axis=2), np.arange(index.shape[1])].reshape(channels * samples, -1)
-    arriving = gradient.values.reshape(channels * samples, -1)
-    values = np.zeros((channels * samples, signal.shape[2]))
-    np.add.at(values, (np.arange(len(values))[:, None], where), arriving)
-    return replace(gradient, values=values.reshape(channels, samples, -1))
+    under = signal[:, :samples, :channels][index]
+    winner = under.argmax(axis=0)
+    values = np.zeros((len(signal), samples, channels))
+    for tap, where in enumerate(index):  # each reaches an input at most once
+        values[where] += np.where(winner == tap, gradient.values, 0.0)
+    return replace(gradient, values=values)

@@ -26,7 +26,7 @@ ORDER = 32
 _STEP = 0.025  # of log sigma between tabulated expansions
 _IN_CACHE = 2**15  # entries of a kernel worked on at a time
 _LEGENDRE = np.polynomial.legendre.leggauss(40)
-_ROUNDING = 1e-16
+_ROUNDING = 1e-12  # of a power of the correlation that is left out; expansions are known to 1e-6
 GAUSSIAN_FROM = 1e5  # dimensions of a sphere whose points count as Gaussian
 FAR = 250.0  # log of the second moment up to which an activation is evaluated as it is
 
@@ -239,18 +239,17 @@ def power_series(correlation: Array, left: Ints, right: Ints, series: Array, dim
     that what is worked on stays in the processor's cache.
     """
     blocks, points, _ = correlation.shape
-    largest = max(float(correlation.max()), -float(correlation.min()))
-    order = series.shape[1]
-    # |P_k(c)| is at most about the k-th power of the larger of c and sqrt(k / d).
-    largest = max(largest, math.sqrt(order / dimensions))
-    if largest < 1.0:
-        order = min(order, 1 + math.ceil(math.log(_ROUNDING) / math.log(max(largest, _ROUNDING))))
     d, sphere = dimensions, dimensions < math.inf
     out = np.empty_like(correlation)
     some = max(1, _IN_CACHE // points**2)
     for start in range(0, blocks, some):
         part = slice(start, start + some)
         c, first, second = correlation[part], series[left[part]], series[right[part]]
+        # |P_k(c)| is at most about the k-th power of the larger of c and sqrt(k / d).
+        order = series.shape[1]
+        largest = max(float(c.max()), -float(c.min()), math.sqrt(order / d))
+        if largest < 1.0:
+            order = min(order, 1 + math.ceil(math.log(_ROUNDING) / math.log(max(largest, _ROUNDING))))
         row, before = np.zeros_like(c), np.zeros_like(c)
         for k in range(order - 1, -1, -1):
             if sphere:

@@ -67,11 +67,9 @@ from varprop.simulator.network import (
 from varprop.simulator.theory.backward import Gradient
 from varprop.simulator.theory.fluctuations import Fluctuations, LogLaw
 from varprop.simulator.theory.maps import Window
-from varprop.simulator.theory.pair_series import log_second_moment, pair_mean, square_series
+from varprop.simulator.theory.pair_series import log_second_moment, mean_square_correlation, pair_mean, square_series
 from varprop.simulator.theory.pairs import PairKernel
 from varprop.simulator.theory.signal import Signal
-
-_SQUARE = np.array([0.0, 0.0, 1.0])
 
 
 @dataclass(frozen=True)
@@ -226,7 +224,7 @@ def _forward(network: Network, index: int, signals: list[Signal], steps: list[_S
                 # A mean of positions is ruled by its kernel's slow modes, whose spread is not followed.
                 return _Step((1.0,), math.nan, math.nan)
             # Not the channels' squares before, but those after are averaged: the source may take away.
-            channels = 2 / node.shape[0] * (pair_mean(signal.kernel, _SQUARE, inside=_inside(signal)) - mean**2)
+            channels = 2 / node.shape[0] * (mean_square_correlation(signal.kernel, _inside(signal)) - mean**2)
             return _Step((1.0,), channels - before[0].channels, channels, before[0].spread)
     return _Step((1.0,), 0.0, before[0].channels, before[0].spread)
 
@@ -237,7 +235,7 @@ def _dense(network: Network, node: Node, signal: Signal, source: Signal, before:
     weight = 1.0 if bias is None else 1.0 - min(bias.second_moment / _size(signal.kernel), 1.0)
     kurtosis = 0.0 if bias is None else bias.excess_kurtosis * (1.0 - weight) ** 2
     spread = before.spread.mixed(source.kernel, source.width, signal.weighted.window)
-    square = pair_mean(signal.kernel, _SQUARE, inside=_inside(signal)) + spread.variance * _apart(signal)
+    square = mean_square_correlation(signal.kernel, _inside(signal)) + spread.variance * _apart(signal)
     law, fan_in = signal.weighted.law, signal.weighted.fan_in
     # Mean over points of x_i^2 x_i'^2 of an input, over its second moment squared.
     inputs = 1.0 + (before.channels * source.width if math.isfinite(source.width) else 0.0)
@@ -271,8 +269,8 @@ def _added(node: Node, signal: Signal, inputs: list[Signal], before: list[_Step]
     logs = [log_second_moment(s.kernel) - log_second_moment(signal.kernel) for s in inputs]
     weights = tuple(math.exp(log) for log in logs)
     # Products of different branches: what the sum's kernel has beyond the squares of its parts.
-    parts = [w * w * pair_mean(s.kernel, _SQUARE, inside=_inside(s)) for w, s in zip(weights, inputs, strict=True)]
-    crossed = max(pair_mean(signal.kernel, _SQUARE, inside=_inside(signal)) - sum(parts), 0.0)
+    parts = [w * w * mean_square_correlation(s.kernel, _inside(s)) for w, s in zip(weights, inputs, strict=True)]
+    crossed = max(mean_square_correlation(signal.kernel, _inside(signal)) - sum(parts), 0.0)
     spreads = [step.spread.times(w * w) for w, step in zip(weights, before, strict=True)]
     # Branches that start from one map stray alike.
     spread = _Spread(*(sum(math.sqrt(v) for v in kind) ** 2 for kind in zip(*map(astuple, spreads), strict=True)))
@@ -286,14 +284,14 @@ def _measured(signal: Signal, node: Node) -> float:
     """Relative variance of a sampled channel's mean square over the batch, over the number of channels."""
     values = signal.draw().values
     # The second half mirrors the first.
-    values = values[: len(values) // 2]
-    single = np.einsum("csp,csp->cs", values, values) / values.shape[2]
-    squares = single.mean(axis=1)
+    values = values[..., : values.shape[2] // 2]
+    single = np.einsum("psc,psc->sc", values, values) / len(values)
+    squares = single.mean(axis=0)
     variance = float(squares.var(ddof=1))
-    samples = single.shape[1]
+    samples = len(single)
     if samples > 1:
         missing = 1 / samples - 1 / signal.kernel.layout.batch
-        variance = max(variance - missing * float(single.var(axis=1, ddof=1).mean()), 0.0)
+        variance = max(variance - missing * float(single.var(axis=0, ddof=1).mean()), 0.0)
     return variance / float(squares.mean()) ** 2 / node.shape[0]
 
 
@@ -320,7 +318,7 @@ def _backward(
                 own += share**2 * _lengths(weighted.law, after.fan_out or 1) / node.shape[0]
                 stray = stray.mixed(arriving.kernel, after.shape[0], weighted.window, returns[reader].gates)
             case Add():
-                known += share**2 * pair_mean(arriving.kernel, _SQUARE, inside=inside)
+                known += share**2 * mean_square_correlation(arriving.kernel, inside)
             case Activation() if signal.known is not None:
                 own = math.nan
             case Activation(function=name):
@@ -341,7 +339,7 @@ def _backward(
                 shared += squares.gate_square * correlation**2
         spread = spread.plus(stray.times(share**2))
     if fresh:
-        square = pair_mean(gradient.kernel, _SQUARE, inside=inside) + spread.variance * _apart(gradient)
+        square = mean_square_correlation(gradient.kernel, inside) + spread.variance * _apart(gradient)
         own += 2 / node.shape[0] * fresh * max(square - known, 0.0)
     return _Return(shares, slope, own, spread, shared)
 
@@ -398,4 +396,4 @@ def _apart_mean(kernel: PairKernel) -> float:
 def _apart_square(kernel: PairKernel) -> float:
     """Mean squared correlation of different points (one if there are none)."""
     same = 1 / (kernel.values.shape[1] * kernel.layout.batch)
-    return max((pair_mean(kernel, _SQUARE) - same) / (1 - same), 0.0) if same < 1 else 1.0
+    return max((mean_square_correlation(kernel) - same) / (1 - same), 0.0) if same < 1 else 1.0

@@ -123,7 +123,7 @@ def _(operation: Activation, node: Node, network: Network, inputs: list[Signal])
             taps, size = signal.behind
             inside = _cropped(sample, signal.kernel.size, taps.window.out_size(size))
             points = signal.kernel.layout.batch * node.shape[1] * node.shape[2]
-            related = partial(relations, taps, size, inside, points)
+            related = partial(relations, taps, size, inside, points, signal.law)
     out = duals.kernel
     amplitude, slopes, means = _edges_after(function, signal)
     strays = signal.strays

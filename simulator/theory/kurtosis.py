@@ -16,6 +16,7 @@ the Hermite series of phi^2 at the correlations of the taps; of others from samp
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import reduce
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,7 @@ from varprop.simulator.network import Activation, Conv2d, Network, Padding, Zero
 from varprop.simulator.theory.maps import Ints, Window
 from varprop.simulator.theory.pair_series import square_series
 from varprop.simulator.theory.pairs import PairKernel
+from varprop.simulator.theory.sampling import position_squares
 from varprop.simulator.theory.signal import Signal
 
 Array = NDArray[np.float64]
@@ -89,10 +91,11 @@ def _sum(first: Padding, second: Padding) -> Padding:
 
 
 def _of_sample(values: Array, taps: Ints) -> tuple[float, float]:
-    """R and F of sampled channels, shape (channels, samples, positions)."""
-    squares = np.pad(values**2, ((0, 0), (0, 0), (0, 1)))[:, :, taps]
-    total = squares.sum(axis=2)
-    return _relative(*(np.mean(values, axis=(0, 1)) for values in (total**2, (squares**2).sum(axis=2), total)))
+    """R and F of sampled channels, shape (positions, samples, channels)."""
+    squares = np.pad(values**2, ((0, 1), (0, 0), (0, 0)))
+    total = reduce(np.add, (squares[under] for under in taps))
+    fourth = np.append(position_squares(squares[:-1]), 0.0)[taps].sum(axis=0)
+    return _relative(position_squares(total), fourth, total.mean(axis=(1, 2)))
 
 
 def _relative(spread: Array, fourth: Array, mean: Array) -> tuple[float, float]:

@@ -33,6 +33,13 @@ class Window:
         return self.kernel[0] * self.kernel[1]
 
     @property
+    def before(self) -> Size:
+        """Rows and columns by which the first window begins before the map."""
+        if self.inside:
+            return (self.kernel[0] - 1) // 2, (self.kernel[1] - 1) // 2
+        return self.padding[0], self.padding[2]
+
+    @property
     def live(self) -> int:
         """Number of weights that are not zero."""
         return 1 if self.central else self.taps
@@ -60,9 +67,7 @@ class Window:
         """Flat input position under each tap of each output, shape (taps, outputs); -1 in the zero padding."""
         h, w = size
         out_h, out_w = self.out_size(size)
-        top, left = self.padding[0], self.padding[2]
-        if self.inside:
-            top, left = (self.kernel[0] - 1) // 2, (self.kernel[1] - 1) // 2
+        top, left = self.before
         i, j = np.divmod(np.arange(self.taps), self.kernel[1])
         rows = np.arange(out_h)[None, :] * self.stride[0] + i[:, None] - top
         cols = np.arange(out_w)[None, :] * self.stride[1] + j[:, None] - left

@@ -124,16 +124,16 @@ def _sampled_law(signal: Signal, gaussian: VarianceLaw, eps: float) -> VarianceL
     sample to sample, and taken away.
     """
     values, batch = signal.draw().values, signal.kernel.layout.batch
-    samples = values.shape[1]
-    first, second = values.mean(axis=2), np.mean(values**2, axis=2)
-    mean = first.mean(axis=1, keepdims=True)
-    v = second.mean(axis=1) - mean[:, 0] ** 2
+    positions, samples, _ = values.shape
+    first, second = values.mean(axis=0), np.einsum("psc,psc->sc", values, values) / positions
+    mean = first.mean(axis=0)
+    v = second.mean(axis=0) - mean**2
     size, spread = float(v.mean()), float(v.var())
     if size <= 0.0 or spread == 0.0:
         return gaussian
     if samples > 1:
         # To first order a channel's v is the average of these.
-        noise = float(np.mean(np.var(second - 2 * mean * first, axis=1, ddof=1))) / samples * (1 - samples / batch)
+        noise = float(np.mean(np.var(second - 2 * mean * first, axis=0, ddof=1))) / samples * (1 - samples / batch)
         v = size + np.sqrt(max(1.0 - noise / spread, 0.0)) * (v - size)
     v = v * (gaussian.mean / size)
     inverse = 1.0 / (v + eps)

@@ -20,6 +20,7 @@ Ints = NDArray[np.intp]
 _ORDER = 40
 _ROWS = 256  # of a kernel between different samples; of larger ones evenly spaced pairs of samples are looked at
 _ENTRIES = 4096  # of these; of larger ones evenly spaced rows
+_STRIDE = 8
 _FAR = 200.0  # log of the second moment up to which an activation is evaluated as it is
 _GRID = 32  # variances per unit of log q at which an activation is expanded
 
@@ -112,20 +113,72 @@ def pair_mean(
     every = max((blocks - layout.profiles) * points // _ROWS, 1)
     looked = layout.profiles + len(range(layout.profiles, blocks, every))
     rows = -(-points // min(max(_ENTRIES // (looked * points), 2), points))
+    while rows > 1 and math.gcd(rows, kernel.size[1]) > 1:
+        rows += 1  # points of all columns of a map
     own = kernel.diagonal
     arguments = (kernel.values, layout.left, layout.right, layout.profiles, layout.weight, own, level, inside)
     other = (kernel.values, own, False) if gradient is None else (gradient.values, gradient.diagonal, True)
     found = _pair_sum(*arguments, series, *other, spread, square, rows, every)
     if series[1] and (rows > 1 or every > 1):
         # Positive and negative correlations may cancel (they do after normalisation): in the sum over all pairs only.
-        linear = np.array([0.0, series[1]])
-        alone = (kernel.values, own, False, 0.0, 0.0)
-        found += _pair_sum(*arguments, linear, *alone, 1, 1) - _pair_sum(*arguments, linear, *alone, rows, every)
+        found += series[1] * (_linear(*arguments, 1, 1) - _linear(*arguments, rows, every))
     return float(found)
+
+
+def mean_square_correlation(kernel: PairKernel, inside: float = 1.0) -> float:
+    """Return `pair_mean` of c^2, for which nothing has to be divided: c^2 times both levels is the kernel's square."""
+    q = kernel.second_moment
+    if not q:
+        return 1.0
+    found = kernel.pair_square_mean() / q**2
+    if inside < 1.0:
+        profiles, points = kernel.layout.profiles, kernel.values.shape[1]
+        own, root = kernel.values[:profiles], _inverse_root(kernel.diagonal)
+        rows = np.arange(points)
+        corners = np.where(rows < points // 2, points - 1, 0)
+        apart = own[:, rows, corners] * root * root[:, corners]
+        share = float(kernel.layout.weight[:profiles].sum())
+        found += share * (1.0 - inside) * (float(np.mean(apart**2)) - float(np.mean(own**2)) / q**2)
+    return found
 
 
 def _inverse_root(diagonal: Array) -> Array:
     return np.divide(1.0, np.sqrt(np.maximum(diagonal, 0.0)), out=np.zeros_like(diagonal), where=diagonal > 0)
+
+
+def _linear(
+    values: Array, left: Ints, right: Ints, profiles: int, weight: Array, diagonal: Array,
+    level: Array, inside: float, row_step: int, block_step: int,
+) -> float:  # fmt: skip
+    """Sum of the correlation itself, as in `_pair_sum`."""
+    blocks, points = len(values), values.shape[1]
+    inverse = _inverse_root(diagonal)
+    scaled, rows = inverse * level, np.arange(row_step // 2, points, row_step)
+    own, crossing = slice(0, profiles), slice(profiles, blocks, block_step)
+    near, others = (
+        np.einsum("bij,bi,bj->b", values[chosen][:, rows], scaled[left[chosen]][:, rows], scaled[right[chosen]])
+        / (len(rows) * points)
+        for chosen in (own, crossing)
+    )
+    opposite = np.where(rows < points // 2, points - 1, 0)
+    far = (values[own][:, rows, opposite] * inverse[:, rows] * inverse[:, opposite]).mean(axis=1)
+    total = float(weight[own] @ (inside * near + (1 - inside) * far))
+    return total + float(weight[crossing] @ others) * (blocks - profiles) / max(len(others), 1)
+
+
+def _polynomial(c: Array, series: Array) -> Array:
+    """Return sum_k series[k] c^k, by Horner's rule in c^8 of polynomials of degree 7."""
+    flat = c.ravel()
+    powers = np.empty((_STRIDE, flat.size))
+    powers[0] = 1.0
+    for k in range(1, _STRIDE):
+        np.multiply(powers[k - 1], flat, out=powers[k])
+    parts = np.pad(series, (0, -len(series) % _STRIDE)).reshape(-1, _STRIDE) @ powers
+    high, total = powers[-1] * flat, parts[-1]
+    for part in parts[-2::-1]:
+        total *= high
+        total += part
+    return np.asarray(total.reshape(c.shape))
 
 
 def _pair_sum(
@@ -144,10 +197,7 @@ def _pair_sum(
             continue
         c = values[chosen][:, rows] * inverse[a][:, rows, None] * inverse[b][:, None, :]
         np.clip(c, -1.0, 1.0, out=c)
-        term = np.full_like(c, series[-1])
-        for coefficient in series[-2::-1]:
-            term *= c
-            term += coefficient
+        term = _polynomial(c, series)
         if gated:
             gamma = gradient[chosen][:, rows] * gradient_inverse[a][:, rows, None] * gradient_inverse[b][:, None, :]
             more = np.minimum(gamma * gamma, 1.0)

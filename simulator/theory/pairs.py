@@ -19,6 +19,7 @@ from varprop.simulator.theory.maps import Ints, Size, Window, clipped_offsets, o
 
 Array = NDArray[np.float64]
 
+_SPARE, _ITERATIONS = 12, 4  # directions more than are asked for, and squarings of the matrix, of subspace iteration
 _NEGLIGIBLE = 1e-3  # share of the largest below which the moment of two different taps is left out
 
 
@@ -120,8 +121,11 @@ class PairKernel:
 
     def pair_square_mean(self) -> float:
         """Mean of the squared kernel over all pairs of points."""
-        flat = self.values.reshape(len(self.values), -1)
-        return float(self.layout.weight @ np.einsum("bi,bi->b", flat, flat)) / flat.shape[1]
+        return self._pair_square_mean
+
+    @cached_property
+    def _pair_square_mean(self) -> float:
+        return self.pair_product_mean(self)
 
     def pair_product_mean(self, other: PairKernel) -> float:
         """Mean over all pairs of points of the product of two kernels (in units of both scales)."""
@@ -152,13 +156,7 @@ class PairKernel:
         count = min(count, size)
         if not self.diagonal.any():
             return np.zeros(count), np.zeros((count, profiles, positions))
-        if size <= 300:
-            values, vectors = np.linalg.eigh(matrix)
-        else:
-            from scipy.sparse.linalg import eigsh  # heavy to import, and needed for large batches of images only
-
-            start = np.random.default_rng(0).standard_normal(size)
-            values, vectors = eigsh(matrix, k=count, which="LA", v0=start, tol=1e-4)
+        values, vectors = _leading(matrix, count)
         order = np.argsort(values)[::-1][:count]
         found = np.maximum(values[order], 0.0) / positions
         return found, (vectors[:, order].T * np.sqrt(size)).reshape(count, profiles, positions)
@@ -180,6 +178,23 @@ class PairKernel:
         """View of the values as (blocks, height, width, height, width)."""
         (h, w), n = self.size, len(self.values)
         return self.values.reshape(n, h, w, h, w)
+
+
+def _leading(matrix: Array, count: int) -> tuple[Array, Array]:
+    """Leading eigenvalues and eigenvectors, and some more, of a matrix that is positive semidefinite but for rounding.
+
+    Of a large one by subspace iteration: what it misses of an eigenvalue that hardly stands out, the rest keeps.
+    """
+    more = count + _SPARE
+    if len(matrix) <= 5 * more:
+        values, vectors = np.linalg.eigh(matrix)
+        return values, vectors
+    basis = np.random.default_rng(0).standard_normal((len(matrix), more))
+    basis[:, 0] = 1.0  # what all points share is often the largest
+    for _ in range(_ITERATIONS):
+        basis = np.linalg.qr(matrix @ (matrix @ basis))[0]
+    values, vectors = np.linalg.eigh(basis.T @ matrix @ basis)
+    return values, basis @ vectors
 
 
 def merged(kernel: PairKernel) -> PairKernel:
@@ -223,8 +238,11 @@ def windows(kernel: PairKernel, taps: Array, window: Window) -> PairKernel:
     padded = _padded(kernel, window)
     values = np.zeros((len(padded), *out, *out))
     under = _slices(out, window)
+    taps, mirrored = _folded(taps, kernel)
     for k, m in _notable(taps):
         values += taps[k, m] * padded[:, *under[k], *under[m]]
+    if mirrored:
+        values += values.transpose(0, 3, 4, 1, 2)
     return replace(kernel, size=out, values=values.reshape(len(values), out[0] * out[1], out[0] * out[1]))
 
 
@@ -242,8 +260,11 @@ def windows_transposed(kernel: PairKernel, taps: Array, window: Window, size: Si
     values = kernel.mapped()
     padded = np.zeros((len(values), h, w, h, w))
     under = _slices(kernel.size, window)
+    taps, mirrored = _folded(taps, kernel)
     for k, m in _notable(taps):
         padded[:, *under[k], *under[m]] += taps[k, m] * values
+    if mirrored:
+        padded += padded.transpose(0, 3, 4, 1, 2)
     inner = padded[:, top : h - bottom, left : w - right, top : h - bottom, left : w - right]
     points = size[0] * size[1]
     return replace(kernel, size=size, values=inner.reshape(len(values), points, points))
@@ -326,6 +347,13 @@ def _slices(out: Size, window: Window) -> list[tuple[slice, slice]]:
         for i in range(kh)
         for j in range(kw)
     ]
+
+
+def _folded(taps: Array, kernel: PairKernel) -> tuple[Array, bool]:
+    """Halve the moments of different taps where a kernel's blocks are symmetric: the other half is the mirror image."""
+    if kernel.layout.profiles > 1 or np.count_nonzero(taps) <= len(taps):
+        return taps, False
+    return np.triu(taps) - np.diag(np.diag(taps)) / 2, True
 
 
 def _notable(taps: Array) -> Iterator[tuple[int, int]]:

@@ -12,7 +12,7 @@ from varprop.simulator.network import AveragePool, MaxPool, Node, ZeroPad
 from varprop.simulator.theory.convolution import regrown, with_edges
 from varprop.simulator.theory.maps import Size, Window, window_sum
 from varprop.simulator.theory.pairs import merged, regridded, whole_map_mean
-from varprop.simulator.theory.sampling import Sample, levelled, matched
+from varprop.simulator.theory.sampling import Sample, levelled, mapped, matched
 from varprop.simulator.theory.signal import Gaussian, Signal, cut_out, fixed
 
 Array = NDArray[np.float64]
@@ -71,7 +71,7 @@ def _linear_map(signal: Signal, matrix: Array, size: Size) -> Signal:
         signal.width,
         signal.strays,
         origin=Gaussian(kernel, origin.key + 1) if gaussian and origin is not None else None,
-        sample=None if gaussian else cache(lambda: Sample(signal.draw().values @ matrix.T)),
+        sample=None if gaussian else cache(lambda: Sample(mapped(matrix, signal.draw().values))),
     )
 
 
@@ -81,9 +81,7 @@ def max_pooled(operation: MaxPool, node: Node, signal: Signal) -> Signal:
     window = Window(operation.kernel, operation.stride)
     index = window.index(size)
     drawn = signal.draw()
-    under = drawn.values[:, :, index]
-    winner = under.argmax(axis=2)[:, :, None, :]
-    sample = Sample(np.take_along_axis(under, winner, axis=2)[:, :, 0, :])
+    sample = Sample(drawn.values[index].max(axis=0))
     average = window.averaging(size)
     kernel = replace(signal.kernel, size=window.out_size(size), values=average @ signal.kernel.values @ average.T)
     kernel = levelled(matched(kernel, sample), sample)
@@ -100,8 +98,8 @@ def flattened(node: Node, signal: Signal) -> Signal:
 
     def features() -> Sample:
         drawn = signal.draw().values
-        place = np.arange(len(drawn)) % positions
-        return Sample(drawn[np.arange(len(drawn)), :, place][:, :, None])
+        channels = np.arange(drawn.shape[2])
+        return Sample(drawn[channels % positions, :, channels].T[None])
 
     return Signal(
         replace(kernel, size=(1, 1), values=values),

@@ -8,6 +8,7 @@ over sampled channels.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,11 +16,14 @@ from numpy.typing import NDArray
 
 from varprop.simulator.theory.depthwise import Taps, excess, tap_nodes
 from varprop.simulator.theory.maps import Ints, Size
-from varprop.simulator.theory.sampling import Sample
+from varprop.simulator.theory.sampling import Sample, channel_squares
+from varprop.simulator.theory.stencils import Stencils
+from varprop.simulator.theory.variance_law import VarianceLaw
 
 Array = NDArray[np.float64]
 
-_POINTS = 256  # of the data at which a channel is looked at
+_POINTS = 64  # of the data at which a channel is looked at: with 256 the same noise is left, that of the channels
+_SAMPLES = 4  # of the batch at least, as images differ
 
 
 @dataclass(frozen=True)
@@ -54,46 +58,12 @@ class Relations:
 UNRELATED = Relations()
 
 
-class _Kernels:
-    """Depthwise kernels of sampled channels, (channels, taps), on a map: fields are (channels, samples, positions)."""
-
-    def __init__(self, weights: Array, index: Ints, positions: int) -> None:
-        live = (index >= 0).any(axis=1)
-        self.weights, self._under = weights[:, live], index[live]
-        # Which output lies over an input, tap by tap; a tap reaches an input at most once.
-        self._over = np.full((len(self._under), positions + 1), -1)
-        for over, under in zip(self._over, self._under, strict=True):
-            over[under] = np.arange(index.shape[1])
-        self._over = self._over[:, :-1]
-
-    def forward(self, field: Array) -> Array:
-        """Convolve."""
-        return _gathered(self.weights, self._under, field)
-
-    def back(self, field: Array, power: int = 1) -> Array:
-        """Apply the transpose, of the weights or of their squares."""
-        return _gathered(self.weights**power, self._over, field)
-
-    def seen(self, field: Array) -> Array:
-        """Return a field of outputs as each tap shows it to the inputs, shape (taps, all)."""
-        padded = np.pad(field, ((0, 0), (0, 0), (0, 1)))
-        return np.stack([padded.take(where, axis=2, mode="wrap").ravel() for where in self._over])
-
-
-def _gathered(weights: Array, index: Ints, field: Array) -> Array:
-    padded = np.pad(field, ((0, 0), (0, 0), (0, 1)))
-    total = np.zeros((*field.shape[:2], index.shape[1]))
-    for k, where in enumerate(index):
-        total += weights[:, k, None, None] * padded.take(where, axis=2, mode="wrap")
-    return total
-
-
 def unrelated(alike: float) -> Relations:
     """Return relations where there are none."""
     return UNRELATED
 
 
-def relations(taps: Taps, size: Size, after: Sample, points: int, alike: float) -> Relations:
+def relations(taps: Taps, size: Size, after: Sample, points: int, law: VarianceLaw | None, alike: float) -> Relations:
     """Return how the gradient's way through a depthwise layer depends on the channel.
 
     The gradient that arrives at the activation behind the layer is taken as white over the data, plus a part that is
@@ -110,25 +80,30 @@ def relations(taps: Taps, size: Size, after: Sample, points: int, alike: float) 
         Channels behind that activation; those of the second half have the first half's kernels with the opposite sign.
     points
         N: the channel's values over batch and positions behind the layer.
+    law
+        Of the normalisation between, if there is one.
     alike
         Correlation of the arriving gradient at different positions of a sample.
     """
     assert after.slopes is not None
-    count, samples = len(taps.covariances), max(1, _POINTS // (size[0] * size[1]))
-    kernels = _Kernels(tap_nodes(taps.window.taps, taps.law)[:count], taps.window.index(size), size[0] * size[1])
-    identity = _Kernels(np.ones((count, 1)), np.arange(after.slopes.shape[2])[None, :], after.slopes.shape[2])
-    slopes = after.slopes[:count, :samples], after.slopes[count:, :samples]
+    count, samples = len(taps.covariances), max(_SAMPLES, _POINTS // (size[0] * size[1]))
+    weights = tap_nodes(taps.window.taps, taps.law)[:count].T
+    kernels = Stencils(weights, taps.window, size)
+    halves = (after.slopes[:, :samples, :count], after.slopes[:, :samples, count:])
+    slopes = np.ascontiguousarray(halves[0]), np.ascontiguousarray(halves[1])
     scale = np.ones(count) if after.inverse is None else after.inverse[:count]
-    y = None if after.inverse is None or after.inputs is None else after.inputs[:count, :samples]
+    y = None
+    if after.inverse is not None and after.inputs is not None:
+        y = np.ascontiguousarray(after.inputs[:, :samples, :count])
     square = (slopes[0] ** 2 + slopes[1] ** 2) / 2
-    tilt = excess(square.mean(axis=(1, 2)), scale)
-    wide = scale[:, None, None]
-    through, arriving = (wide * _passed(k, slopes, y, points) for k in (kernels, identity))
-    alone = wide * kernels.back(np.ones((count, 1, square.shape[2])), power=2)
+    tilt = excess(_mean(square), scale)
+    sent, arrived = _Sent.by(kernels.back, slopes, square, y), _Sent.by(_unchanged, slopes, square, y)
+    through, arriving = (scale * _passed(way, slopes, square, y, points) for way in (sent, arrived))
+    alone = scale * kernels.back(np.ones((len(square), 1, count)), power=2)
     seen = float(alone.mean()) * float(arriving.mean()) / float(scale.mean())
     if alike > 0:
-        through += alike * (wide * _passed_alike(kernels, slopes, y, points) - through)
-        seen *= 1.0 + alike * (_apart(kernels, slopes, scale) - 1.0)
+        through += alike * (scale * _passed_alike(sent, slopes, y, points) - through)
+        seen *= 1.0 + alike * (_apart(weights, taps.window.index(size), slopes, scale) - 1.0)
     reweigh = float(through.mean()) / seen if seen > 0 else 1.0
     source = taps.source
     if source.slopes is None:
@@ -136,69 +111,114 @@ def relations(taps: Taps, size: Size, after: Sample, points: int, alike: float) 
     gate = source.slopes[:, :samples]
     passed = through * gate**2
     gates = excess(through, gate**2)
+    if law is not None and law.squares is not None:
+        # A few of the kernels, of small variance, count for much: the mean over all of them is known at each channel.
+        known = Stencils(law.squares, taps.window, size).back(np.ones((len(square), 1, count)))
+        gates *= excess(known, gate**2) / excess(alone, gate**2)
     if source.inverse is None or source.inputs is None or y is None:
         return Relations(tilt, reweigh, gates)
     inputs = source.inputs[:, :samples]
-    left = source.inverse * passed.mean(axis=(1, 2))
+    left = source.inverse * _mean(passed)
     gone = _overlap(kernels.forward(gate), slopes, y, alike)
-    gone += (2.0 - np.mean(inputs**2, axis=(1, 2))) * _overlap(kernels.forward(gate * inputs), slopes, y, alike)
-    ratio = square.shape[2] / gate.shape[2]
+    gone += (2.0 - channel_squares(inputs)) * _overlap(kernels.forward(gate * inputs), slopes, y, alike)
+    ratio = len(square) / len(gate)
     lost = float(np.mean(source.inverse * scale * gone)) / float(left.mean()) * ratio**2 / points
-    before, alike = (excess(field.mean(axis=(1, 2)), source.inverse) for field in (passed, alone))
+    before, alike = (excess(_mean(field), source.inverse) for field in (passed, alone))
     return Relations(tilt, reweigh, gates, before / alike, lost)
 
 
-def _passed(kernels: _Kernels, slopes: tuple[Array, Array], y: Array | None, points: int) -> Array:
+@dataclass(frozen=True)
+class _Sent:
+    """What the transposed weights make of ones, of y, of the slopes of either sign, and of their square alone and by y.
+
+    `spread` is what the squared weights make of that square.
+    """
+
+    spread: Array
+    slopes: tuple[Array, ...]
+    square: Array
+    ones: Array | None = None
+    y: Array | None = None
+    square_y: Array | None = None
+
+    @staticmethod
+    def by(back: Callable[..., Array], slopes: tuple[Array, Array], square: Array, y: Array | None) -> _Sent:
+        """Send all of them."""
+        spread, both = back(square, power=2), tuple(back(s) for s in slopes)
+        if y is None:
+            return _Sent(spread, both, square)
+        return _Sent(spread, both, back(square), back(np.ones_like(y[:, :1])), back(y), back(y * square))
+
+
+def _unchanged(field: Array, power: int = 1) -> Array:
+    return field
+
+
+def _passed(way: _Sent, slopes: tuple[Array, Array], square: Array, y: Array | None, points: int) -> Array:
     """Diagonal of W' P D (1 - 11' / N) D P W, averaged over slopes D of both signs of the kernel; P = 1 without y.
 
     Up to 1 / N, with a = W'1 and b = W'y, it is w^2' d - (2 a W'd + 2 b W'yd - |a + b y|^2 . d + (W'P s)^2) / N for
     slopes s and d = s^2.
     """
-    square = (slopes[0] ** 2 + slopes[1] ** 2) / 2
-    through = kernels.back(square, power=2)
     if y is None:
-        return through
-    a, b = kernels.back(np.ones_like(y[:, :1])), kernels.back(y)
-    d0, d1, d2 = (_mean(square * y**power) for power in (0, 1, 2))
-    taken = 2 * a * kernels.back(square) + 2 * b * kernels.back(y * square) - a * a * d0 - 2 * a * b * d1 - b * b * d2
-    for s in slopes:
-        taken += (kernels.back(s) - a * _mean(s) - b * _mean(s * y)) ** 2 / 2
-    return through - taken / points
+        return way.spread
+    assert way.ones is not None
+    assert way.y is not None
+    assert way.square_y is not None
+    a, b, weighted = way.ones, way.y, y * square
+    d0, d1, d2 = _mean(square), _mean(weighted), _mean_product(weighted, y)
+    taken = a * (2 * way.square - b * d1 - a * d0) + b * (2 * way.square_y - b * d2 - a * d1)
+    for s, back in zip(slopes, way.slopes, strict=True):
+        rest = back - b * _mean_product(s, y) - a * _mean(s)
+        taken += rest * rest / 2
+    return way.spread - taken / points
 
 
-def _passed_alike(kernels: _Kernels, slopes: tuple[Array, Array], y: Array | None, points: int) -> Array:
+def _passed_alike(way: _Sent, slopes: tuple[Array, Array], y: Array | None, points: int) -> Array:
     """Return |W' P D 1|^2 for ones all over one sample's map, to first order in 1 / N."""
-    total = np.zeros((1, 1, 1))
-    for s in slopes:
-        back = kernels.back(s)
+    total = np.zeros_like(way.spread)
+    for s, back in zip(slopes, way.slopes, strict=True):
         if y is None:
-            total = total + back**2 / 2
+            total += back**2 / 2
             continue
-        a, b = kernels.back(np.ones_like(y[:, :1])), kernels.back(y)
-        own, along = s.mean(axis=2, keepdims=True), (s * y).mean(axis=2, keepdims=True)
-        total = total + back * (back - 2 * s.shape[2] / points * (a * own + b * along)) / 2
+        assert way.ones is not None
+        assert way.y is not None
+        missing = way.ones * s.mean(axis=0) + way.y * (s * y).mean(axis=0)
+        total += back * (back / 2 - len(s) / points * missing)
     return total
 
 
-def _apart(kernels: _Kernels, slopes: tuple[Array, Array], scale: Array) -> float:
+def _apart(weights: Array, under: Ints, slopes: tuple[Array, Array], scale: Array) -> float:
     """Return what ones bring through slopes and weights that know nothing of one another, over what noise does."""
-    weights = kernels.weights
-    moments = (weights * scale[:, None]).T @ weights
-    products = sum(flat @ flat.T for flat in (kernels.seen(s) for s in slopes))
+    moments = (weights * scale) @ weights.T
+    flat = [s.reshape(len(s), -1) for s in slopes]
+    between = np.pad(sum(s @ s.T for s in flat), (0, 1))  # of two outputs; nothing lies beyond the edge
+    # Which output lies over an input, tap by tap; a tap reaches an input at most once.
+    over = np.full((len(under), int(under.max()) + 2), -1)
+    for outputs, inputs in zip(over, under, strict=True):
+        outputs[inputs] = np.arange(under.shape[1])
+    over = over[:, :-1]
+    products = between[over[:, None], over[None, :]].sum(axis=2)
     own = float(np.sum(np.diag(moments) * np.diag(products)))
     return float(np.sum(moments * products)) / own if own > 0 else 1.0
 
 
 def _overlap(field: Array, slopes: tuple[Array, Array], y: Array, alike: float) -> Array:
     """Variance over the data of D P f, per channel, as the gradient sees it, averaged over slopes of both signs."""
-    left = field - _mean(field) - y * _mean(field * y)
-    found = np.zeros(len(field))
+    left = field - y * _mean_product(field, y) - _mean(field)
+    found = np.zeros(field.shape[2])
     for s in slopes:
         seen = s * left
-        found += (1 - alike) * seen.var(axis=(1, 2)) / 2
-        found += alike * seen.shape[2] * seen.mean(axis=2).var(axis=1) / 2
+        found += (1 - alike) * (channel_squares(seen) - _mean(seen) ** 2) / 2
+        found += alike * len(seen) * seen.mean(axis=0).var(axis=0) / 2
     return found
 
 
 def _mean(field: Array) -> Array:
-    return np.asarray(field.mean(axis=(1, 2), keepdims=True))
+    """Mean of each channel."""
+    return np.asarray(field.mean(axis=(0, 1)))
+
+
+def _mean_product(first: Array, second: Array) -> Array:
+    """Mean product of each channel."""
+    return np.asarray(np.einsum("psc,psc->c", first, second) / (first.shape[0] * first.shape[1]))

@@ -26,6 +26,7 @@ _CHANNELS = 256  # at least, of an exchangeable batch; of images, whose channels
 _MOST = 2048
 _VALUES = 2**17  # values that a sample of an exchangeable batch holds at most
 _RANK = 300  # leading directions kept of a kernel over many points
+_POWERS = 16  # steps of the power method; a direction that rules stands out
 _ROUNDING = 1e-10  # share of the largest below which a direction's variance is nothing but rounding
 
 
@@ -36,7 +37,8 @@ class Sample:
     Attributes
     ----------
     values
-        At sampled points of the data, shape (channels, samples, positions).
+        At sampled points of the data, shape (positions, samples, channels): what a window or a linear map of the
+        positions does is done to whole rows.
     inverse
         1 / (v + eps) of the last batch normalisation that each channel went through, shape (channels,); None
         where there was none.
@@ -51,34 +53,42 @@ class Sample:
 
     def half(self) -> Sample:
         """Return every other channel."""
-        others = (None if field is None else field[::2] for field in (self.inverse, self.slopes, self.inputs))
-        return Sample(self.values[::2], *others)
+        others = (None if field is None else field[..., ::2] for field in (self.inverse, self.slopes, self.inputs))
+        return Sample(self.values[..., ::2], *others)
+
+
+def counts(layout: Layout, positions: int) -> tuple[int, int]:
+    """Return how many samples and channels are drawn of a map of so many positions."""
+    if layout.profiles > 1:
+        return layout.profiles, 2 * _CHANNELS
+    channels = _CHANNELS
+    while channels < _MOST and 2 * channels * positions * layout.batch <= _VALUES:
+        channels *= 2
+    return min(layout.batch, max(_VALUES // (channels * positions), 2)), channels
 
 
 def draw(kernel: PairKernel, key: int) -> Sample:
     """Draw Gaussian channels with the given kernel; `key` keeps the draws of different nodes apart."""
     layout, positions = kernel.layout, kernel.values.shape[1]
-    rng = np.random.Generator(np.random.Philox(key=key))
+    samples, channels = counts(layout, positions)
+    rng = np.random.Generator(np.random.SFC64(key))
     if layout.profiles == 1:
-        channels = _CHANNELS
-        while channels < _MOST and 2 * channels * positions * layout.batch <= _VALUES:
-            channels *= 2
-        samples = min(layout.batch, max(_VALUES // (channels * positions), 2))
         if layout.batch == 1:
-            z = _normal(rng, channels, 1, kernel.values[0])
+            z = _normal(rng, 1, channels, kernel.values[0])
         else:
             # A batch's own covariance between samples may have either sign, but that of the batch's mean and that of
             # what is left of every sample are positive: draw these.
             own, cross = kernel.values
             rest = layout.batch - samples
-            apart = _normal(rng, channels, samples + (rest > 0), own - cross)
+            apart = _normal(rng, samples + (rest > 0), channels, own - cross)
             summed = apart[:, :samples].sum(axis=1, keepdims=True)
             if rest:
                 summed += np.sqrt(rest) * apart[:, samples:]
-            shared = _normal(rng, channels, 1, cross + (own - cross) / layout.batch)
-            z = shared + apart[:, :samples] - summed / layout.batch
+            shared = _normal(rng, 1, channels, cross + (own - cross) / layout.batch)
+            z = shared - summed / layout.batch + apart[:, :samples]
     else:
-        z = _normal(rng, 2 * _CHANNELS, 1, assemble(kernel)).reshape(-1, layout.profiles, positions)
+        z = _normal(rng, 1, channels, assemble(kernel)).reshape(samples, positions, channels)
+        z = np.ascontiguousarray(z.transpose(1, 0, 2))
     return of_size(z, kernel)
 
 
@@ -96,19 +106,39 @@ def repeated(channels: Array, layout: Layout) -> Sample:
     if layout.profiles == 1:
         channels = channels[: max(_VALUES // (count * positions), 2)]
     turn = np.arange(count) // 2 % channels.shape[1]
-    return Sample(channels.transpose(1, 0, 2)[turn])
+    return Sample(np.ascontiguousarray(channels.transpose(2, 0, 1)[..., turn]))
 
 
-def _normal(rng: np.random.Generator, channels: int, samples: int, covariance: Array) -> Array:
-    basis, root = _root(covariance)
-    # White noise is drawn in a basis of its own: directions of equal variance are only known up to a rotation.
-    white = rng.standard_normal((channels // 2, samples, len(basis))) @ basis
-    sizes = np.einsum("pk,pk->k", root, root)
-    if samples == 1 and 2 * sizes[-1] > sizes.sum() > 0:
-        # One direction rules: it is sampled evenly.
-        white[np.argsort(white[:, 0, -1]), 0, -1] = _levels(len(white))
-    half = white @ root.T
-    return np.concatenate([half, -half])
+def _normal(rng: np.random.Generator, samples: int, channels: int, covariance: Array) -> Array:
+    root = _root(covariance)
+    half = root @ rng.standard_normal((root.shape[1], samples * (channels // 2)))
+    if samples == 1:
+        _evenly(half, covariance)
+    half = half.reshape(len(half), samples, -1)
+    return np.concatenate([half, -half], axis=2)
+
+
+def _evenly(draws: Array, covariance: Array) -> None:
+    """Sample one direction evenly if it rules; `draws`, shape (points, draws), are changed in place.
+
+    Given u'z of a direction u, z is Gaussian around C u (u'z) / u'Cu: only that mean is moved.
+    """
+    total = float(np.trace(covariance))
+    direction = covariance.sum(axis=0)
+    for _ in range(_POWERS):
+        length = float(np.linalg.norm(direction))
+        if length == 0.0:
+            return
+        image = covariance @ (direction / length)
+        size = float(direction @ image) / length
+        if size <= 0.0:
+            return
+        direction, along = image, direction / length
+    if 2 * size > total:
+        found = along @ draws / np.sqrt(size)
+        wanted = np.empty_like(found)
+        wanted[np.argsort(found)] = _levels(len(found))
+        draws += np.outer(image / np.sqrt(size), wanted - found)
 
 
 @cache
@@ -128,16 +158,20 @@ def assemble(kernel: PairKernel) -> Array:
     return full.reshape(layout.profiles * positions, -1)
 
 
-def _root(matrix: Array) -> tuple[Array, Array]:
-    """Return a basis and a square root in it of a matrix that is positive semidefinite up to approximation errors.
-
-    Columns of either are directions, the largest last.
-    """
+def _root(matrix: Array) -> Array:
+    """Return R, R R' being a matrix that is positive semidefinite up to approximation errors."""
     size = len(matrix)
     if size <= _RANK:
-        values, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
-        values = np.where(values > values[-1] * _ROUNDING, values, 0.0)
-        return vectors, np.asarray(vectors * np.sqrt(np.maximum(values, 0.0)))
+        try:
+            own = np.diag(matrix)
+            root = np.linalg.cholesky(matrix + np.diag(np.full(size, _ROUNDING * float(own.max()))))
+            root[own <= 0.0] = 0.0
+            return np.asarray(root)
+        except np.linalg.LinAlgError:
+            values, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
+            values = np.where(values > values[-1] * _ROUNDING, values, 0.0)
+            # The symmetric root, as directions of equal variance are only known up to a rotation.
+            return np.asarray((vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T)
     # Nystrom's approximation in the leading directions, with approximation errors of the wrong sign cut off.
     probe = np.random.default_rng(0).standard_normal((size, _RANK))
     probe = np.linalg.qr(matrix @ probe)[0]
@@ -147,7 +181,8 @@ def _root(matrix: Array) -> tuple[Array, Array]:
     basis = vectors[:, keep]
     root = image @ (basis / np.sqrt(values[keep]))
     found = np.sum(root**2, axis=1)
-    return basis, np.asarray(root * np.sqrt(np.maximum(np.diag(matrix), 0.0) / np.maximum(found, 1e-300))[:, None])
+    level = np.sqrt(np.maximum(np.diag(matrix), 0.0) / np.maximum(found, 1e-300))
+    return np.asarray((root * level[:, None]) @ basis.T)
 
 
 def normalised(sample: Sample, eps: float, mean: float, edges: float) -> Sample:
@@ -156,14 +191,16 @@ def normalised(sample: Sample, eps: float, mean: float, edges: float) -> Sample:
     `mean` is the known mean of the channels' variances; `edges` how much smaller it is than that of the sampled
     positions, if these are a map's inside.
     """
-    z = sample.values - sample.values.mean(axis=(1, 2), keepdims=True)
-    v = np.mean(z * z, axis=(1, 2), keepdims=True)
+    z = sample.values - sample.values.mean(axis=(0, 1))
+    v = channel_squares(z)
     average = float(v.mean())
     if average > 0:
         # The sample's few points miss part of what varies over the whole batch.
-        z, v = z * np.sqrt(mean / edges / average), v * (mean / average)
-    inverse = 1.0 / (v + eps)
-    return Sample(z * np.sqrt(inverse), inverse[:, 0, 0])
+        v *= mean / average
+        z *= np.sqrt(mean / edges / average / (v + eps))
+    else:
+        z *= np.sqrt(1.0 / (v + eps))
+    return Sample(z, 1.0 / (v + eps))
 
 
 def activated(sample: Sample, function: ActivationFunction) -> Sample:
@@ -176,7 +213,7 @@ def controlled(after: Sample, before: Sample, kernel: PairKernel) -> Sample:
 
     A control variate: as much of the difference counts as the two sizes go together from channel to channel.
     """
-    size, source = (np.mean(sample.values**2, axis=(1, 2)) for sample in (after, before))
+    size, source = (channel_squares(sample.values) for sample in (after, before))
     spread, mean = float(source.var()), float(size.mean())
     if spread == 0.0 or mean == 0.0:
         return after
@@ -204,7 +241,7 @@ def correct(duals: Duals, after: Sample) -> Duals:
 def levelled(kernel: PairKernel, sample: Sample) -> PairKernel:
     """Give a kernel the second moment of sampled channels at each position."""
     before = kernel.diagonal.mean(axis=0) * float(np.exp(kernel.log_scale))
-    after = np.mean(sample.values**2, axis=(0, 1))
+    after = position_squares(sample.values)
     sizes = np.sqrt(np.divide(after, before, out=np.zeros_like(before), where=before > 0))
     return replace(kernel, values=kernel.values * sizes[:, None] * sizes[None, :]).scaled(1.0)
 
@@ -223,18 +260,28 @@ def matched(kernel: PairKernel, sample: Sample) -> PairKernel:
 def crossed(first: PairKernel, second: PairKernel, one: Sample, other: Sample) -> PairKernel:
     """Mean product of two functions of the same channels, both orders, from sampled channels of both.
 
-    Numbers for each offset between two positions, as correlations, in which most of the samples' noise cancels.
+    Numbers for each offset between two positions, as correlations. Samples that miss a part of the two kernels, which
+    are known, miss of the product what goes with it: rho / (1 + rho^2) of either, rho the correlation, is the share
+    that leaves the least noise of Gaussian ones.
     """
-    channels, points = min(len(one.values), len(other.values)), min(one.values.shape[1], other.values.shape[1])
+    points, channels = (min(one.values.shape[axis], other.values.shape[axis]) for axis in (1, 2))
     units = []
     for sample in (one, other):
-        values = sample.values[:channels, :points]
+        values = sample.values[:, :points, :channels]
         size = float(np.sqrt(np.mean(values**2)))
         units.append(values / size if size > 0 else values)
-    same, cross = (
-        both - a - b for both, a, b in zip(_kernels(units[0] + units[1]), *map(_kernels, units), strict=True)
-    )
     numbers, layout = offsets(first.size), first.layout
+    alone = [_kernels(values) for values in units]
+    products = [both - sum(parts) for both, *parts in zip(_kernels(units[0] + units[1]), *alone, strict=True)]
+    rho = float(np.trace(products[0])) / (2 * len(products[0]))
+    share = 2 * rho / (1 + rho * rho)  # of a product in both orders
+    known = [_correlations(kernel) for kernel in (first, second)]
+    same, cross = (
+        product + share * sum(exact - found for exact, found in zip(of_known, of_sample, strict=True))
+        for product, of_known, of_sample in zip(
+            products, zip(*known, strict=True), zip(*alone, strict=True), strict=True
+        )
+    )
     # Points differ in size, and products with them.
     one_size, other_size = (np.sqrt(np.maximum(kernel.diagonal, 0.0)) for kernel in (first, second))
     sizes = one_size[layout.left][:, :, None] * other_size[layout.right][:, None, :]
@@ -245,6 +292,17 @@ def crossed(first: PairKernel, second: PairKernel, one: Sample, other: Sample) -
     sizes[: layout.profiles] *= _by_offset(same, numbers)
     sizes[layout.profiles :] *= _by_offset((cross + cross.T) / 2, numbers)
     return replace(first, values=sizes, log_scale=(first.log_scale + second.log_scale) / 2)
+
+
+def _correlations(kernel: PairKernel) -> tuple[Array, Array]:
+    """Return a kernel within a sample and between samples over its second moment, each averaged over samples."""
+    layout, unit = kernel.layout, kernel.second_moment or 1.0
+    same = kernel.values[: layout.profiles].mean(axis=0) / unit
+    if len(layout.left) == layout.profiles:
+        return same, same
+    share = layout.weight[layout.profiles :]
+    cross = np.tensordot(share / share.sum(), kernel.values[layout.profiles :], axes=1) / unit
+    return same, (cross + cross.T) / 2
 
 
 def shifted(kernel: PairKernel, sample: Sample) -> PairKernel:
@@ -270,22 +328,39 @@ def shifted(kernel: PairKernel, sample: Sample) -> PairKernel:
     return replace(kernel, values=values, log_scale=0.0).scaled(1.0)
 
 
+def mapped(matrix: Array, values: Array) -> Array:
+    """Apply a linear map of the positions, shape (after, before), to sampled fields."""
+    return (matrix @ values.reshape(len(values), -1)).reshape(-1, *values.shape[1:])
+
+
 def cropped_piece(values: Array, size: Size, wanted: Size) -> Array:
-    """Keep the first rows and columns of maps, the last axis of an array: what `regrown` continued."""
+    """Keep the first rows and columns of maps, the first axis of an array: what `regrown` continued."""
     if size == wanted:
         return values
-    return values.reshape(*values.shape[:-1], *size)[..., : wanted[0], : wanted[1]].reshape(*values.shape[:-1], -1)
+    return values.reshape(*size, *values.shape[1:])[: wanted[0], : wanted[1]].reshape(-1, *values.shape[1:])
 
 
 def _kernels(values: Array) -> tuple[Array, Array]:
     """Mean product within a sample and between samples, each (positions, positions)."""
-    channels, samples, positions = values.shape
-    flat = values.reshape(-1, positions)
-    same = flat.T @ flat / len(flat)
+    positions, samples, channels = values.shape
+    flat = values.reshape(positions, -1)
+    same = flat @ flat.T / flat.shape[1]
     if samples == 1:
         return same, same
     total = values.sum(axis=1)
-    return same, (total.T @ total / channels - samples * same) / (samples * (samples - 1))
+    return same, (total @ total.T / channels - samples * same) / (samples * (samples - 1))
+
+
+def channel_squares(values: Array) -> Array:
+    """Mean square of each channel."""
+    flat = values.reshape(-1, values.shape[2])
+    return np.asarray(np.einsum("nc,nc->c", flat, flat) / len(flat))
+
+
+def position_squares(values: Array) -> Array:
+    """Mean square at each position."""
+    flat = values.reshape(len(values), -1)
+    return np.asarray(np.einsum("pn,pn->p", flat, flat) / flat.shape[1])
 
 
 def _by_offset(values: Array, numbers: Ints) -> Array:

@@ -163,8 +163,8 @@ class Signal:
         size = self.kernel.size[0] - top - bottom, self.kernel.size[1] - left - right
 
         def padded(values: Array) -> Array:
-            maps = values.reshape(*values.shape[:2], *size)
-            return np.pad(maps, ((0, 0), (0, 0), (top, bottom), (left, right))).reshape(*values.shape[:2], -1)
+            maps = values.reshape(*size, *values.shape[1:])
+            return np.pad(maps, ((top, bottom), (left, right), (0, 0), (0, 0))).reshape(-1, *values.shape[1:])
 
         slopes = None if sample.slopes is None else padded(sample.slopes)
         return Sample(padded(sample.values), sample.inverse, slopes)

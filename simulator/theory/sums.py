@@ -74,13 +74,13 @@ def _of_means(one: Signal, other: Signal) -> PairKernel:
 
 
 def _summed(inputs: list[Signal]) -> Array:
-    return np.asarray(np.sum(_alike([signal.draw().values for signal in inputs]), axis=0))
+    return reduce(np.add, _alike([signal.draw().values for signal in inputs]))
 
 
 def _alike(drawn: list[Array]) -> list[Array]:
-    """Keep the channels and samples that all terms have."""
-    channels, samples = (min(values.shape[axis] for values in drawn) for axis in (0, 1))
-    return [values[:channels, :samples] for values in drawn]
+    """Keep the samples and channels that all terms have."""
+    samples, channels = (min(values.shape[axis] for values in drawn) for axis in (1, 2))
+    return [values[:, :samples, :channels] for values in drawn]
 
 
 def _edges_of_sum(inputs: list[Signal], kernel: PairKernel) -> Array | None:

@@ -1,0 +1,138 @@
+"""Depthwise kernels on sampled fields, which are arrays of shape (positions, samples, channels).
+
+A tap shows a rectangle of the input map to a rectangle of the output map; what it does there is one operation on whole
+arrays, whose last axes are in one piece.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from varprop.simulator.theory.maps import Size, Window
+
+Array = NDArray[np.float64]
+Rows = tuple[int, int]  # first and one after the last
+
+
+@dataclass(frozen=True)
+class Tap:
+    """One position of a window: its number, its place in the window, and the outputs at which it meets the map."""
+
+    number: int
+    place: Size
+    rows: Rows
+    cols: Rows
+
+
+def live_taps(window: Window, size: Size) -> list[Tap]:
+    """Return the taps that meet a map of the given size anywhere."""
+    (kernel_rows, kernel_cols), out = window.kernel, window.out_size(size)
+    found = []
+    for i in range(kernel_rows):
+        for j in range(kernel_cols):
+            rows = _met(i - window.before[0], window.stride[0], size[0], out[0])
+            cols = _met(j - window.before[1], window.stride[1], size[1], out[1])
+            if rows[0] < rows[1] and cols[0] < cols[1]:
+                found.append(Tap(i * kernel_cols + j, (i, j), rows, cols))
+    return found
+
+
+def _met(shift: int, stride: int, size: int, out: int) -> Rows:
+    """Return the outputs o with 0 <= stride * o + shift < size."""
+    return max(-(shift // stride), 0), min((size - 1 - shift) // stride + 1, out)
+
+
+class Stencils:
+    """Kernels of sampled channels, shape (taps, channels), on a map."""
+
+    def __init__(self, weights: Array, window: Window, size: Size) -> None:
+        self._weights, self._window, self._size = weights, window, size
+        self._out = window.out_size(size)
+        self.taps = live_taps(window, size)
+
+    def forward(self, field: Array) -> Array:
+        """Convolve."""
+        maps, window = _whole(field, self._window, self._size)
+        total = np.zeros((*self._out, *field.shape[1:]))
+        for tap in live_taps(window, (maps.shape[0], maps.shape[1])):
+            total[_outputs(tap)] += self._weights[tap.number] * maps[_inputs(tap, window)]
+        return total.reshape(-1, *field.shape[1:])
+
+    def back(self, field: Array, power: int = 1) -> Array:
+        """Apply the transpose, of the weights or of their squares."""
+        maps = field.reshape(*self._out, *field.shape[1:])
+        total = np.zeros((*self._size, *field.shape[1:]))
+        for tap in self.taps:
+            total[_inputs(tap, self._window)] += self._weights[tap.number] ** power * maps[_outputs(tap)]
+        return total.reshape(-1, *field.shape[1:])
+
+
+def moments(field: Array, window: Window, size: Size) -> tuple[Array, Array]:
+    """Mean and mean products, over samples and outputs, of what each channel has under the taps.
+
+    A product of two taps is one of two positions: all taps as far apart share a field of products.
+
+    Returns
+    -------
+    mean, products
+        Shapes (channels, taps) and (channels, taps, taps).
+    """
+    maps, window = _whole(field, window, size)
+    taps = live_taps(window, (maps.shape[0], maps.shape[1]))
+    count, channels = window.taps, field.shape[2]
+    mean, products = np.zeros((count, channels)), np.zeros((count, count, channels))
+    summed = maps.sum(axis=2)
+    apart = defaultdict(list)
+    for index, one in enumerate(taps):
+        mean[one.number] = summed[_inputs(one, window)].sum(axis=(0, 1))
+        for other in taps[index:]:
+            apart[other.place[0] - one.place[0], other.place[1] - one.place[1]].append((one, other))
+    height, width = maps.shape[:2]
+    for (down, across), pairs in apart.items():
+        if down >= height or abs(across) >= width:
+            continue
+        left = max(-across, 0)
+        first = maps[: height - down, left : width - max(across, 0)]
+        second = maps[down:, left + across : width + min(across, 0)]
+        product = np.einsum("hwsc,hwsc->hwc", first, second)
+        for one, other in pairs:
+            both = replace(one, rows=_shared(one.rows, other.rows), cols=_shared(one.cols, other.cols))
+            if both.rows[0] >= both.rows[1] or both.cols[0] >= both.cols[1]:
+                continue
+            rows, cols = _inputs(both, window)
+            found = product[rows, slice(cols.start - left, cols.stop - left, cols.step)].sum(axis=(0, 1))
+            products[one.number, other.number] = products[other.number, one.number] = found
+    out = window.out_size((height, width))
+    points = out[0] * out[1] * field.shape[1]
+    return mean.T / points, products.transpose(2, 0, 1) / points
+
+
+def _whole(field: Array, window: Window, size: Size) -> tuple[Array, Window]:
+    """Field as maps, continued by their borders where they are a cut-out, and the window on them."""
+    maps = field.reshape(*size, *field.shape[1:])
+    if not window.inside:
+        return maps, window
+    rows, cols = ((before, k - 1 - before) for before, k in zip(window.before, window.kernel, strict=True))
+    return np.pad(maps, (rows, cols, (0, 0), (0, 0)), mode="edge"), Window(window.kernel, window.stride)
+
+
+def _shared(first: Rows, second: Rows) -> Rows:
+    return max(first[0], second[0]), min(first[1], second[1])
+
+
+def _outputs(tap: Tap) -> tuple[slice, slice]:
+    return slice(*tap.rows), slice(*tap.cols)
+
+
+def _inputs(tap: Tap, window: Window) -> tuple[slice, slice]:
+    rows, cols = (
+        slice(stride * along[0] + place - before, stride * (along[1] - 1) + place - before + 1, stride)
+        for stride, along, place, before in zip(
+            window.stride, (tap.rows, tap.cols), tap.place, window.before, strict=True
+        )
+    )
+    return rows, cols
