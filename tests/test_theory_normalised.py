@@ -10,15 +10,18 @@ import pytest
 from varprop.simulator.activations import activation
 from varprop.simulator.architectures import build
 from varprop.simulator.compare import compare
+from varprop.simulator.initializers import parse_initializer
 from varprop.simulator.inputs import load_batch
 from varprop.simulator.montecarlo import simulate
+from varprop.simulator.network import NetworkBuilder
 from varprop.simulator.theory import predict
 from varprop.simulator.theory.duals import apply_activation
-from varprop.simulator.theory.opposition import projected, returned
+from varprop.simulator.theory.maps import Window
+from varprop.simulator.theory.opposition import handed_on, projected, returned, together
 from varprop.simulator.theory.pairs import Layout, PairKernel
 from varprop.simulator.theory.strays import NONE
 from varprop.simulator.theory.variance_law import quadratic_form_law
-from varprop.tests.tolerances import BEYOND, DEEP_LINEAR, RANDOM_MATRIX, SPHERE_STEP
+from varprop.tests.tolerances import BEYOND, DEEP_LINEAR, NARROW_STEP, PAIRS_OF_PLACES, RANDOM_MATRIX, SPHERE_STEP
 
 
 def on_sphere(samples, draws, seed=0):
@@ -146,7 +149,7 @@ def test_gradients_opposed_in_deep_normalised_layers(samples, width, depth):
     expected, opposition, left = [], 0.0, 1.0
     for law in reversed(laws(samples, width, depth)):
         expected.append(left * law.inverse * (1 - 1 / directions))
-        opposition = projected(law.modes, opposition, 1 / directions)
+        opposition *= projected(law.modes, opposition, 1 / directions)
         left, opposition = returned(law.modes, opposition, width)
     mean = sizes.mean(axis=0)
     ratios = sizes[:, 1:] / mean[1:] - sizes[:, :-1] / mean[:-1]
@@ -164,7 +167,7 @@ def test_small_opposition_adds_up():
     modes = quadratic_form_law(np.zeros(0), 1.0, 1 / d, float(channels), 0.0).modes
     small = 1e-4
     fresh = returned(modes, 0.0, channels)[1]
-    handed = returned(modes, projected(modes, small, 1 / d), channels)
+    handed = returned(modes, small * projected(modes, small, 1 / d), channels)
     alone = returned(modes, 0.0, channels)
     assert (1 - alone[0]) * channels == pytest.approx(2.0, rel=1e-3)
     assert (alone[0] - handed[0]) * channels / (2 * small) == pytest.approx((d - 2) * (d + 1) / (d * (d + 2)), rel=1e-2)
@@ -182,3 +185,71 @@ def test_deep_linear_nets_with_normalisation(samples, width, depth):
         for theory, found in zip(predicted.layers, measured.layers, strict=True)
     ]
     assert max(map(abs, accumulated)) < 0.1
+
+
+@pytest.mark.parametrize(("side", "windows"), [(1, 4), (4, 3), (8, 4)])
+def test_windows_average_what_strays(side, windows):
+    """Against the covariance of all pairs of positions under 3x3 windows with zero padding, row by row."""
+    white = np.stack([np.eye(side**2), np.zeros((side**2, side**2))])
+    kernel = PairKernel(Layout.exchangeable(1000), (side, side), white)
+    window = Window((3, 3), (1, 1), (1, 1, 1, 1))
+    found = NONE.plus("input", 1.0, kernel)
+    step = np.zeros((side, side, side, side))
+    for row in range(side):
+        for other in range(side):
+            for tap in (-1, 0, 1):
+                if 0 <= row + tap < side and 0 <= other + tap < side:
+                    step[row, other, row + tap, other + tap] = 1 / 3
+    step = step.reshape(side**2, side**2)
+    averaged, level = np.eye(side**2), np.ones(side)
+    taken = sum(np.eye(side, k=k) for k in (-1, 0, 1)) / 3
+    for layer in range(windows):
+        found = found.averaged(f"conv{layer}", window, kernel, kernel)
+        averaged, level = step @ averaged, taken @ level
+        rows = np.sum(averaged**2) / side**2 / level.mean() ** 2
+        assert found.variance == pytest.approx(rows**2, rel=PAIRS_OF_PLACES)
+
+
+def test_opposition_under_windows():
+    """Two 3x3 layers: pairs of taps as far apart as those they came through; strides leave every other one."""
+    field, loads = np.ones((1, 1)), np.full((3, 3), 1 / 9)
+    assert together(field, loads, (1, 1)) == 1.0
+    first = handed_on(field, loads, (1, 1), (8, 8))
+    assert first.sum() == pytest.approx(1.0)
+    # 1 + 4 + 9 + 4 + 1 pairs of taps in a row, by offset, met as often again.
+    assert together(first, loads, (1, 1)) == pytest.approx((19 / 27) ** 2)
+    assert handed_on(first, loads, (1, 1), (8, 8)).sum() == pytest.approx(1.0)
+    assert together(first, loads, (2, 2)) == pytest.approx(((3 * 3 + 2 * 1 * 2) / 27) ** 2)
+    # One live tap, as on a map of one position.
+    middle = np.zeros((3, 3))
+    middle[1, 1] = 1.0
+    assert together(first, middle, (1, 1)) == first[2, 2]
+
+
+@pytest.mark.parametrize(("side", "width", "groups"), [(1, 64, 1), (6, 16, 1), (6, 16, 4)])
+def test_narrow_convolutions(side, width, groups):
+    """Each output sees one draw of few inputs, taps meet at one position, and dead taps tell nothing."""
+    net = NetworkBuilder("narrow", "torch", (width, side, side))
+    init = parse_initializer("lecun_normal")
+    for layer in range(5):
+        net.conv2d(width, 3 if layer % 2 == 0 else 1, init, groups=groups if layer == 2 else 1)
+        net.batch_norm()
+        net.activation("selu")
+    net.conv2d(16, 1, init)
+    network, samples = net.build(), 64 if side == 1 else 16
+    batch = load_batch("gaussian", network.nodes[0].shape, samples, 0)
+    assert max(steps(predict(network, batch), simulate(network, batch, trials=400, seed=1))) < NARROW_STEP
+
+
+def test_zeros_around_a_mean_do_not_stray():
+    """Sigmoid's mean next to zero padding is most of what varies under a window, and the same in every draw."""
+    net = NetworkBuilder("padded", "torch", (16, 6, 6))
+    init = parse_initializer("lecun_normal")
+    for _ in range(3):
+        net.conv2d(16, 3, init)
+        net.batch_norm()
+        net.activation("sigmoid")
+    net.conv2d(16, 1, init)
+    network = net.build()
+    batch = load_batch("gaussian", network.nodes[0].shape, 8, 0)
+    assert max(steps(predict(network, batch), simulate(network, batch, trials=400, seed=1))) < NARROW_STEP / 2

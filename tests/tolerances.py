@@ -91,3 +91,10 @@ DEEP_LINEAR = 0.012
 
 NEAR = 4e-3
 """Granted beyond standard errors to means over draws that hardly differ: twice the noise of 256 sampled channels."""
+
+PAIRS_OF_PLACES = 0.2
+"""Windows on small maps: pairs of positions at every offset have less room than theory, which looks at none, and
+zero padding weighs otherwise on each; of what strays that leaves 1 / width."""
+
+NARROW_STEP = 0.05
+"""A step of the gradient through normalised convolutions of 16 channels: second order, (depth / width)^2."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache, reduce, singledispatch
 from itertools import combinations
 
@@ -29,7 +29,7 @@ from varprop.simulator.theory.depthwise import excess
 from varprop.simulator.theory.drawn import Drawn, chosen, corrected, drawn
 from varprop.simulator.theory.drawn import plus as summed_up
 from varprop.simulator.theory.maps import Size, Window, window_scatter
-from varprop.simulator.theory.opposition import projected, returned
+from varprop.simulator.theory.opposition import average, handed_on, projected, returned, together
 from varprop.simulator.theory.pairs import (
     PairKernel,
     merged,
@@ -74,8 +74,8 @@ class Gradient:
         Whether it depends on the channels, so that the next slopes are not independent of it.
     opposition
         How far the gradients of two channels c, c' go against the channels themselves: over the weights of later layers
-        E[g_c(x) g_c'(x)] = -2 opposition / channels * E[g(x)^2] cov(z_c, z_c') / var(z) where it is small; `opposition`
-        has the rest.
+        E[g_c(x) g_c'(x')] = -2 opposition / channels * E[g(x)^2] cov(z_c, z_c') / var(z) where it is small, with one
+        entry for each offset of x' from x, none in the middle; `opposition` has the rest.
     """
 
     kernel: PairKernel
@@ -87,7 +87,7 @@ class Gradient:
     amplitude: Array | None = None
     drawn: Callable[[], Drawn] | None = None
     tied: bool = False
-    opposition: float = 0.0
+    opposition: Array = field(default_factory=lambda: np.zeros((1, 1)))
 
     @property
     def edges(self) -> float:
@@ -119,9 +119,9 @@ def total(gradients: list[Gradient], exits: list[frozenset[int]]) -> Gradient:
     tied = any(gradient.tied for gradient in gradients)
     sizes = [g.kernel.second_moment * float(np.exp(g.kernel.log_scale - kernel.log_scale)) for g in gradients]
     fields = [gradient.amplitude for gradient in gradients if gradient.amplitude is not None]
-    amplitude, opposition = gradients[0].amplitude, 0.0
+    amplitude, opposition = gradients[0].amplitude, gradients[0].opposition
     if kernel.second_moment:
-        opposition = float(np.average([gradient.opposition for gradient in gradients], weights=sizes))
+        opposition = average([gradient.opposition for gradient in gradients], sizes)
         amplitude = np.average(fields, axis=0, weights=sizes) if fields else None
     return Gradient(kernel, amplitude=amplitude, drawn=summed, tied=tied, opposition=opposition)
 
@@ -146,13 +146,19 @@ def _(op: Conv2d, gradient: Gradient, inputs: list[Signal], output: Signal, law:
     window = output.weighted.window
     per_group = op.out_channels // op.groups
     related = gradient.relations
+    size, loads = _loads(window, source)
     if law is not None and law.taps is not None:
         moments = law.taps / law.inverse
     else:
-        variance, opposition = _seen_variance(output, gradient, law)
-        moments = np.diag(window.shares) * variance
+        kept, opposition = _returned(output, gradient, law, loads, op.stride, op.groups)
+        # A weight that only ever sees zero padding has nothing to do with its channel's variance.
+        by_tap = 1.0 - (1.0 - kept) * window.live * loads.ravel()
+        moments = np.diag(window.shares * by_tap) * output.weighted.law.second_moment
     if op.depthwise:
-        opposition = _opposed(gradient, output, moments)
+        # Two channels have kernels of their own: only equal taps meet.
+        opposition, loads = gradient.opposition, loads * np.diag(moments).reshape(window.kernel)
+        loads /= max(float(loads.sum()), 1e-300)
+    opposition = handed_on(opposition, loads, op.stride, size)
     moments = moments * (per_group * related.reweigh)
     tilt = related.before * (1.0 if law is None else law.tilt)
     if source.data is not None:
@@ -169,30 +175,34 @@ def _(op: Conv2d, gradient: Gradient, inputs: list[Signal], output: Signal, law:
     return [replace(back, amplitude=reach / share)]
 
 
-def _seen_variance(output: Signal, gradient: Gradient, law: VarianceLaw | None) -> tuple[float, float]:
-    """Return E[|w^T g|^2] / E[|g|^2] for one input, w its weights to all outputs, and the opposition that g has there.
+def _loads(window: Window, source: Signal) -> tuple[Size, Array]:
+    """Return the size of a convolution's input, and each tap's share in the signal under its window."""
+    if source.data is not None:
+        square = np.mean(source.data**2, axis=(0, 1))
+        return _size(square), window.loads(square.ravel(), _size(square))
+    return source.kernel.size, window.loads(source.kernel.diagonal.mean(axis=0), source.kernel.size)
+
+
+def _returned(
+    output: Signal, gradient: Gradient, law: VarianceLaw | None, loads: Array, stride: Size, groups: int
+) -> tuple[float, Array]:
+    """Return E[|w^T g|^2] / E[|g|^2] over that of unrelated weights w, and the opposition by offset under a window.
 
     A normalisation that follows ties the gradient of an output to its own weights; opposed gradients tie those of two
-    outputs to both.
+    outputs to both, if they are of one group. Those of other groups hand on what they have.
     """
     assert output.weighted is not None
-    variance = output.weighted.law.second_moment
-    if law is not None and law.modes is not None:
-        alone, _ = returned(law.modes, 0.0, int(output.width))
-        left, opposition = returned(law.modes, gradient.opposition, int(output.width))
-        return variance * law.weighted_inverse / law.inverse * left / alone, opposition
-    return variance / (1.0 + 2.0 * gradient.opposition / output.weighted.fan_in), gradient.opposition
-
-
-def _opposed(gradient: Gradient, output: Signal, moments: Array) -> float:
-    """Return the opposition of gradients before a depthwise layer, given the moments of its taps as they see them."""
-    assert output.weighted is not None
-    if output.weighted.taps is None or not gradient.opposition:
-        return 0.0
-    # Two channels have kernels of their own: only equal taps meet.
-    seen = np.diag(moments) * np.diag(output.weighted.taps.covariances.mean(axis=0))
-    whole = float(seen.sum()) ** 2
-    return gradient.opposition * float(seen @ seen) / whole if whole > 0 else 0.0
+    field = gradient.opposition
+    within = together(field, loads, stride) / groups
+    if law is None or law.modes is None:
+        return 1.0 / (1.0 + 2.0 * within / output.weighted.fan_in), field
+    channels = int(output.width) // groups
+    alone, fresh = returned(law.modes, 0.0, channels)
+    left, found = returned(law.modes, within, channels)
+    handed = (found - fresh) / within if within > 0 else 1.0
+    field = field * (1.0 + (handed - 1.0) / groups)
+    field[len(field) // 2, len(field[0]) // 2] += fresh
+    return law.weighted_inverse / law.inverse * left / alone, field
 
 
 def _size(field: Array) -> Size:
@@ -229,8 +239,9 @@ def _of_field(unit: PairKernel, field: Array) -> Gradient:
 
 @pull_back.register
 def _(op: Linear, gradient: Gradient, inputs: list[Signal], output: Signal, law: VarianceLaw | None) -> list[Gradient]:
-    variance, opposition = _seen_variance(output, gradient, law)
-    factor = float(linear_gradient(op.out_features, variance, 1.0))
+    assert output.weighted is not None
+    kept, opposition = _returned(output, gradient, law, np.ones((1, 1)), (1, 1), 1)
+    factor = float(linear_gradient(op.out_features, output.weighted.law.second_moment * kept, 1.0))
     return [Gradient(gradient.kernel.scaled(factor), opposition=opposition)]
 
 
@@ -304,7 +315,7 @@ def _(
         size = before * (1.0 - gradient.lost)
     opposition, left = gradient.opposition, centred.second_moment
     if own.modes is not None and 0 < size < left:
-        opposition = projected(own.modes, opposition, 1.0 - size / left)
+        opposition = opposition * projected(own.modes, float(opposition.max()), 1.0 - size / left)
     shape = centred.values
     if own.ratio > 0:
         unit = float(np.exp(output.kernel.log_scale)) / own.ratio

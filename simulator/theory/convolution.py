@@ -37,7 +37,7 @@ def convolved(operation: Conv2d, node: Node, network: Network, signal: Signal) -
         float(linear_second_moment(per_group, law.variance, 1.0))
     )
     covariance = tap_covariance(signal.kernel, window)
-    strays, spread = _strays(operation, signal, window)
+    strays, seen = _strays(operation, node, signal, window, kernel)
     source, sample, taps, amplitude, common = signal.kernel, None, None, None, None
     if signal.amplitude is not None:
         full = replace(window, inside=False)
@@ -53,7 +53,7 @@ def convolved(operation: Conv2d, node: Node, network: Network, signal: Signal) -
     shrinks = kernel.values.shape[1] < signal.kernel.values.shape[1]
     if kernel.layout.profiles > 1 and shrinks and (signal.amplitude is not None or kernel.values.shape[1] <= _MERGE):
         kernel, more = _pooled_over_samples(kernel)
-        spread += more
+        strays, seen = (part.plus(node.name, more, kernel) for part in (strays, seen))
         source = merged(source)
     if amplitude is not None:
         if shrinks:
@@ -62,17 +62,16 @@ def convolved(operation: Conv2d, node: Node, network: Network, signal: Signal) -
         if kernel.size == amplitude.shape:
             kernel, amplitude, common = with_edges(kernel, amplitude, under.T @ under), None, None
     kernel = with_bias(kernel, node, network)
-    shared = strays.plus(node.name, spread - strays.variance, kernel)
-    if network.has_batch_norm:
+    weighted = Weighted(law, per_group * window.live, source, seen, strays.variance, window, taps)
+    if network.has_batch_norm and not operation.depthwise:
         # Channels of a depthwise layer are those before it, whose number counts once.
-        fresh = 0.0 if operation.depthwise else 1 / operation.out_channels
-        strays = shared.plus(node.name, fresh, kernel)
+        strays = strays.plus(node.name, 1 / operation.out_channels, kernel)
     return Signal(
         kernel,
         np.zeros_like(kernel.diagonal),
         operation.out_channels,
         strays=strays,
-        weighted=Weighted(law, per_group * window.live, source, spread, shared.third, window, taps),
+        weighted=weighted,
         origin=Gaussian(kernel, key_of(node.name)),
         sample=fixed(sample),
         behind=behind,
@@ -136,15 +135,23 @@ def _first_convolution(operation: Conv2d, node: Node, network: Network, signal: 
     )
 
 
-def _strays(operation: Conv2d, signal: Signal, window: Window) -> tuple[Strays, float]:
-    """Return what a window leaves of the deviations that come in, and the variance of all that it makes of them."""
-    if window.taps == 1 or not signal.strays.sources:
-        return signal.strays, signal.strays.variance
-    strays, spread = signal.strays.averaged(window.averaging(signal.kernel.size), signal.kernel)
+def _strays(operation: Conv2d, node: Node, signal: Signal, window: Window, after: PairKernel) -> tuple[Strays, Strays]:
+    """Return how the mean over all channels under a window strays, and the mean over those that one output sees."""
+    whole = signal.strays
+    if not whole.sources:
+        return whole, whole
+    part = whole
     if operation.depthwise:
-        # Its channels are as many as those before.
-        spread += (1.0 - spread / signal.strays.variance) / signal.width
-    return strays, spread
+        # Its channels are as many as those before, each with taps of its own.
+        whole = whole.averaged(node.name, window, signal.kernel, after)
+        whole = whole.plus(node.name, (1.0 - whole.variance / part.variance) / signal.width, signal.kernel)
+        return whole, whole
+    if operation.groups > 1:
+        part = whole.plus(node.name, (operation.groups - 1) / signal.width, signal.kernel)
+    if window.taps == 1:
+        return whole, part
+    whole, part = (strays.averaged(node.name, window, signal.kernel, after) for strays in (whole, part))
+    return whole, part
 
 
 def _depthwise(signal: Signal, window: Window, law: WeightLaw, expected: Array) -> tuple[Sample, Taps]:

@@ -84,6 +84,25 @@ class Window:
         np.add.at(matrix, (np.arange(index.shape[1])[None, :], index), 1 / self.taps)
         return matrix[:, :-1]
 
+    def loads(self, level: Array, size: Size) -> Array:
+        """Share of every tap in a field under the window, shape `kernel`; none on zero padding, and zeros for nothing.
+
+        `level` is the field, shape (positions,) of a map of `size`.
+        """
+        loads = self.shares * np.append(level, 0.0)[self.index(size)].sum(axis=1)
+        total = float(loads.sum())
+        return np.asarray(loads.reshape(self.kernel) / (total if total > 0 else 1.0))
+
+
+def overlaps(loads: Array) -> Array:
+    """Share of every offset in pairs of two taps, shape (2 rows - 1, 2 columns - 1), no offset in the middle."""
+    rows, cols = loads.shape
+    found = np.zeros((2 * rows - 1, 2 * cols - 1))
+    for i in range(rows):
+        for j in range(cols):
+            found[rows - 1 - i : 2 * rows - 1 - i, cols - 1 - j : 2 * cols - 1 - j] += loads[i, j] * loads
+    return found
+
 
 def window_sum(field: Array, window: Window) -> Array:
     """Sum of a map under each window by `shares`, shape (h, w) to (out_h, out_w); zeros beyond the edges."""
@@ -109,6 +128,22 @@ def offsets(size: Size) -> Ints:
     down = rows[:, None] - rows[None, :] + size[0] - 1
     across = cols[:, None] - cols[None, :] + size[1] - 1
     return np.asarray(down * (2 * size[1] - 1) + across)
+
+
+def by_offset(values: Array, size: Size) -> Array:
+    """Mean of a matrix over positions by offset, shape (2 height - 1, 2 width - 1)."""
+    numbers = offsets(size).ravel()
+    total = np.bincount(numbers, values.ravel()) / np.bincount(numbers)
+    return np.asarray(total.reshape(2 * size[0] - 1, 2 * size[1] - 1))
+
+
+def at_offsets(field: Array, down: Ints, across: Ints) -> Array:
+    """Values of a field by offset, shape (*down.shape, *across.shape); zero beyond the map."""
+    padded = np.pad(field, 1)
+    rows, cols = (
+        np.clip(offset + size // 2 + 1, 0, size + 1) for offset, size in zip((down, across), field.shape, strict=True)
+    )
+    return np.asarray(padded[rows[..., None, None], cols].reshape(*down.shape, *across.shape))
 
 
 def clipped_offsets(down: Ints, across: Ints, size: Size) -> Ints:

@@ -39,7 +39,10 @@ def batch_normalised(operation: BatchNorm, signal: Signal) -> Signal:
         edges = 1.0 if amplitude is None else float(amplitude.mean())
         law, kernel = _normalised(signal, operation.eps, edges)
         if signal.weighted is not None and law.modes is not None:
-            strays = strays.normalised(signal.weighted.spread, law.strayed, _alike(signal.kernel.centred()))
+            before, shared = signal.weighted.strays.variance, signal.weighted.shared
+            left, third = law.strayed
+            part = shared / before if before > 0 else 0.0
+            strays = strays.normalised(shared, (left * part, third * part**2), _alike(signal.kernel.centred()))
     if signal.sample is not None or (origin is not None and (any(signal.padding) or origin.function is not None)):
         if taps is None:
             law = _sampled_law(signal, law, operation.eps)
@@ -85,7 +88,7 @@ def _normalised(signal: Signal, eps: float, edges: float) -> tuple[VarianceLaw, 
     fan_in, strayed, kurtosis = 1e9, (0.0, 0.0), 0.0
     if signal.weighted is not None:
         fan_in, kurtosis = float(signal.weighted.fan_in), signal.weighted.law.excess_kurtosis
-        strayed = signal.weighted.spread, signal.weighted.third
+        strayed = signal.weighted.strays.variance, signal.weighted.strays.third
     values, vectors = centred.modes(_MODES)
     # A mode below the average of as many as there are weights has no direction of its own.
     values = values[values > q / fan_in]

@@ -17,13 +17,21 @@ d = 1 - tr[1 - (1 + w d A)^-1] / channels = tr F / channels (Couillet & Debbah, 
 Communications", 2011, theorem 6.1), and
 
     T_i = d damping_i / (1 + w d alpha_i),    damping_i = alpha_i / lambda_i.
+
+On maps the opposition has an entry for every offset of the two channels' gradients, which go against the channels'
+covariance at that offset. Two outputs an offset apart reach one input through taps as far apart: of T taps, whose pairs
+have the offset u in N_u of T^2 cases, a layer behind that meets sum_u N_u o(u) / T and hands on N * o / T^2, its own
+included. Windows thus spread what one layer opposes, and a 3x3 one meets 361 / 729 of what another left.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
+from varprop.simulator.theory.maps import Ints, Size, at_offsets, overlaps
 from varprop.simulator.theory.variance_law import Modes
 
 Array = NDArray[np.float64]
@@ -64,17 +72,72 @@ def returned(modes: Modes, opposition: float, channels: int) -> tuple[float, flo
 
 
 def projected(modes: Modes, opposition: float, along: float) -> float:
-    """Return the opposition of a gradient once what goes along each channel's own output is taken out of it.
+    """Return the share of an opposition that is left once what goes along each channel's own output is taken out.
 
     Gradients of two channels lose two projections and get back their product: of a share `along` of the one,
     1 - 2 along + along E[c^4] / E[c^2] of the product is left over 1 - along of the squares, c being the channels'
     correlation over the data.
     """
     if not opposition:
-        return 0.0
+        return 1.0
     alike = float(modes.counts @ modes.damped**2)
     left = (1 - 2 * along + 3 * along * alike / (1 + 2 * alike)) / (1 - along)
-    return _opposition(modes.counts, modes.damped, left * _taken(modes.counts, modes.damped, opposition)[0])
+    found = _opposition(modes.counts, modes.damped, left * _taken(modes.counts, modes.damped, opposition)[0])
+    return found / opposition
+
+
+def average(fields: Sequence[Array], weights: Sequence[float]) -> Array:
+    """Return the weighted mean of fields by offset, of maps that need not be equally large."""
+    rows, cols = (max(field.shape[axis] for field in fields) for axis in (0, 1))
+    down, across = _shifts(rows), _shifts(cols)
+    return np.average([at_offsets(field, down, across) for field in fields], axis=0, weights=weights)
+
+
+def together(field: Array, loads: Array, stride: Size) -> float:
+    """Return the opposition that a window's weights meet, given it by offset of two outputs.
+
+    Pairs of taps of two channels reach one input from outputs that are apart by the offset of the taps.
+
+    Parameters
+    ----------
+    field
+        Opposition by offset: shape (2 rows - 1, 2 columns - 1), no offset in the middle.
+    loads
+        Share of each tap in the signal under the window.
+    stride
+        Of the window.
+    """
+    pairs = overlaps(loads)
+    most = float(pairs.max())
+    down, across = (step * _shifts(size) for step, size in zip(stride, field.shape, strict=True))
+    return float(np.sum(field * at_offsets(pairs, down, across))) / most if most > 0 else 0.0
+
+
+def handed_on(field: Array, loads: Array, stride: Size, size: Size) -> Array:
+    """Return the opposition by offset of two inputs of a window, up to that of a map's corners.
+
+    Gradients of two outputs c, c' an offset apart go against these outputs' covariance, in which for every two weights
+    w_ct, w_c't' there is the covariance of the inputs under the taps t and t': an offset from tap to tap further.
+    """
+    pairs = overlaps(loads)
+    shape = [
+        min(step * (known - 1) + taps, 2 * most - 1)
+        for step, known, taps, most in zip(stride, field.shape, pairs.shape, size, strict=True)
+    ]
+    down, across = (
+        _divided(_shifts(out)[:, None] - _shifts(taps), step)
+        for out, taps, step in zip(shape, pairs.shape, stride, strict=True)
+    )
+    return np.asarray(np.einsum("iajb,ab->ij", at_offsets(field, down, across), pairs))
+
+
+def _shifts(size: int) -> Ints:
+    return np.arange(size) - size // 2
+
+
+def _divided(shift: Ints, step: int) -> Ints:
+    """Return shifts of a map with a stride; far beyond it where there are none."""
+    return np.where(shift % step == 0, shift // step, np.iinfo(np.int32).max)
 
 
 def _taken(counts: Array, shares: Array, opposition: float) -> tuple[float, float]:

@@ -95,6 +95,7 @@ def flattened(node: Node, signal: Signal) -> Signal:
     kernel = signal.kernel
     positions = kernel.values.shape[1]
     values = np.einsum("bpp->b", kernel.values)[:, None, None] * (signal.edges / positions)
+    flat = replace(kernel, size=(1, 1), values=values)
 
     def features() -> Sample:
         drawn = signal.draw().values
@@ -102,10 +103,10 @@ def flattened(node: Node, signal: Signal) -> Signal:
         return Sample(drawn[channels % positions, :, channels].T[None])
 
     return Signal(
-        replace(kernel, size=(1, 1), values=values),
+        flat,
         signal.mean.mean(axis=1, keepdims=True),
         float(np.prod(node.shape)),
-        signal.strays,
+        signal.strays.averaged(node.name, Window(kernel.size, (1, 1)), kernel, flat),
         sample=cache(features),
     )
 
@@ -126,7 +127,7 @@ def zero_padded(operation: ZeroPad, signal: Signal) -> Signal:
         replace(kernel, size=size, values=values),
         mean,
         signal.width,
-        signal.strays.padded(kernel.size, rows),
+        signal.strays,
         origin=signal.origin,
         sample=signal.sample,
         padding=(before[0] + top, before[1] + bottom, before[2] + left, before[3] + right),

@@ -55,15 +55,15 @@ class Gaussian:
 class Weighted:
     """What batch normalisation and the backward pass need to know of a weighted layer.
 
-    `spread` and `third` are the relative variance of an entry of the kernel that all its outputs share, and the third
-    moment of such entries, as in `Strays`.
+    `strays` is how the input's kernel strays as one output sees it, which may be a group of all channels; `shared` the
+    variance of what all outputs share of that.
     """
 
     law: WeightLaw
     fan_in: int
     input: PairKernel
-    spread: float = 0.0
-    third: float = 0.0
+    strays: Strays = NONE
+    shared: float = 0.0
     window: Window | None = None
     taps: Taps | None = None
 

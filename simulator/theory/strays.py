@@ -14,7 +14,7 @@ from math import sqrt
 import numpy as np
 from numpy.typing import NDArray
 
-from varprop.simulator.theory.maps import Size
+from varprop.simulator.theory.maps import Window, at_offsets, by_offset, overlaps, window_sum
 from varprop.simulator.theory.pairs import PairKernel
 
 Array = NDArray[np.float64]
@@ -32,8 +32,9 @@ class Strays:
         Mean product of the deviations of the three pairs among three samples. Of products of n Gaussian channels it is
         1 / n^2.
     places
-        Correlation of the deviations at two positions of the map, shape (positions, positions); None for one position
-        or where nothing strays. A window over a small map makes them alike, and the next one averages nothing out.
+        Correlation of the deviations of two pairs of positions, by how far the one pair is shifted against the other:
+        shape (2 height - 1, 2 width - 1), no shift in the middle; None where nothing is known. A window makes
+        neighbours alike, and the next one averages little out.
     """
 
     sources: Mapping[str, float] = field(default_factory=dict)
@@ -55,8 +56,7 @@ class Strays:
         if variance <= 0:
             return self
         before, fresh = self.variance, _alike(kernel)
-        known = self.places if self.places is not None and len(self.places) == len(fresh) else fresh
-        places = (before * known + variance * fresh) / (before + variance)
+        places = (before * self._known(fresh) + variance * fresh) / (before + variance)
         # A random covariance of relative variance 1 / n of that of the channels before.
         third = self.third + 3 * before * variance + variance**2
         return Strays({**self.sources, name: sqrt(self.sources.get(name, 0.0) ** 2 + variance)}, third, places)
@@ -88,44 +88,54 @@ class Strays:
         third = (1 - fresh) * (1 - 2 * fresh) * third + 3 * left * fresh * (1 - 2 * plain)
         return replace(self, sources=sources, third=third + (1 - plain) * (1 - 2 * plain) * fresh**2)
 
-    def padded(self, size: Size, rows: tuple[tuple[int, int], tuple[int, int]]) -> Strays:
-        """Return the deviation on a map with zeros around it."""
-        if self.places is None or len(self.places) != size[0] * size[1]:
-            return self
-        places = np.pad(self.places.reshape(*size, *size), (*rows, *rows))
-        points = places.shape[0] * places.shape[1]
-        return replace(self, places=places.reshape(points, points))
+    def _known(self, fresh: Array) -> Array:
+        """Return the correlations on a map whose fresh deviations have the given ones; zero padding adds none."""
+        if self.places is None or any(n > m for n, m in zip(self.places.shape, fresh.shape, strict=True)):
+            return fresh
+        down, across = (np.arange(n) - n // 2 for n in fresh.shape)
+        return at_offsets(self.places, down, across)
 
-    def averaged(self, matrix: Array, kernel: PairKernel) -> tuple[Strays, float]:
-        """Return what a window keeps of the sources, place by place, and the variance of all that it makes of them.
+    def averaged(self, name: str, window: Window, kernel: PairKernel, after: PairKernel) -> Strays:
+        """Return the deviation after a window: what it keeps of the sources, and a source of its own for the rest.
 
-        `matrix` averages over the window, shape (outputs, inputs).
+        A pair of outputs averages over the pairs of inputs that lie alike under both windows: like a random walk, its
+        averages spread as if the map had no edges, but a tap that lies on zero padding adds nothing. What a mean and
+        the zeros around it add to the centred kernel `after` the window does not stray.
         """
-        known = self.places if self.places is not None and len(self.places) == matrix.shape[1] else _alike(kernel)
-        # A place adds to the deviation what it adds to the second moment: zero padding nothing.
-        weights = matrix * np.mean(kernel.diagonal, axis=0)
-        whole = float(weights.sum()) / len(weights)
-        if whole <= 0:
-            return NONE, 0.0
-        weights /= whole
-        half = weights @ known
-        places = half @ weights.T
-        level = float(np.trace(places)) / len(places)
-        kept = float(np.trace(half)) / len(half) if len(half) == half.shape[1] else level
+        level = kernel.diagonal.mean(axis=0)
+        varied = np.maximum(level - kernel.pair_mean, 0.0)
+        loads = window.loads(varied, kernel.size)
+        centred = after.centred().second_moment
+        if not loads.any() or centred <= 0:
+            return NONE
+        whole, part = (float(window_sum(field.reshape(kernel.size), window).sum()) for field in (level, varied))
+        contrast = min(part / whole * after.second_moment / centred, 1.0)
+        known = self._known(_alike(kernel))
+        size = window.out_size(kernel.size)
+        down, across = (
+            stride * np.arange(1 - out, out)[:, None] + np.arange(1 - taps, taps)
+            for stride, out, taps in zip(window.stride, size, window.kernel, strict=True)
+        )
+        places = np.einsum("iajb,ab->ij", at_offsets(known, down, across), overlaps(loads))
+        same = float(places[size[0] - 1, size[1] - 1])
+        kept, left = contrast * same, contrast**2 * same
+        if size == kernel.size:
+            rows, cols = (np.arange(taps) - (taps - 1) // 2 for taps in window.kernel)
+            kept = min(contrast * float(np.sum(loads * at_offsets(known, rows, cols))), sqrt(left))
+        found = self.times(kept)
+        own = sqrt(max(self.variance * left - found.variance, 0.0) + found.sources.get(name, 0.0) ** 2)
         # Of the third moment a mean over independent places keeps as much as of the variance, squared.
-        left = replace(self.times(min(kept, sqrt(level))), third=self.third * level**2, places=places / level)
-        return left, self.variance * level
+        return Strays({**found.sources, name: own}, self.third * contrast**3 * same**2, places / same)
 
 
 NONE = Strays()
 
 
 def _alike(kernel: PairKernel) -> Array:
-    """Return the squared correlation of a channel's values at two positions of a sample."""
-    same = np.mean(kernel.values[: kernel.layout.profiles], axis=0) - kernel.pair_mean
-    own = np.diag(same)
-    inverse = np.divide(1.0, own, out=np.zeros_like(own), where=own > 1e-12 * kernel.second_moment)
-    return np.asarray(np.minimum(same**2 * inverse[:, None] * inverse[None, :], 1.0))
+    """Return the squared correlation of a channel's values at two positions of a sample, by their offset."""
+    same = by_offset(np.mean(kernel.values[: kernel.layout.profiles], axis=0) - kernel.pair_mean, kernel.size)
+    own = float(same[kernel.size[0] - 1, kernel.size[1] - 1])
+    return np.minimum((same / own) ** 2, 1.0) if own > 1e-12 * kernel.second_moment else np.zeros_like(same)
 
 
 def together(shares: Sequence[float], parts: Sequence[Strays]) -> Strays:
@@ -137,6 +147,6 @@ def together(shares: Sequence[float], parts: Sequence[Strays]) -> Strays:
             total[source] = total.get(source, 0.0) + share * c
     weights = [share**2 * part.variance for share, part in zip(shares, parts, strict=True)]
     known = [(w, part.places) for w, part in zip(weights, parts, strict=True) if part.places is not None and w > 0]
-    if not known or len({len(places) for _, places in known}) > 1:
+    if not known or len({places.shape for _, places in known}) > 1:
         return Strays(total, third)
     return Strays(total, third, np.asarray(sum(w * places for w, places in known)) / sum(w for w, _ in known))
