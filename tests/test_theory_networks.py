@@ -332,7 +332,7 @@ AGREE = {
     asymmetric_padding: [SMALL],
     average_pool_first: [SMALL, SMALL_PHOTO],
     flattened: [SMALL, LARGE, SMALL_PHOTO],
-    three_branches: [SMALL, LARGE, SMALL_PHOTO],
+    three_branches: [SMALL, LARGE, SMALL_PHOTO, LARGE_PHOTO],
     pre_activation_blocks: [SMALL, LARGE, SMALL_PHOTO],
     activation_first: [LARGE, SMALL_PHOTO, LARGE_PHOTO],
     normalisation_first: [SMALL, SMALL_PHOTO],
@@ -357,7 +357,6 @@ AGREE = {
 GAPS = {
     "far positions of a normalised sample are more alike than theory carries": [(two_normalisations, LARGE)],
     "parts of images at random places do not stand for the whole": [
-        (three_branches, LARGE_PHOTO),
         (zero_padding_inside, LARGE_PHOTO),
         (max_pool, LARGE_PHOTO),
     ],

@@ -253,3 +253,21 @@ def test_zeros_around_a_mean_do_not_stray():
     network = net.build()
     batch = load_batch("gaussian", network.nodes[0].shape, 8, 0)
     assert max(steps(predict(network, batch), simulate(network, batch, trials=400, seed=1))) < NARROW_STEP / 2
+
+
+@pytest.mark.parametrize("channels", [16, 48])
+def test_layers_before_mix_the_rest_into_a_leading_mode(channels):
+    """E[1 / v] where channels before made the kernel: one mode of 30% and 60 equal ones, against random covariances.
+
+    Had the rest all of what the kernel strays by, it would be 7% more at 16 channels; had the kernel not strayed, 12%
+    less.
+    """
+    rng, draws, rest = np.random.default_rng(5), 400, 0.7
+    scales = np.sqrt(np.append(1 - rest, np.full(60, rest / 60)))
+    found = []
+    for factor in rng.standard_normal((draws, channels, 61)) * scales:
+        spectrum = np.linalg.eigvalsh(factor @ factor.T / channels)
+        found.append(quadratic_form_law(spectrum, 0.0, 0.0, 200, 0.0).inverse)
+    law = quadratic_form_law(np.array([1 - rest]), rest, rest**2 / 60, 200, 0.0, (1 / channels, 1 / channels**2))
+    error = np.std(found) / math.sqrt(draws)
+    assert abs(np.mean(found) - law.inverse) < BEYOND * error

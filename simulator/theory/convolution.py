@@ -13,6 +13,7 @@ from varprop.simulator.network import Conv2d, Network, Node
 from varprop.simulator.theory.depthwise import Taps, depthwise, tap_covariance
 from varprop.simulator.theory.maps import Size, Window, window_sum
 from varprop.simulator.theory.pairs import PairKernel, merged, plus, regridded, windows
+from varprop.simulator.theory.patches import gathered, matched, statistics
 from varprop.simulator.theory.sampling import Sample
 from varprop.simulator.theory.signal import Gaussian, Signal, Weighted, cropped, cut_out, fixed, key_of
 from varprop.simulator.theory.strays import NONE, Strays
@@ -57,7 +58,7 @@ def convolved(operation: Conv2d, node: Node, network: Network, signal: Signal) -
         source = merged(source)
     if amplitude is not None:
         if shrinks:
-            kernel = regridded(kernel, cut_out(node.shape))
+            kernel = regridded(kernel, cut_out(node.shape, kernel.layout.cut))
             sample = None if sample is None else regrown(sample, window.out_size(signal.kernel.size), kernel.size)
         if kernel.size == amplitude.shape:
             kernel, amplitude, common = with_edges(kernel, amplitude, under.T @ under), None, None
@@ -96,33 +97,38 @@ def _first_convolution(operation: Conv2d, node: Node, network: Network, signal: 
     """Return the kernel of a convolution of the data themselves: products of patches, position by position."""
     data = signal.data
     assert data is not None
-    layout = signal.kernel.layout
     size = node.shape[1], node.shape[2]
     window = Window(
         operation.kernel, operation.stride, operation.padding, central=law.distribution == "delta_orthogonal"
     )
     index = window.index((data.shape[2], data.shape[3]))
-    small = cut_out(node.shape)
-    amplitude = None
+    layout = signal.kernel.layout
+    small = cut_out(node.shape, layout.cut)
+    amplitude = common = None
     if small != size:
-        square = np.mean(data**2, axis=(0, 1))
-        amplitude = window_sum(square, window)
+        assert signal.known is not None
+        amplitude = window_sum(np.mean(signal.known**2, axis=(0, 1)), window)
+        under = (index >= 0).sum(axis=0)
+        inside = float(amplitude.ravel()[under == under.max()].mean())
+        amplitude = amplitude / inside if inside > 0 else np.ones(size)
         maps = index.reshape(-1, *size)
-        index = np.stack([cropped(maps, small, k).reshape(len(maps), -1) for k in range(layout.profiles)])
+        pieces = np.stack([cropped(maps, small, k).reshape(len(maps), -1) for k in range(layout.profiles)])
+        patches = gathered(data, pieces, window)
     else:
-        index = np.broadcast_to(index, (layout.profiles, *index.shape))
-    flat = np.pad(data.reshape(*data.shape[:2], -1), ((0, 0), (0, 0), (0, 1)))
-    patches = np.stack([sample[:, where] for sample, where in zip(flat, index, strict=True)])
-    patches = patches * np.sqrt(window.shares)[:, None]
-    patches = patches.reshape(len(patches), -1, index.shape[-1])
+        patches = gathered(data, index, window)
+    if small != size or layout.profiles < layout.batch:
+        assert signal.known is not None
+        mean, covariance = statistics(signal.known, index, window)
+        edges = 1.0 if amplitude is None else float(amplitude.mean())
+        patches = matched(patches, mean / np.sqrt(edges), covariance / edges)
+        if amplitude is not None and mean.any():
+            (everywhere,) = gathered(signal.known.mean(axis=0)[None], index, window)
+            common = (mean @ everywhere).reshape(size) * (edges / float(mean @ mean))
     gram = patches.transpose(0, 2, 1)[layout.left] @ patches[layout.right]
     per_group = operation.in_channels // operation.groups
     kernel = PairKernel(layout, small, gram / operation.in_channels).scaled(
         float(linear_second_moment(per_group, law.variance, 1.0))
     )
-    if amplitude is not None:
-        inside = float(np.mean(patches**2)) * window.taps
-        amplitude = amplitude / inside
     kernel = with_bias(kernel, node, network)
     return Signal(
         kernel,
@@ -132,6 +138,7 @@ def _first_convolution(operation: Conv2d, node: Node, network: Network, signal: 
         weighted=Weighted(law, per_group * window.live, signal.kernel, window=window),
         origin=Gaussian(kernel, key_of(node.name)),
         amplitude=amplitude,
+        common=common,
     )
 
 

@@ -22,6 +22,8 @@ Array = NDArray[np.float64]
 _SPARE, _ITERATIONS = 12, 4  # directions more than are asked for, and squarings of the matrix, of subspace iteration
 _NEGLIGIBLE = 1e-3  # share of the largest below which the moment of two different taps is left out
 
+CUT = 16  # rows and columns of a larger map that kernels are carried on, unless many samples are
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -35,12 +37,19 @@ class Layout:
         are draws of one law share one profile.
     batch
         Number of samples in the batch that the layout stands for.
+    paired
+        Of all pairs of this many samples one in `paired` is of a sample with itself: the batch's number, or that of the
+        profiles where these have the batch's own mean and covariance.
+    cut
+        Rows and columns of a larger map that kernels are carried on.
     """
 
     left: Ints
     right: Ints
     profiles: int
     batch: int
+    paired: int
+    cut: int = CUT
 
     @cached_property
     def weight(self) -> Array:
@@ -49,7 +58,7 @@ class Layout:
         same = np.full(self.profiles, 1 / self.profiles)
         if not cross:
             return same
-        share = 1 / self.batch
+        share = 1 / self.paired
         return np.concatenate([share * same, np.full(cross, (1 - share) / cross)])
 
     @cached_property
@@ -64,14 +73,14 @@ class Layout:
     def exchangeable(batch: int) -> Layout:
         """One profile; a same-sample block and, for more than one sample, a block for all other pairs."""
         blocks = 1 if batch == 1 else 2
-        return Layout(np.zeros(blocks, np.intp), np.zeros(blocks, np.intp), 1, batch)
+        return Layout(np.zeros(blocks, np.intp), np.zeros(blocks, np.intp), 1, batch, batch)
 
     @staticmethod
     def all_pairs(samples: int, batch: int) -> Layout:
         """Every pair of `samples` samples that stand for a batch of `batch`."""
         left, right = np.triu_indices(samples, 1)
         own = np.arange(samples)
-        return Layout(np.concatenate([own, left]), np.concatenate([own, right]), samples, batch)
+        return Layout(np.concatenate([own, left]), np.concatenate([own, right]), samples, batch, batch)
 
 
 @dataclass(frozen=True)
@@ -104,12 +113,12 @@ class PairKernel:
     def row_mean(self) -> Array:
         """Mean over all partners of each point, shape (profiles, positions)."""
         layout = self.layout
-        count, batch = layout.profiles, layout.batch
+        count, paired = layout.profiles, layout.paired
         own = self.values[:count].mean(axis=2)
         if len(layout.left) == count:
             return np.asarray(own, dtype=np.float64)
         either = np.concatenate([self.values[count:].mean(axis=2), self.values[count:].mean(axis=1)])
-        return np.asarray(own / batch + (1 - 1 / batch) * (layout.partners @ either), dtype=np.float64)
+        return np.asarray(own / paired + (1 - 1 / paired) * (layout.partners @ either), dtype=np.float64)
 
     def alike(self) -> float:
         """Mean correlation of different positions of a sample, zero where it is negative."""
@@ -201,7 +210,7 @@ def merged(kernel: PairKernel) -> PairKernel:
     """Return the same kernel averaged over samples, as of an exchangeable batch."""
     layout = kernel.layout
     count = layout.profiles
-    layout_out = Layout.exchangeable(layout.batch)
+    layout_out = replace(Layout.exchangeable(layout.batch), cut=layout.cut)
     blocks = [kernel.values[:count].mean(axis=0)]
     if layout.batch > 1:
         cross = kernel.values[count:].mean(axis=0)

@@ -30,7 +30,7 @@ def _after_pooling(pooled: Signal, signal: Signal, window: Window, node: Node) -
     if signal.amplitude is None:
         return pooled
     amplitude: Array | None = window_sum(signal.amplitude, window) / window.taps
-    kernel = regridded(merged(pooled.kernel), cut_out(node.shape))
+    kernel = regridded(merged(pooled.kernel), cut_out(node.shape, signal.kernel.layout.cut))
     assert amplitude is not None
     if kernel.size == amplitude.shape:
         kernel, amplitude = with_edges(kernel, amplitude), None

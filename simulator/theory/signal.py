@@ -25,8 +25,6 @@ from varprop.simulator.theory.variance_law import VarianceLaw
 Array = NDArray[np.float64]
 Number = TypeVar("Number", bound=np.generic)
 
-CUT = 16  # rows and columns of a larger map that kernels are carried on
-
 
 @dataclass(frozen=True)
 class Gaussian:
@@ -170,9 +168,9 @@ class Signal:
         return Sample(padded(sample.values), sample.inverse, slopes)
 
 
-def cut_out(shape: Shape) -> Size:
-    """Size of the part of a map that kernels are carried on."""
-    return min(shape[1], CUT), min(shape[2], CUT)
+def cut_out(shape: Shape, cut: int) -> Size:
+    """Size of the part of a map that kernels are carried on, of at most `cut` rows and columns."""
+    return min(shape[1], cut), min(shape[2], cut)
 
 
 def cropped(maps: NDArray[Number], size: Size, which: int) -> NDArray[Number]:

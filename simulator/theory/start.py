@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -18,6 +19,7 @@ from varprop.simulator.network import (
     Linear,
     Network,
     Operation,
+    Shape,
     ZeroPad,
 )
 from varprop.simulator.report import Batch
@@ -25,7 +27,7 @@ from varprop.simulator.theory.backward import Gradient
 from varprop.simulator.theory.duals import Duals
 from varprop.simulator.theory.known import channel_variance, draws_weights
 from varprop.simulator.theory.maps import Size, clipped_offsets, offsets
-from varprop.simulator.theory.pairs import Layout, PairKernel
+from varprop.simulator.theory.pairs import CUT, Layout, PairKernel
 from varprop.simulator.theory.sampling import Sample, repeated
 from varprop.simulator.theory.signal import Gaussian, Signal, cropped, cut_out
 from varprop.simulator.theory.strays import NONE
@@ -35,7 +37,9 @@ Array = NDArray[np.float64]
 Ints = NDArray[np.intp]
 
 _DRAWS = 4000  # subsets of a batch compared to find one that stands for it
-_BUDGET = 4_000_000  # kernel entries carried for a batch of real images
+_WHOLE = 4_000_000  # kernel entries up to which a batch of real images is carried whole
+_BUDGET = 1_000_000  # kernel entries carried of a larger one
+_PIECE = 8  # rows and columns of its pieces
 _SMALL = 500_000  # kernel entries up to which an exchangeable batch is carried whole
 _FLAT = 128  # samples of flat data whose pairs are all carried
 
@@ -73,14 +77,25 @@ def start(batch: Batch, network: Network) -> Start:
         return Start(np.arange(keep), Layout.all_pairs(keep, samples), False)
     lean = _lean(network)
     maps = [node.shape for node in network.nodes[1 if lean else 0 :] if len(node.shape) == 3]
-    largest = max((cut[0] * cut[1] for cut in map(cut_out, maps)), default=1)
-    whole = samples * (samples + 1) // 2 * largest**2
-    if batch.exchangeable and (samples > _FLAT or whole > _SMALL):
+    if batch.exchangeable and (samples > _FLAT or _entries(samples, maps, CUT) > _SMALL):
         return Start(None, Layout.exchangeable(samples), False)
+    if samples <= _FLAT and _entries(samples, maps, CUT) <= _WHOLE:
+        return Start(np.arange(samples), Layout.all_pairs(samples, samples), lean)
+    # Maps that are carried whole have their true edges; of larger ones many small pieces say more than few large ones.
+    cut = CUT if all(max(shape[1:]) <= CUT for shape in maps) else _PIECE
     keep = min(samples, _FLAT)
-    while keep > 2 and keep * (keep + 1) // 2 * largest**2 > _BUDGET:
+    while keep > 2 and _entries(keep, maps, cut) > _BUDGET:
         keep -= 1
-    return Start(_representative(batch.data, keep), Layout.all_pairs(keep, samples), lean)
+    layout = replace(Layout.all_pairs(keep, samples), cut=cut)
+    if lean:
+        layout = replace(layout, paired=keep)
+    return Start(_representative(batch.data, keep), layout, lean)
+
+
+def _entries(samples: int, maps: Sequence[Shape], cut: int) -> int:
+    """Return the kernel entries of all pairs on the largest of some maps."""
+    largest = max((height * width for height, width in (cut_out(shape, cut) for shape in maps)), default=1)
+    return samples * (samples + 1) // 2 * largest**2
 
 
 def _lean(network: Network) -> bool:
@@ -141,7 +156,7 @@ def _carried(values: Array, how: Start) -> tuple[PairKernel, Array, Array | None
         # One entry a pair says how large the data are; patches say the rest.
         kernel, mean = _paired(chosen.reshape(len(chosen), -1, 1), (1, 1), how.layout)
         return kernel, mean, None, chosen
-    small, amplitude = cut_out(values.shape[1:]), None
+    small, amplitude = cut_out(values.shape[1:], how.layout.cut), None
     if small != values.shape[2:]:
         square = np.mean(values**2, axis=(0, 1))
         amplitude = square / float(square.mean()) if square.any() else np.ones_like(square)
@@ -164,7 +179,7 @@ def _averaged(maps: Array, layout: Layout) -> tuple[PairKernel, Array, Array | N
     """Kernel within a sample and between samples, averaged: on all of a small map, by offset on a large one."""
     samples, channels, *_ = maps.shape
     size = maps.shape[2], maps.shape[3]
-    small = cut_out(maps.shape[1:])
+    small = cut_out(maps.shape[1:], layout.cut)
     total = maps.sum(axis=0)
     if small == size:
         flat, summed = maps.reshape(samples * channels, -1), total.reshape(channels, -1)

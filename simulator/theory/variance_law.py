@@ -128,7 +128,12 @@ def quadratic_form_law(
     total = float(leading.sum()) + rest
     if total <= 0.0 or np.isinf(eps):
         return _nothing(eps, len(leading) + 1)
-    counts, levels = _levels(rest, rest_square, max(dimensions - len(leading), 1.0), strayed, total)
+    if len(leading) and strayed[0] > 0.0:
+        # A leading mode, of a much larger eigenvalue, takes its part of what the layers before mix into it of the rest.
+        mixed = min(strayed[0], 0.5 / len(leading)) * rest
+        kept = 1.0 - mixed * len(leading) / rest if rest > 0 else 1.0
+        leading, rest, rest_square = leading + mixed, rest * kept, rest_square * kept**2
+    counts, levels = _levels(rest, rest_square, max(dimensions - len(leading), 1.0), strayed)
     live = float(counts.sum())
     # Weights that are not Gaussian spread v more or less, as if there were fewer or more of them.
     plain = float(counts @ levels**2)
@@ -160,16 +165,14 @@ def quadratic_form_law(
         np.concatenate([np.ones(len(leading)), counts]), dimensions, every / total, every * seen / ratio, seen / inverse
     )
     after = _moments(counts, levels * others / left) if left > 0 else (0.0, 0.0)
-    share = left / ratio
-    return VarianceLaw(
-        total, ratio, inverse, weighted, damping, modes=modes,
-        strayed=_strayed(after, rest_square / rest**2 if rest > 0 else 0.0, share),
-    )  # fmt: skip
+    found = _strayed(after, rest_square / rest**2 if rest > 0 else 0.0)
+    # Entries that leading modes have a part in stray as before.
+    shares = (left / ratio) ** 2, (left / ratio) ** 3
+    variance, third = (share * new + (1 - share) * old for share, new, old in zip(shares, found, strayed, strict=True))
+    return VarianceLaw(total, ratio, inverse, weighted, damping, modes=modes, strayed=(variance, third))
 
 
-def _levels(
-    rest: float, rest_square: float, dimensions: float, strayed: tuple[float, float], total: float
-) -> tuple[Array, Array]:
+def _levels(rest: float, rest_square: float, dimensions: float, strayed: tuple[float, float]) -> tuple[Array, Array]:
     """Return how many eigenvalues there are of a few sizes, and these sizes.
 
     A deviation of entries by s adds s to the mean square of all pairs, and by its third moment t 3 s p + t to that of
@@ -179,7 +182,7 @@ def _levels(
         return np.zeros(3), np.zeros(3)
     plain = max(rest_square / rest**2, 1e-9)
     live = min(1 / plain, dimensions)
-    variance, third = strayed[0] * (total / rest) ** 2, strayed[1] * (total / rest) ** 3
+    variance, third = strayed
     c = max(live * (plain + variance) - 1.0, 1e-9)
     skew = (live**2 * (plain**2 + 3 * variance * plain + third) - 1.0 - 3.0 * c) / c**2
     shares, sizes = _spread(c, skew)
@@ -210,8 +213,8 @@ def _moments(counts: Array, shares: Array) -> tuple[float, float]:
     return float(counts @ shares**2), float(counts @ shares**3)
 
 
-def _strayed(moments: tuple[float, float], plain: float, share: float) -> tuple[float, float]:
+def _strayed(moments: tuple[float, float], plain: float) -> tuple[float, float]:
     """Return what such sums say of the entries' deviations: the reverse of `_levels`."""
     variance = max(moments[0] - plain, 0.0)
     third = max(moments[1] - 3 * variance * plain - plain**2, 0.0)
-    return variance * share**2, third * share**3
+    return variance, third

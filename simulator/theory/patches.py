@@ -1,0 +1,61 @@
+"""What the first convolution sees of the data: patches of a few pieces that stand for all of the batch.
+
+Every channel of that convolution is a linear function of a patch. So the mean and the covariance of all patches say all
+that there is to know of its mean and variance over the data, and the pieces whose pairs are carried are given both.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from varprop.simulator.theory.maps import Ints, Window
+
+Array = NDArray[np.float64]
+
+_ROUNDING = 1e-12  # share of the largest eigenvalue below which a direction of the data is not there
+
+
+def gathered(maps: Array, index: Ints, window: Window) -> Array:
+    """Return patches, shape (samples, channels * taps, outputs), each tap times the root of its weight's share.
+
+    `index` is `Window.index` of the maps, or a part of it for every sample, shape (samples, taps, outputs).
+    """
+    flat = np.pad(maps.reshape(*maps.shape[:2], -1), ((0, 0), (0, 0), (0, 1)))
+    index = np.broadcast_to(index, (len(maps), *index.shape[-2:]))
+    patches = np.stack([sample[:, where] for sample, where in zip(flat, index, strict=True)])
+    return np.asarray(patches * np.sqrt(window.shares)[:, None]).reshape(len(maps), -1, index.shape[-1])
+
+
+def statistics(maps: Array, index: Ints, window: Window) -> tuple[Array, Array]:
+    """Return the mean and the covariance of all patches of all samples."""
+    total: Array = np.zeros(())
+    square: Array = np.zeros(())
+    for sample in maps:
+        (patches,) = gathered(sample[None], index, window)
+        total = total + patches.sum(axis=1)
+        square = square + patches @ patches.T
+    count = len(maps) * index.shape[-1]
+    mean = total / count
+    return mean, square / count - np.outer(mean, mean)
+
+
+def matched(patches: Array, mean: Array, covariance: Array) -> Array:
+    """Give patches, shape (samples, entries, outputs), a mean and a covariance by the smallest linear change.
+
+    That is Monge's map between normal laws, x -> m + A (x - m_x) with A = C^1/2 (C^1/2 C_x C^1/2)^-1/2 C^1/2 (Peyre &
+    Cuturi, "Computational Optimal Transport", 2019, remark 2.31), as far as the patches vary at all.
+    """
+    own = patches.mean(axis=(0, 2))
+    centred = patches - own[:, None]
+    spread = np.einsum("sip,sjp->ij", centred, centred, optimize=True) / (patches.shape[0] * patches.shape[2])
+    root = _power(covariance, 0.5)
+    change = root @ _power(root @ spread @ root, -0.5) @ root
+    return np.asarray(mean[:, None] + change @ centred)
+
+
+def _power(matrix: Array, exponent: float) -> Array:
+    """Power of a positive semidefinite matrix; of a direction that is not there, zero."""
+    values, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
+    live = values > values[-1] * _ROUNDING
+    return np.asarray((vectors[:, live] * values[live] ** exponent) @ vectors[:, live].T)
