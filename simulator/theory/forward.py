@@ -129,7 +129,8 @@ def _(operation: Activation, node: Node, network: Network, inputs: list[Signal])
     strays = signal.strays
     if network.has_batch_norm:
         # A channel's kernel is another after the activation, and the more so the less linear that is.
-        factor = min(_response(signal, out, duals), 1.0)
+        known = followed() if followed is not None and signal.sample is not None else None
+        factor = min(_response(signal, out, duals, known), 1.0)
         strays = strays.times(factor).plus(node.name, (1.0 - factor**2) / signal.width, out)
     return Signal(
         out,
@@ -155,13 +156,28 @@ def _cropped(sample: Sample, size: Size, wanted: Size) -> Sample:
     return Sample(values, sample.inverse, *others)
 
 
-def _response(signal: Signal, out: PairKernel, duals: Duals) -> float:
-    """Relative change of a kernel's entry after an activation for one before it."""
+def _response(signal: Signal, out: PairKernel, duals: Duals, sample: Sample | None) -> float:
+    """Relative change of a kernel's entry after an activation for one before it.
+
+    To first order that is the squared mean slope; of sampled channels, which need not be Gaussian, the squared slope of
+    the line that fits what the activation makes of a channel.
+    """
     before, after = signal.kernel.centred().second_moment, out.centred().second_moment
     if after <= 0.0:
         return 0.0
-    scale = float(np.exp(signal.kernel.log_scale - out.log_scale + duals.derivative.log_scale))
-    return scale * duals.derivative.pair_mean * before / after
+    log_scale = signal.kernel.log_scale - out.log_scale
+    if sample is None:
+        slope, log_scale = duals.derivative.pair_mean, log_scale + duals.derivative.log_scale
+    else:
+        assert sample.inputs is not None
+        inputs = sample.inputs - sample.inputs.mean(axis=(0, 1))
+        varied, along = np.mean(inputs**2, axis=(0, 1)), inputs * sample.values
+        # The product of two halves' fits has no part of the noise of either.
+        half = (inputs.shape[1] + 1) // 2
+        first, second = (np.mean(part, axis=(0, 1)) for part in (along[:, :half], along[:, -half:]))
+        fitted = np.divide(first * second, varied, out=np.zeros_like(varied), where=varied > 0)
+        slope = float(fitted.sum() / varied.sum()) if varied.any() else 0.0
+    return float(np.exp(log_scale)) * slope * before / after
 
 
 def _edges_after(function: ActivationFunction, signal: Signal) -> tuple[Array | None, Array | None, Array | None]:
