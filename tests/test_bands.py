@@ -102,3 +102,19 @@ def test_what_is_not_known_is_none() -> None:
     assert probability_below(zero, -1000.0) == 1.0
     fixed = Moments(0.0, 1.0, 1.0, 0.0, 0.0, 0.0)
     assert [probability_below(fixed, log) for log in (-1.0, 1.0)] == [0.0, 1.0]
+
+
+def test_pieces_of_images_spread_as_the_images_do() -> None:
+    """Spread of logs on maps carried by pieces: with correlations beyond them it would vanish after activations."""
+    net = NetworkBuilder("pieces", "torch", (3, 32, 32))
+    for _ in range(3):
+        net.conv2d(16, 3, parse_initializer(HE))
+        net.batch_norm()
+        net.activation("relu")
+    network, batch, trials = net.build(), load_batch("photo", (3, 32, 32), 32, 0), 60
+    predicted, (measured, _) = predict(network, batch), simulate_trials(network, batch, trials=trials, seed=1)
+    for index, node in enumerate(network.nodes):
+        if node.kind in ("conv2d", "activation"):
+            found = measured.log_second_moment[:, index].std(ddof=1)
+            error = predicted.layers[index].forward.log_second_moment_sd - found
+            assert abs(error) < BEYOND * found / math.sqrt(2 * (trials - 1)), node.name

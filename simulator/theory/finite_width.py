@@ -68,7 +68,7 @@ from varprop.simulator.theory.backward import Gradient
 from varprop.simulator.theory.fluctuations import Fluctuations, LogLaw
 from varprop.simulator.theory.maps import Window
 from varprop.simulator.theory.pair_series import log_second_moment, mean_square_correlation, pair_mean, square_series
-from varprop.simulator.theory.pairs import PairKernel
+from varprop.simulator.theory.pairs import CUT, PairKernel
 from varprop.simulator.theory.signal import Signal
 
 
@@ -378,8 +378,14 @@ def _size(kernel: PairKernel) -> float:
 
 
 def _inside(of: Signal | Gradient) -> float:
-    """Share of a map's positions that a cut-out carries."""
-    return 1.0 if of.amplitude is None else float(of.kernel.values.shape[1] / of.amplitude.size)
+    """Share of a map's positions that a cut-out carries; pieces of images stand for all of theirs.
+
+    Means over channels are taken out of these pieces, so that their correlations cancel; those of positions further
+    apart would not.
+    """
+    if of.amplitude is None or of.kernel.layout.profiles > 1 or of.kernel.layout.cut < CUT:
+        return 1.0
+    return float(of.kernel.values.shape[1] / of.amplitude.size)
 
 
 def _apart(of: Signal | Gradient) -> float:
