@@ -26,7 +26,7 @@ from varprop.simulator.weight_law import TRUNCATION_POINT, Distribution, weight_
 Array = NDArray[np.floating]
 Statistics = NDArray[np.float64]
 
-OFFSETS = (1e-3, 1e-2, 1e-1)
+OFFSETS = np.array([1e-3, 1e-2, 1e-1])
 """Of the inverse squared lengths: eps bounds what normalisation makes of a short kernel, in units that the map sets."""
 
 COUNT = 1 + len(OFFSETS)
@@ -63,13 +63,14 @@ class LayerControls:
         """Return shape (trials, COUNT), given weights of shape (trials, outputs, inputs, taps...)."""
         trials, outputs = weight.shape[:2]
         rows = np.ascontiguousarray(weight if self.met.all() else weight[..., self.met])
-        mean, spread = np.empty((2, trials, outputs))
-        moments(rows.reshape(-1), trials, outputs, mean, spread, np.empty((trials, 3)))
-        square = np.square(mean)
-        response = square.mean(axis=1) * (rows.size // mean.size) / self.variance - 1
-        lengths = (spread + square) / self.variance
-        inverses = [(1 / (lengths + offset)).mean(axis=1) for offset in OFFSETS]
-        return np.column_stack([response, np.transpose(inverses) - self.inverses])
+        (mean, spread), summary = np.empty((2, trials, outputs)), np.empty((trials, 3))
+        moments(rows.reshape(-1), trials, outputs, mean, spread, summary)
+        _, second_moment, variance = summary.T
+        found = np.empty((trials, COUNT))
+        found[:, 0] = (second_moment - variance) * (rows.size // mean.size) / self.variance - 1
+        lengths = (spread + mean * mean) / self.variance
+        found[:, 1:] = (1 / (lengths[:, np.newaxis] + OFFSETS[:, np.newaxis])).mean(axis=2) - self.inverses
+        return found
 
 
 def layer_controls(network: Network, unseen: Set[int]) -> Mapping[int, LayerControls]:

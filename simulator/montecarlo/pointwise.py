@@ -15,11 +15,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from varprop.simulator.jit import inlined, kernel, step
-from varprop.simulator.montecarlo.sums import PIECE, Number, Place, piece_product, piece_sums, row_moments
+from varprop.simulator.montecarlo.sums import (
+    LARGE,
+    PIECE,
+    SMALL,
+    Number,
+    Place,
+    exact_sums,
+    piece_product,
+    piece_sums,
+    row_moments,
+)
 
 Array = NDArray[np.floating]
 Statistics = NDArray[np.float64]
 Scalar = Callable[[Number, Number], Number]
+Three = tuple[float, float, float]
+
+ZEROS = (0.0, 0.0, 0.0)
 
 
 class Passes(NamedTuple):
@@ -37,8 +50,9 @@ def moments(x: Array, trials: int, channels: int, mean: Statistics, variance: St
     every row are written too where the arrays of shape (trials, channels) are not empty.
     """
     n = np.uint64(x.size // (trials * channels))
+    share = 1.0 / np.float64(n)
     for t in range(trials):
-        summary[t] = 0.0
+        sums = ZEROS
         for c in range(channels):
             first = np.uint64(t * channels + c) * n
             total = squares = 0.0
@@ -46,9 +60,13 @@ def moments(x: Array, trials: int, channels: int, mean: Statistics, variance: St
                 more = piece_sums(x, start, min(start + PIECE, first + n), x[first])
                 total += np.float64(more[0])
                 squares += np.float64(more[1])
-            center, spread = row_moments(x, first, first + n, total, squares)
-            note(center, spread, t, c, mean, variance, summary)
-        summary[t] /= channels
+            if not SMALL < squares < LARGE:
+                total, squares = exact_sums(x, first, first + n, x[first])
+            found = row_moments(x[first], share, total, squares)
+            sums = sums[0] + found[0], sums[1] + found[1], sums[2] + found[2]
+            if mean.size:
+                mean[t, c], _, variance[t, c] = found
+        write(summary, t, sums, channels)
 
 
 @kernel
@@ -62,15 +80,9 @@ def leaves(summary: Statistics, low: float, high: float) -> bool:
 
 
 @step
-def note(
-    center: Number, spread: Number, t: int, c: int, mean: Statistics, variance: Statistics, summary: Statistics
-) -> None:
-    """Add one row's moments to the sums over a trial's rows, and write them where they are asked for."""
-    summary[t, 0] += center
-    summary[t, 1] += spread + center * center
-    summary[t, 2] += spread
-    if mean.size:
-        mean[t, c], variance[t, c] = center, spread
+def write(summary: Statistics, t: int, sums: Three, channels: int) -> None:
+    """Write a trial's averages over its rows. Their sums are kept out of memory: rows may be short."""
+    summary[t, 0], summary[t, 1], summary[t, 2] = sums[0] / channels, sums[1] / channels, sums[2] / channels
 
 
 @step
@@ -112,10 +124,11 @@ def compiled_passes(value: Scalar, derivative: Scalar) -> Passes:
         summary: Statistics,
     ) -> None:
         n = np.uint64(z.size // (trials * channels))
+        share = 1.0 / np.float64(n)
         number = z.dtype.type
         y = np.empty(PIECE, z.dtype)
         for t in range(trials):
-            summary[t] = 0.0
+            sums = ZEROS
             for c in range(channels):
                 first = np.uint64(t * channels + c) * n
                 total = squares = 0.0
@@ -132,9 +145,13 @@ def compiled_passes(value: Scalar, derivative: Scalar) -> Passes:
                     more = piece_sums(out, start, stop, out[first])
                     total += np.float64(more[0])
                     squares += np.float64(more[1])
-                middle, spread = row_moments(out, first, first + n, total, squares)
-                note(middle, spread, t, c, mean, variance, summary)
-            summary[t] /= channels
+                if not SMALL < squares < LARGE:
+                    total, squares = exact_sums(out, first, first + n, out[first])
+                found = row_moments(out[first], share, total, squares)
+                sums = sums[0] + found[0], sums[1] + found[1], sums[2] + found[2]
+                if mean.size:
+                    mean[t, c], _, variance[t, c] = found
+            write(summary, t, sums, channels)
 
     @kernel
     def backward(
@@ -150,11 +167,11 @@ def compiled_passes(value: Scalar, derivative: Scalar) -> Passes:
         summary: Statistics,
     ) -> None:
         n = np.uint64(z.size // (trials * channels))
+        share = 1.0 / np.float64(n)
         number = z.dtype.type
         y = np.empty(PIECE, z.dtype)
-        none = np.empty((0, 0))
         for t in range(trials):
-            inner[t] = summary[t] = 0.0
+            inner_sums = sums = ZEROS
             for c in range(channels):
                 first = np.uint64(t * channels + c) * n
                 total = squares = product = 0.0
@@ -172,23 +189,27 @@ def compiled_passes(value: Scalar, derivative: Scalar) -> Passes:
                     more = piece_sums(out, start, stop, out[first])
                     total += np.float64(more[0])
                     squares += np.float64(more[1])
-                middle, spread = row_moments(out, first, first + n, total, squares)
-                note(middle, spread, t, c, none, none, inner)
+                if not SMALL < squares < LARGE:
+                    total, squares = exact_sums(out, first, first + n, out[first])
+                found = row_moments(out[first], share, total, squares)
+                inner_sums = inner_sums[0] + found[0], inner_sums[1] + found[1], inner_sums[2] + found[2]
                 if not scale.size:
                     continue
-                slope = number(product / np.float64(n) * power[t])
+                middle, slope = number(found[0]), number(product * share * power[t])
                 total = squares = 0.0
                 for start in range(first, first + n, PIECE):
                     stop = min(start + PIECE, first + n)
                     shift, factor = number(center[t, c] - z[first]), number(scale[t, c])
                     standardize(z, start, stop, z[first], shift, factor, y)
-                    regress(out, start, stop, y, number(middle), slope, factor)
+                    regress(out, start, stop, y, middle, slope, factor)
                     more = piece_sums(out, start, stop, out[first])
                     total += np.float64(more[0])
                     squares += np.float64(more[1])
-                middle, spread = row_moments(out, first, first + n, total, squares)
-                note(middle, spread, t, c, none, none, summary)
-            inner[t] /= channels
-            summary[t] /= channels
+                if not SMALL < squares < LARGE:
+                    total, squares = exact_sums(out, first, first + n, out[first])
+                found = row_moments(out[first], share, total, squares)
+                sums = sums[0] + found[0], sums[1] + found[1], sums[2] + found[2]
+            write(inner, t, inner_sums, channels)
+            write(summary, t, sums, channels)
 
     return Passes(forward, backward)

@@ -47,7 +47,7 @@ def piece_product(x: Array, start: Place, stop: Place, y: Array, place: Place) -
 
 
 @kernel
-def exact_sums(x: Array, start: Place, stop: Place, pivot: Number) -> tuple[Number, Number]:
+def exact_sums(x: Array, start: Place, stop: Place, pivot: Number) -> tuple[float, float]:
     """Return the sums of x - pivot and of its square, in float64."""
     total = squares = 0.0
     for k in range(start, stop):
@@ -58,18 +58,16 @@ def exact_sums(x: Array, start: Place, stop: Place, pivot: Number) -> tuple[Numb
 
 
 @step
-def row_moments(x: Array, start: Place, stop: Place, total: Number, squares: Number) -> tuple[Number, Number]:
-    """Return mean and variance of a row, given the sums of the distances to its first number and of their squares.
+def row_moments(pivot: Number, share: float, total: float, squares: float) -> tuple[float, float, float]:
+    """Return mean, second moment and variance of a row, given the sums of distances to its first number and of squares.
 
     With a number of the row as pivot, a constant row's variance is exactly 0, and one pass is accurate where the mean
-    is far from 0 (Chan, Golub and LeVeque, The American Statistician 37 (1983), 242-247, eq. 1.7).
+    is far from 0 (Chan, Golub and LeVeque, The American Statistician 37 (1983), 242-247, eq. 1.7). `share` is one
+    over the row's length: divisions would cost a short row more than its sums.
     """
-    pivot = x[start]
-    if not SMALL < squares < LARGE:
-        total, squares = exact_sums(x, start, stop, pivot)
-    count = np.float64(stop - start)
-    shift = total / count
-    return np.float64(pivot) + shift, max(squares / count - shift * shift, 0.0)
+    shift = total * share
+    mean, variance = np.float64(pivot) + shift, max(squares * share - shift * shift, 0.0)
+    return mean, variance + mean * mean, variance
 
 
 @step
