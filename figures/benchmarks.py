@@ -1,18 +1,20 @@
 """README's table of speed: ``python -m varprop.figures.benchmarks``, from the repository's root.
 
-Peers do the same work: draw every weight, run the batch forward and a random cotangent back to the input (no weight
-gradients), and take mean, second moment and variance of all nodes both ways. They run in turns with varprop, each on
-one thread, and times are processor time, which a busy machine disturbs least: with one process a core, it is what a
-trial costs. Reported are medians of times and of their ratios.
+Peers do the same work (`torch_peers`) and run in turns with varprop, so that what else the machine does meets both.
+Reported are medians of times and of their ratios. Processor time of one thread is what a busy machine disturbs least:
+with one process a core, it is what a trial costs. Times by the wall clock need an idle machine.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
 import os
 import platform
+import subprocess
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
@@ -20,42 +22,15 @@ from statistics import median
 import numpy as np
 
 from varprop.figures.readme import ROOT, fill
-from varprop.simulator.architectures import build
+from varprop.figures.workloads import Clock, Work, mlp, mobilenet, plain_conv
 from varprop.simulator.files import write_whole
-from varprop.simulator.inputs import load_batch
 from varprop.simulator.limits import weight_count
-from varprop.simulator.montecarlo import simulate_trials
-from varprop.simulator.network import Network
-from varprop.simulator.report import Batch
+from varprop.simulator.montecarlo import TrialMoments, simulate_trials
+from varprop.simulator.montecarlo.aggregate import relative_error
+from varprop.simulator.theory import predict
 
 ROUNDS = 5
-Clock = Callable[[], float]
-
-
-@dataclass(frozen=True)
-class Work:
-    """A network with its batch, and how many trials a round takes of each engine."""
-
-    name: str
-    network: Network
-    batch: Batch
-    trials: int
-    peer_trials: int
-
-
-def mobilenet(trials: int = 16, peer_trials: int = 4) -> Work:
-    """Return the direct engine's work."""
-    network = build("mobilenet_v2")
-    return Work(
-        "MobileNetV2, 32x32, batch 64", network, load_batch("gaussian", (3, 32, 32), 64, 0), trials, peer_trials
-    )
-
-
-def mlp(width: int, depth: int, batch: int, trials: int = 8, peer_trials: int = 1) -> Work:
-    """Return work for the engine without weights."""
-    network = build("mlp", width=width, depth=depth)
-    name = f"ReLU MLP, width {width}, depth {depth}, batch {batch}"
-    return Work(name, network, load_batch("gaussian", network.nodes[0].shape, batch, 0), trials, peer_trials)
+PRECISION = 0.01
 
 
 def ours(work: Work, threads: int = 1, clock: Clock = time.process_time) -> float:
@@ -63,54 +38,6 @@ def ours(work: Work, threads: int = 1, clock: Clock = time.process_time) -> floa
     start = clock()
     simulate_trials(work.network, work.batch, trials=work.trials, seed=0, threads=threads)
     return (clock() - start) / work.trials
-
-
-def torch_eager(work: Work, threads: int = 1, clock: Clock = time.process_time) -> Callable[[], float]:
-    """Return a function that gives torch's seconds a trial, with its own draws, in float32."""
-    import torch
-
-    from varprop.simulator.initializers import weight_law
-    from varprop.simulator.torch_backend.module import TorchNetwork
-
-    torch.set_num_threads(threads)
-    module = TorchNetwork(work.network).float().requires_grad_(False)
-    data = torch.from_numpy(work.batch.data).float().requires_grad_()
-    framework = work.network.framework
-    laws = [(layer, weight_law(node, framework)) for _, node, layer in module.weighted]
-    found: list[torch.Tensor] = []
-
-    def moments(x: torch.Tensor) -> None:
-        axes = (0, *range(2, x.ndim))
-        mean = x.mean(axes)
-        # torch's var_mean takes six times as long as these two sums.
-        square = torch.linalg.vector_norm(x, dim=axes).square() * (len(mean) / x.numel())
-        found.append(torch.stack([mean.mean(), square.mean(), (square - mean.square()).mean()]))
-
-    def observe(index: int, output: torch.Tensor) -> None:
-        moments(output.detach())
-        output.register_hook(moments)  # type: ignore[no-untyped-call]
-
-    def trial() -> None:
-        found.clear()
-        with torch.no_grad():
-            for layer, law in laws:
-                if law.distribution == "normal":
-                    layer.weight.normal_(0.0, law.std)
-                else:
-                    layer.weight.uniform_(-law.limit, law.limit)
-                if layer.bias is not None:
-                    layer.bias.zero_()
-        output = module(data, observe)
-        torch.autograd.backward(output, torch.randn_like(output), inputs=[data])
-
-    def seconds() -> float:
-        start = clock()
-        for _ in range(work.peer_trials):
-            trial()
-        return (clock() - start) / work.peer_trials
-
-    trial()
-    return seconds
 
 
 def roofline(work: Work) -> float:
@@ -147,27 +74,76 @@ def in_turns(*engines: Callable[[], float]) -> list[tuple[float, ...]]:
     return [tuple(engine() for engine in engines) for _ in range(ROUNDS + 1)][1:]
 
 
-def speed_table() -> str:
-    """Measure, and return README's block."""
-    direct, wide, peer = mobilenet(), mlp(4096, 100, 8), mlp(4096, 10, 8)
-    rounds = in_turns(lambda: ours(direct), torch_eager(direct))
-    share = median(roofline(direct) / own for own, _ in rounds)
-    ten_times = torch_eager(peer)
+def trials_to_precision(work: Work, trials: int = 640) -> tuple[float, float]:
+    """Return how many trials bring every standard error below `PRECISION`: of ours, and of plain averages."""
+
+    def needed(*moments: TrialMoments) -> float:
+        return trials * (relative_error(*moments) / PRECISION) ** 2
+
+    sides = simulate_trials(work.network, work.batch, trials=trials, seed=0)
+    return needed(*sides), needed(*(replace(side, columns=((),) * len(work.network)) for side in sides))
+
+
+def speed_table(neural_tangents: Path | None) -> str:
+    """Measure, and return README's block; `neural_tangents` is an interpreter that has it."""
+    from varprop.figures import torch_peers
+
+    direct, few_blocks, wide, peer = mobilenet(), mobilenet(2), mlp(4096, 100, 8), mlp(4096, 10, 8)
+    wall = time.perf_counter
+    one_thread = in_turns(lambda: ours(direct), torch_peers.eager(direct))
+    compiled, compilation = torch_peers.compiled(few_blocks)
+    few = in_turns(lambda: ours(few_blocks), compiled)
+    ten_times = torch_peers.eager(peer)
+    widest = in_turns(lambda: ours(wide), lambda: 10 * ten_times())
+    two_threads = in_turns(lambda: ours(direct, 2, wall), torch_peers.eager(direct, 2, wall))
+    processes = in_turns(lambda: ours(direct, 2, wall), torch_peers.two_processes(direct))
     long = mlp(1024, 1000, 1, trials=256)
-    seconds = 10_000 * median(ours(long) for _ in range(3))
+    seconds = 10_000 * median(ours(long, 2, wall) for _ in range(ROUNDS))
+    controlled, plain = trials_to_precision(direct)
+    to_precision = [(controlled * own, plain * other) for own, other in one_thread]
+    share = median(roofline(direct) / own for own, _ in one_thread)
     lines = [
-        "| work | varprop | torch eager | ratio |",
-        "|---|---|---|---|",
-        _row(direct.name, rounds),
-        _row(f"{wide.name} (torch: depth 10, times ten)", in_turns(lambda: ours(wide), lambda: 10 * ten_times())),
-        f"| {long.name}, 10,000 trials (measured: {long.trials}) | {seconds:.0f} s | | |",
+        "| work | varprop | peer | | ratio |",
+        "|---|---|---|---|---|",
+        _row(direct.name, one_thread, "torch eager"),
+        _row(f"the same until every standard error is below {PRECISION:.0%}", to_precision, "torch eager"),
+        _row("the same trial, two threads, wall clock", two_threads, "torch eager, two threads"),
+        _row("the same trial, two threads, wall clock", processes, "two torch processes"),
+        _row(few_blocks.name, few, f"torch.compile (after {compilation:.0f} s)"),
+        _row(wide.name, widest, "torch eager, depth 10, times ten"),
+        f"| {long.name}, 10,000 trials, two threads, wall clock (measured: {long.trials}) | {seconds:.0f} s | | | |",
+        *_neural_tangents_rows(neural_tangents),
         "",
         f"MobileNetV2 runs at {share:.0%} of the machine's own rates for its products, one copy of every number each "
-        f"way and its draws. Without weights, time grows as width^{_exponent('width'):.2f} (1024 to 8192) and "
-        f"depth^{_exponent('depth'):.2f} (25 to 200). Processor time of one thread, medians of {ROUNDS} rounds in "
-        f"turns, {_machine()}.",
+        f"way and its draws; of its trials {controlled:.0f} do what {plain:.0f} do without control variates. Without "
+        f"weights, time grows as width^{_exponent('width'):.2f} (1024 to 8192) and depth^{_exponent('depth'):.2f} "
+        f"(25 to 200). Times are of a trial, processor time of one thread where nothing else is said, medians of "
+        f"{ROUNDS} rounds in turns, {_machine()}.",
     ]
     return "\n".join(lines)
+
+
+def _neural_tangents_rows(interpreter: Path | None) -> list[str]:
+    """Time theory and a draw beside neural-tangents' kernel and one of its draws, which goes forward only."""
+    depth, width, size, batch = 52, 64, 8, 16
+    work = plain_conv(depth, width, size, batch)
+    if interpreter is None:
+        return [f"| {work.name} | | neural-tangents: `--neural-tangents PYTHON`, an interpreter that has it | | |"]
+
+    def theory() -> float:
+        start = time.process_time()
+        predict(work.network, work.batch)
+        return time.process_time() - start
+
+    script = ROOT / "figures" / "neural_tangents_peer.py"
+    command = [str(interpreter), str(script), *map(str, (depth, width, size, batch, work.peer_trials))]
+    answer = subprocess.run(command, capture_output=True, check=True, text=True)
+    peer = json.loads(answer.stdout.splitlines()[-1])
+    ours_in_turns = in_turns(theory, lambda: ours(work))
+    return [
+        _row(f"{work.name}: theory", [(own, peer["kernel"]) for own, _ in ours_in_turns], "neural-tangents' kernel"),
+        _row("the same, a trial", [(own, peer["draw"]) for _, own in ours_in_turns], "neural-tangents' draw, forward"),
+    ]
 
 
 def _exponent(size: str) -> float:
@@ -178,14 +154,21 @@ def _exponent(size: str) -> float:
 
 def main() -> None:
     """Measure and fill in README's table."""
+    parser = argparse.ArgumentParser(prog="python -m varprop.figures.benchmarks", description=main.__doc__)
+    parser.add_argument("--neural-tangents", type=Path, metavar="PYTHON", help="interpreter that has neural-tangents")
     readme = ROOT / "README.md"
-    write_whole(readme, fill(readme.read_text(), "speed", speed_table()))
+    block = speed_table(parser.parse_args().neural_tangents)
+    write_whole(readme, fill(readme.read_text(), "speed", block))
 
 
-def _row(name: str, rounds: Sequence[tuple[float, ...]]) -> str:
-    mine, peer = (median(times) for times in zip(*rounds, strict=True))
-    ratio = median(other / own for own, other in rounds)
-    return f"| {name} | {1000 * mine:.1f} ms | {1000 * peer:.0f} ms | {ratio:.1f} |"
+def _row(name: str, rounds: Sequence[tuple[float, ...]], peer: str) -> str:
+    mine, other = (median(times) for times in zip(*rounds, strict=True))
+    ratio = median(theirs / own for own, theirs in rounds)
+    return f"| {name} | {_time(mine)} | {peer} | {_time(other)} | {ratio:.1f} |"
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds >= 10 else f"{1000 * seconds:.3g} ms" if seconds < 1 else f"{seconds:.1f} s"
 
 
 def _best(work: Callable[[], object]) -> float:

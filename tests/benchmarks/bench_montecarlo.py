@@ -8,9 +8,12 @@ from statistics import median
 
 import pytest
 
-from varprop.figures.benchmarks import growth, in_turns, mlp, mobilenet, ours, roofline, torch_eager
+from varprop.figures.benchmarks import growth, in_turns, ours, roofline, trials_to_precision
+from varprop.figures.workloads import mlp, mobilenet
 
 pytest.importorskip("torch")
+
+from varprop.figures.torch_peers import eager, two_processes
 
 
 @pytest.mark.parametrize("work", [mobilenet(), mlp(4096, 100, 8), mlp(1024, 1000, 1, 64)], ids=lambda work: work.name)
@@ -21,7 +24,7 @@ def test_trial(benchmark, work):
 
 def test_direct_engine_takes_less_processor_time_than_torch():
     work = mobilenet()
-    ratio = median(peer / own for own, peer in in_turns(lambda: ours(work), torch_eager(work)))
+    ratio = median(peer / own for own, peer in in_turns(lambda: ours(work), eager(work)))
     print(f"torch eager / varprop, one thread each: {ratio:.2f}")
     assert ratio > 1
 
@@ -29,14 +32,29 @@ def test_direct_engine_takes_less_processor_time_than_torch():
 def test_direct_engine_is_faster_than_torch_on_two_threads():
     """By the wall clock: on an idle machine only, as torch's threads wait for each other."""
     work, clock = mobilenet(), time.perf_counter
-    rounds = in_turns(lambda: ours(work, 2, clock), torch_eager(work, 2, clock))
+    rounds = in_turns(lambda: ours(work, 2, clock), eager(work, 2, clock))
     ratio = median(peer / own for own, peer in rounds)
     print(f"torch eager / varprop, two threads each: {ratio:.2f}")
     assert ratio > 1
 
 
+def test_direct_engine_is_faster_than_two_torch_processes():
+    """By the wall clock, as above: two threads of one against two processes of the other."""
+    work = mobilenet()
+    rounds = in_turns(lambda: ours(work, 2, time.perf_counter), two_processes(work))
+    ratio = median(peer / own for own, peer in rounds)
+    print(f"two torch processes / varprop on two threads: {ratio:.2f}")
+    assert ratio > 1
+
+
+def test_control_variates_save_trials():
+    controlled, plain = trials_to_precision(mobilenet())
+    print(f"trials until every standard error is below 1%: {controlled:.0f}, without control variates {plain:.0f}")
+    assert controlled < 0.5 * plain
+
+
 def test_without_weights_a_wide_network_is_much_faster_than_torch():
-    wide, peer = mlp(4096, 100, 8), torch_eager(mlp(4096, 10, 8))
+    wide, peer = mlp(4096, 100, 8), eager(mlp(4096, 10, 8))
     ratio = median(10 * theirs / own for own, theirs in in_turns(lambda: ours(wide), peer))
     print(f"torch eager / varprop, one thread each: {ratio:.0f}")
     assert ratio > 50
