@@ -11,11 +11,13 @@ from scipy import special
 
 from varprop.simulator.activations import NAMES, activation
 from varprop.simulator.quadrature import gaussian_dual
-from varprop.simulator.theory.duals import apply_activation
+from varprop.simulator.theory.depthwise import tap_covariance
+from varprop.simulator.theory.duals import apply_activation, on_distinct, polynomial, power_series
 from varprop.simulator.theory.maps import Window
 from varprop.simulator.theory.pairs import (
     Layout,
     PairKernel,
+    grown,
     merged,
     plus,
     regridded,
@@ -338,3 +340,63 @@ def test_a_variance_of_zero():
     law = quadratic_form_law(np.zeros(2), 0.0, 0.0, 5, 1e-3)
     assert (law.mean, law.ratio, law.inverse) == (0.0, 0.0, 1e3)
     assert quadratic_form_law(np.zeros(0), 0.0, 0.0, 5, 0.0).inverse == math.inf
+
+
+SERIES_ROUNDING = 1e-10  # terms below 1e-12 are left out, and twenty are added
+INSIDE = [
+    Window((3, 3), (1, 1), inside=True),
+    Window((3, 2), (2, 1), inside=True),
+    Window((5, 5), (2, 2), inside=True),
+]
+
+
+@pytest.mark.parametrize("window", INSIDE, ids=str)
+def test_deep_inside_a_map_windows_act_on_offsets(window):
+    """As they do, without padding, on the kernel's own continuation."""
+    rng = np.random.default_rng(2)
+    z = rng.standard_normal((2, 30, 30))
+    kernel = PairKernel(Layout.exchangeable(4), SIZE, np.stack([z[0] @ z[0].T, (z[1] + z[1].T) / 9]))
+    taps = rng.uniform(0.5, 1.0, (window.taps, window.taps))
+    larger, plain = grown(kernel, window), Window(window.kernel, window.stride)
+    found, expected = windows(kernel, taps + taps.T, window), windows(larger, taps + taps.T, plain)
+    assert found.size == expected.size
+    scale = np.abs(expected.values).max()
+    assert found.values == pytest.approx(expected.values, rel=ROUNDING, abs=ROUNDING * scale)
+    assert tap_covariance(kernel, window) == pytest.approx(
+        tap_covariance(larger, plain), rel=ROUNDING, abs=ROUNDING * 9
+    )
+
+
+@pytest.mark.parametrize("dimensions", [math.inf, 40.0])
+@pytest.mark.parametrize("points", [5, 150])
+def test_power_series_of_blocks_and_of_their_tiles(points, dimensions):
+    """Against sums over terms, P_k from Gegenbauer polynomials of scipy."""
+    rng = np.random.default_rng(3)
+    z = rng.standard_normal((2 * points, 12))
+    z /= np.linalg.norm(z, axis=1, keepdims=True)
+    c = (z @ z.T).reshape(2, points, 2, points)
+    correlation = np.stack([c[0, :, 0], c[1, :, 1], c[0, :, 1]])
+    left, right, series = np.array([0, 1, 0]), np.array([0, 1, 1]), rng.standard_normal((2, 20, points))
+    expected = np.zeros_like(correlation)
+    for k in range(20):
+        term = correlation**k
+        if dimensions < math.inf:
+            alpha = dimensions / 2 - 1
+            term = special.eval_gegenbauer(k, alpha, correlation) / special.eval_gegenbauer(k, alpha, 1.0)
+        expected += term * series[left, k, :, None] * series[right, k, None, :]
+    found = power_series(correlation, left, right, series, dimensions)
+    assert found == pytest.approx(expected, rel=SERIES_ROUNDING, abs=SERIES_ROUNDING)
+
+
+def test_polynomials_by_parts_and_of_distinct_entries():
+    rng = np.random.default_rng(4)
+    series, entries = rng.standard_normal(21), rng.uniform(-1, 1, (3, 71, 71))
+    expected = np.polynomial.polynomial.polyval(entries, series)
+    assert polynomial(entries, series) == pytest.approx(expected, rel=ROUNDING * 10, abs=ROUNDING * 10)
+    size, seen = (3, 4), []
+    place = np.arange(12)
+    apart = np.abs(place[:, None] // 4 - place // 4) + 0.1 * (place[:, None] % 4 - place % 4)
+    for values, count in ((apart, 5 * 7), (apart + np.eye(12) * place, 144)):
+        found = on_distinct(lambda c: seen.append(c.size) or np.exp(c), values[None], size)
+        assert seen.pop() == count
+        assert found[0] == pytest.approx(np.exp(values), rel=ROUNDING)

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from varprop.simulator.initializers import WeightLaw
-from varprop.simulator.theory.maps import Size, Window
-from varprop.simulator.theory.pairs import PairKernel, grown
+from varprop.simulator.theory.maps import Size, Window, clipped_offsets, offsets
+from varprop.simulator.theory.pairs import PairKernel, grown, offset_means
 from varprop.simulator.theory.sampling import Sample
 from varprop.simulator.theory.stencils import Stencils, moments
 from varprop.simulator.theory.variance_law import VarianceLaw
@@ -57,7 +57,7 @@ def depthwise(
     """
     field = np.ascontiguousarray(inputs.values[..., ::2])
     _, samples, count = field.shape
-    values = Stencils(tap_nodes(window.taps, law)[:count].T, window, size).forward(field)
+    values = Stencils(tap_nodes(window.taps, law, count).T, window, size).forward(field)
     mean, products = moments(field, window, size)
     covariances = products - mean[:, :, None] * mean[:, None, :]
     if samples < batch:
@@ -118,6 +118,8 @@ def tap_covariance(kernel: PairKernel, window: Window) -> Array:
 
     Zero padding counts as data. Units: those of ``kernel.values``.
     """
+    if window.inside and kernel.layout.profiles == 1:
+        return _tap_covariance_by_offset(kernel, window)
     if window.inside:
         kernel, window = grown(kernel, window), Window(window.kernel, window.stride)
     index = window.index(kernel.size)
@@ -129,9 +131,24 @@ def tap_covariance(kernel: PairKernel, window: Window) -> Array:
     return np.asarray(moment - select @ mean @ select.T, dtype=np.float64)
 
 
-def tap_nodes(taps: int, law: WeightLaw) -> Array:
-    """Depthwise kernels as low-discrepancy points, shape (NODES, taps)."""
-    return _unit_nodes(taps, law.distribution) * _node_scale(law)
+def _tap_covariance_by_offset(kernel: PairKernel, window: Window) -> Array:
+    """Do the same deep inside a large map, where K is a function of the offset."""
+    (kh, kw), profile, out = window.kernel, offset_means(kernel), window.out_size(kernel.size)
+    mean = kernel.layout.weight @ profile
+    down, across = (np.arange(1 - count, count) for count in out)
+    pairs = np.outer(out[0] - np.abs(down), out[1] - np.abs(across)) / (out[0] * out[1]) ** 2
+    found = np.empty((2 * kh - 1, 2 * kw - 1))
+    for i, j in np.ndindex(found.shape):
+        apart = i + 1 - kh, j + 1 - kw
+        far = clipped_offsets(down * window.stride[0] + apart[0], across * window.stride[1] + apart[1], kernel.size)
+        near = clipped_offsets(np.array(apart[:1]), np.array(apart[1:]), kernel.size)
+        found[i, j] = profile[0, near[0, 0]] - np.sum(pairs * mean[far])
+    return np.asarray(found.ravel()[offsets(window.kernel)])
+
+
+def tap_nodes(taps: int, law: WeightLaw, count: int) -> Array:
+    """Return the first `count` depthwise kernels of a set of low-discrepancy points, shape (count, taps)."""
+    return _unit_nodes(taps, law.distribution)[:count] * _node_scale(law)
 
 
 def _node_scale(law: WeightLaw) -> float:
@@ -163,8 +180,7 @@ def _quantiles(distribution: str) -> Array:
     p = (0.5 + np.arange(NODES)) / NODES
     if distribution == "uniform":
         return 2 * p - 1
-    normal = NormalDist()
-    if distribution == "truncated_normal":
-        low = normal.cdf(-2.0)
-        return np.array([normal.inv_cdf(x) for x in low + p * (1 - 2 * low)]) / 2
-    return np.array([normal.inv_cdf(x) for x in p])
+    normal, truncated = NormalDist(), distribution == "truncated_normal"
+    low = normal.cdf(-2.0) if truncated else 0.0
+    lower = np.array([normal.inv_cdf(x) for x in low + p[: NODES // 2] * (1 - 2 * low)])
+    return np.concatenate([lower, -lower[::-1]]) / (2 if truncated else 1)

@@ -10,21 +10,28 @@ degree k, E[phi(z) phi(z')] = sum_k a_k a'_k P_k(c) for points of correlation c 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
+from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
 
 from varprop.simulator.activations import ActivationFunction, half_lines
 from varprop.simulator.errors import UserError
+from varprop.simulator.theory.maps import Size, offsets, pair_of_offset
 from varprop.simulator.theory.pairs import PairKernel
 
 Array = NDArray[np.float64]
 Ints = NDArray[np.intp]
+Row = tuple[Array, Array]
 ORDER = 32
 _STEP = 0.025  # of log sigma between tabulated expansions
+_AT_ONCE = 64  # expansions
 _IN_CACHE = 2**15  # entries of a kernel worked on at a time
+_STRIDE = 8  # powers of a polynomial that are formed one by one
+_TILE = 64  # points on a side of what is worked on of a larger one
 _LEGENDRE = np.polynomial.legendre.leggauss(40)
 _ROUNDING = 1e-12  # of a power of the correlation that is left out; expansions are known to 1e-6
 GAUSSIAN_FROM = 1e5  # dimensions of a sphere whose points count as Gaussian
@@ -66,7 +73,7 @@ def hermite_expansion(function: ActivationFunction, sigma: Array, dimensions: fl
     place = np.log(np.maximum(sigma, 1e-150)) / _STEP
     first = np.floor(place).astype(int) - 1
     needed, back = np.unique(first[:, None] + np.arange(4), return_inverse=True)
-    rows = [_row(function, int(k), dimensions) for k in needed]
+    rows = _rows(function, needed.tolist(), dimensions)
     table = np.stack([row[0] for row in rows]), np.stack([row[1] for row in rows])
     t = place - first - 1.0
     weights = np.stack(
@@ -90,9 +97,33 @@ def hermite_expansion(function: ActivationFunction, sigma: Array, dimensions: fl
     return coefficients, moments
 
 
-@lru_cache(maxsize=4096)
-def _row(function: ActivationFunction, step: int, dimensions: float) -> tuple[Array, Array]:
-    """Coefficients (3, ORDER + 1) and second moments (3,) at one deviation, by quadrature split at the kinks."""
+def _rows(function: ActivationFunction, steps: list[int], dimensions: float) -> list[Row]:
+    """Coefficients (3, ORDER + 1) and second moments (3,) at some deviations, of which new ones are worked out."""
+    known = _known(function, dimensions)
+    new = [step for step in steps if step not in known]
+    for start in range(0, len(new), _AT_ONCE):
+        some = new[start : start + _AT_ONCE]
+        nodes, masses = zip(*(_quadrature(function, step, dimensions) for step in some), strict=True)
+        u = np.concatenate(nodes)
+        scaled = np.repeat(np.exp(np.array(some) * _STEP), [len(part) for part in nodes]) * u
+        slope = function.derivative(scaled)
+        table, basis = np.stack([function.value(scaled), slope, scaled * slope]), _orthonormal(ORDER, u, dimensions)
+        end = 0
+        for step, mass in zip(some, masses, strict=True):
+            part = slice(end, end := end + len(mass))
+            row = table[:, part]
+            known[step] = (row * mass) @ basis[:, part].T, (row * row) @ mass
+    return [known[step] for step in steps]
+
+
+@lru_cache(maxsize=1024)
+def _known(function: ActivationFunction, dimensions: float) -> dict[int, Row]:
+    """Rows by step that were worked out before."""
+    return {}
+
+
+def _quadrature(function: ActivationFunction, step: int, dimensions: float) -> tuple[Array, Array]:
+    """Nodes and weights of the expansions at one deviation, split at the kinks."""
     s = float(np.exp(step * _STEP))
     function.require_moments(s * s)
     # Panels end at kinks, and shrink around zero where sigma stretches a function that bends on the scale 1.
@@ -109,12 +140,8 @@ def _row(function: ActivationFunction, step: int, dimensions: float) -> tuple[Ar
     mass = (half[:, None] * weights).ravel()
     if reach < math.inf:
         mass = mass * np.cos(u) ** (dimensions - 2)
-        u, mass = reach * np.sin(u), mass / mass.sum()
-    else:
-        mass = mass * np.exp(-u * u / 2) / np.sqrt(2 * np.pi)
-    slope = function.derivative(s * u)
-    table = np.stack([function.value(s * u), slope, s * u * slope])
-    return (table * mass) @ _orthonormal(ORDER, u, dimensions).T, (table * table) @ mass
+        return reach * np.sin(u), mass / mass.sum()
+    return u, mass * np.exp(-u * u / 2) / np.sqrt(2 * np.pi)
 
 
 def hermite(order: int, u: Array) -> Array:
@@ -153,7 +180,8 @@ def apply_activation(function: ActivationFunction, kernel: PairKernel, dimension
     if function.homogeneous:
         return _closed_form(function, kernel, dimensions)
     sigma = np.sqrt(np.maximum(kernel.diagonal, 0.0)) * np.exp(kernel.log_scale / 2)
-    coefficients, moments = hermite_expansion(function, sigma.ravel(), dimensions)
+    levels, where = np.unique(sigma.ravel(), return_inverse=True)
+    coefficients, moments = (table[:, where] for table in hermite_expansion(function, levels, dimensions))
     layout, blocks = kernel.layout, kernel.values.shape
     scale = np.exp(kernel.log_scale)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -167,7 +195,10 @@ def apply_activation(function: ActivationFunction, kernel: PairKernel, dimension
         tail = np.sqrt(np.maximum(exact - np.einsum("nk,nk->n", table, table), 0.0))
         series = np.concatenate([table, tail[:, None]], axis=1).reshape(*sigma.shape, -1)
         series = np.ascontiguousarray(series.transpose(0, 2, 1))
-        values = power_series(correlation, layout.left, layout.right, series, dimensions)
+        if dimensions == math.inf and (series == series[:1, :, :1]).all():
+            values = on_distinct(partial(polynomial, series=series[0, :, 0] ** 2), correlation, kernel.size)
+        else:
+            values = power_series(correlation, layout.left, layout.right, series, dimensions)
         values[: layout.profiles, own, own] = exact.reshape(sigma.shape)
         results.append(replace(kernel, values=values, log_scale=0.0).scaled(1.0))
     mean = coefficients[0][:, 0].reshape(sigma.shape)
@@ -186,8 +217,13 @@ def _closed_form(function: ActivationFunction, kernel: PairKernel, dimensions: f
     np.clip(correlation, -1.0, 1.0, out=correlation)
     own = np.arange(q.shape[1])
     correlation[: layout.profiles, own, own] = 1.0
-    values = replace(kernel, values=function.dual(q1, q2, correlation))
-    slopes = np.broadcast_to(function.derivative_dual(q1, q2, correlation), correlation.shape)
+    forms: list[Callable[..., Array]] = [function.dual, function.derivative_dual]
+    if (q == q[0, 0]).all():
+        dual, slopes = (on_distinct(partial(form, q[0, 0], q[0, 0]), correlation, kernel.size) for form in forms)
+    else:
+        dual, slopes = (form(q1, q2, correlation) for form in forms)
+    slopes = np.broadcast_to(slopes, correlation.shape)
+    values = replace(kernel, values=dual)
     if not q.all():
         # At a point where z is exactly zero the slope is phi'(0), whatever it is on either side.
         expected = (function.germ_zero[1] + function.germ_zero[2]) / 2
@@ -235,31 +271,74 @@ def _within_range(function: ActivationFunction, kernel: PairKernel) -> tuple[Act
 def power_series(correlation: Array, left: Ints, right: Ints, series: Array, dimensions: float = math.inf) -> Array:
     """Return sum_k series[left, k, i] series[right, k, j] P_k(c[b, i, j]), by Clenshaw's rule.
 
-    P_k(c) = c^k for Gaussian points. Terms that are lost in rounding are left out. Blocks are taken a few at a time, so
-    that what is worked on stays in the processor's cache.
+    P_k(c) = c^k for Gaussian points. Terms that are lost in rounding are left out. Some blocks, or a tile of a large
+    one, are taken at a time, so that what is worked on stays in the processor's cache. A block of one profile is
+    symmetric.
     """
     blocks, points, _ = correlation.shape
-    d, sphere = dimensions, dimensions < math.inf
     out = np.empty_like(correlation)
-    some = max(1, _IN_CACHE // points**2)
-    for start in range(0, blocks, some):
-        part = slice(start, start + some)
-        c, first, second = correlation[part], series[left[part]], series[right[part]]
-        # |P_k(c)| is at most about the k-th power of the larger of c and sqrt(k / d).
-        order = series.shape[1]
-        largest = max(float(c.max()), -float(c.min()), math.sqrt(order / d))
-        if largest < 1.0:
-            order = min(order, 1 + math.ceil(math.log(_ROUNDING) / math.log(max(largest, _ROUNDING))))
-        row, before = np.zeros_like(c), np.zeros_like(c)
-        for k in range(order - 1, -1, -1):
-            if sphere:
-                # P_(k+1) = (2k + d - 2) / (k + d - 2) c P_k - k / (k + d - 2) P_(k-1)
-                last, row = row, row * c
-                row *= (2 * k + d - 2) / (k + d - 2) if k else 1.0
-                row -= (k + 1) / (k + d - 1) * before
-                before = last
+    if points <= 2 * _TILE:
+        some = max(1, _IN_CACHE // points**2)
+        for start in range(0, blocks, some):
+            part = slice(start, start + some)
+            out[part] = _clenshaw(correlation[part], series[left[part]], series[right[part]], dimensions)
+        return out
+    tiles = [slice(start, start + _TILE) for start in range(0, points, _TILE)]
+    for block, (one, other) in enumerate(zip(left, right, strict=True)):
+        for rows, cols in product(tiles, tiles):
+            if one == other and rows.start > cols.start:
+                out[block, rows, cols] = out[block, cols, rows].T
             else:
-                row *= c
-            row += first[:, k, :, None] * second[:, k, None, :]
-        out[part] = row
+                first, second = series[one][:, rows], series[other][:, cols]
+                out[block, rows, cols] = _clenshaw(correlation[block, rows, cols], first, second, dimensions)
     return out
+
+
+def _clenshaw(c: Array, first: Array, second: Array, dimensions: float) -> Array:
+    """Return what `power_series` does, of entries `c` of shape (..., i, j) and series of shape (..., k, i or j)."""
+    d, sphere = dimensions, dimensions < math.inf
+    order = first.shape[-2]
+    # |P_k(c)| is at most about the k-th power of the larger of c and sqrt(k / d).
+    largest = max(float(c.max()), -float(c.min()), math.sqrt(order / d))
+    if largest < 1.0:
+        order = min(order, 1 + math.ceil(math.log(_ROUNDING) / math.log(max(largest, _ROUNDING))))
+    row, before = np.zeros_like(c), np.zeros_like(c)
+    for k in range(order - 1, -1, -1):
+        if sphere:
+            # P_(k+1) = (2k + d - 2) / (k + d - 2) c P_k - k / (k + d - 2) P_(k-1)
+            last, row = row, row * c
+            row *= (2 * k + d - 2) / (k + d - 2) if k else 1.0
+            before *= (k + 1) / (k + d - 1)
+            row -= before
+            before = last
+        else:
+            row *= c
+        row += first[..., k, :, None] * second[..., k, None, :]
+    return row
+
+
+def on_distinct(function: Callable[[Array], Array], c: Array, size: Size) -> Array:
+    """Apply a function to entries of shape (blocks, points, points), once an offset if they depend on nothing else."""
+    numbers, place = offsets(size), pair_of_offset(size)
+    distinct = c.reshape(len(c), -1)[:, place]
+    if not np.array_equal(np.take(distinct, numbers, axis=1), c):
+        return function(c)
+    return np.take(function(distinct), numbers, axis=1)
+
+
+def polynomial(c: Array, series: Array) -> Array:
+    """Return sum_k series[k] c^k, by Horner's rule in c^8 of polynomials of degree 7, some entries at a time."""
+    parts = np.pad(series, (0, -len(series) % _STRIDE)).reshape(-1, _STRIDE)
+    flat, out = c.ravel(), np.empty(c.size)
+    powers = np.ones((_STRIDE, min(flat.size, _TILE**2)))
+    for start in range(0, flat.size, _TILE**2):
+        some = flat[start : start + _TILE**2]
+        part = powers[:, : some.size]
+        for k in range(1, _STRIDE):
+            np.multiply(part[k - 1], some, out=part[k])
+        high, (*low, total) = part[-1] * some, parts @ part
+        for row in low[::-1]:
+            total *= high
+            total += row
+        out[start : start + _TILE**2] = total
+    return out.reshape(c.shape)

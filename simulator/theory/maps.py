@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -122,6 +123,7 @@ def window_scatter(field: Array, window: Window, size: Size) -> Array:
     return np.asarray(total[:-1].reshape(size), dtype=np.float64)
 
 
+@lru_cache(maxsize=16)
 def offsets(size: Size) -> Ints:
     """Return a number for each offset between two positions of a map, shape (positions, positions)."""
     rows, cols = np.divmod(np.arange(size[0] * size[1]), size[1])
@@ -132,9 +134,8 @@ def offsets(size: Size) -> Ints:
 
 def by_offset(values: Array, size: Size) -> Array:
     """Mean of a matrix over positions by offset, shape (2 height - 1, 2 width - 1)."""
-    numbers = offsets(size).ravel()
-    total = np.bincount(numbers, values.ravel()) / np.bincount(numbers)
-    return np.asarray(total.reshape(2 * size[0] - 1, 2 * size[1] - 1))
+    count = np.outer(*(side - np.abs(np.arange(1 - side, side)) for side in size))
+    return np.asarray(np.bincount(offsets(size).ravel(), values.ravel()).reshape(count.shape) / count)
 
 
 def at_offsets(field: Array, down: Ints, across: Ints) -> Array:
@@ -144,6 +145,15 @@ def at_offsets(field: Array, down: Ints, across: Ints) -> Array:
         np.clip(offset + size // 2 + 1, 0, size + 1) for offset, size in zip((down, across), field.shape, strict=True)
     )
     return np.asarray(padded[rows[..., None, None], cols].reshape(*down.shape, *across.shape))
+
+
+@lru_cache(maxsize=16)
+def pair_of_offset(size: Size) -> Ints:
+    """Return a pair of positions for each offset, as its place in the raveled `offsets`."""
+    numbers = offsets(size).ravel()
+    place = np.empty(int(numbers.max()) + 1, dtype=np.intp)
+    place[numbers] = np.arange(len(numbers))
+    return place
 
 
 def clipped_offsets(down: Ints, across: Ints, size: Size) -> Ints:

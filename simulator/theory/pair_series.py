@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from varprop.simulator.activations import ActivationFunction
 from varprop.simulator.quadrature import gaussian_mean
-from varprop.simulator.theory.duals import hermite
+from varprop.simulator.theory.duals import hermite, polynomial
 from varprop.simulator.theory.pairs import PairKernel
 
 Array = NDArray[np.float64]
@@ -20,7 +20,6 @@ Ints = NDArray[np.intp]
 _ORDER = 40
 _ROWS = 256  # of a kernel between different samples; of larger ones evenly spaced pairs of samples are looked at
 _ENTRIES = 4096  # of these; of larger ones evenly spaced rows
-_STRIDE = 8
 _FAR = 200.0  # log of the second moment up to which an activation is evaluated as it is
 _GRID = 32  # variances per unit of log q at which an activation is expanded
 
@@ -166,21 +165,6 @@ def _linear(
     return total + float(weight[crossing] @ others) * (blocks - profiles) / max(len(others), 1)
 
 
-def _polynomial(c: Array, series: Array) -> Array:
-    """Return sum_k series[k] c^k, by Horner's rule in c^8 of polynomials of degree 7."""
-    flat = c.ravel()
-    powers = np.empty((_STRIDE, flat.size))
-    powers[0] = 1.0
-    for k in range(1, _STRIDE):
-        np.multiply(powers[k - 1], flat, out=powers[k])
-    parts = np.pad(series, (0, -len(series) % _STRIDE)).reshape(-1, _STRIDE) @ powers
-    high, total = powers[-1] * flat, parts[-1]
-    for part in parts[-2::-1]:
-        total *= high
-        total += part
-    return np.asarray(total.reshape(c.shape))
-
-
 def _pair_sum(
     values: Array, left: Ints, right: Ints, profiles: int, weight: Array, diagonal: Array,
     level: Array, inside: float, series: Array, gradient: Array, gradient_diagonal: Array, gated: bool, spread: float,
@@ -197,7 +181,7 @@ def _pair_sum(
             continue
         c = values[chosen][:, rows] * inverse[a][:, rows, None] * inverse[b][:, None, :]
         np.clip(c, -1.0, 1.0, out=c)
-        term = _polynomial(c, series)
+        term = polynomial(c, series)
         if gated:
             gamma = gradient[chosen][:, rows] * gradient_inverse[a][:, rows, None] * gradient_inverse[b][:, None, :]
             more = np.minimum(gamma * gamma, 1.0)

@@ -15,7 +15,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from varprop.simulator.theory.maps import Ints, Size, Window, clipped_offsets, offsets
+from varprop.simulator.theory.maps import Ints, Size, Window, by_offset, clipped_offsets, offsets
 
 Array = NDArray[np.float64]
 
@@ -241,6 +241,8 @@ def windows(kernel: PairKernel, taps: Array, window: Window) -> PairKernel:
     """
     if window.taps == 1 and window.stride == (1, 1) and not any(window.padding):
         return replace(kernel, values=kernel.values * taps[0, 0])
+    if window.inside and kernel.layout.profiles == 1:
+        return _windows_by_offset(kernel, taps, window)
     if window.inside:
         kernel, window = grown(kernel, window), Window(window.kernel, window.stride)
     out = window.out_size(kernel.size)
@@ -253,6 +255,19 @@ def windows(kernel: PairKernel, taps: Array, window: Window) -> PairKernel:
     if mirrored:
         values += values.transpose(0, 3, 4, 1, 2)
     return replace(kernel, size=out, values=values.reshape(len(values), out[0] * out[1], out[0] * out[1]))
+
+
+def _windows_by_offset(kernel: PairKernel, taps: Array, window: Window) -> PairKernel:
+    """Do the same deep inside a large map, K a function of the offset: K'(d) = sum_kl taps[k, l] K(s d + k - l)."""
+    (h, w), (kh, kw), (sh, sw) = kernel.size, window.kernel, window.stride
+    out = (h - 1) // sh + 1, (w - 1) // sw + 1
+    shares = np.bincount(offsets(window.kernel).ravel(), taps.ravel()).reshape(2 * kh - 1, 2 * kw - 1)
+    profile, down, across = offset_means(kernel), np.arange(1 - out[0], out[0]) * sh, np.arange(1 - out[1], out[1]) * sw
+    values = np.zeros((len(profile), len(down), len(across)))
+    for i, j in zip(*np.nonzero(shares), strict=True):
+        where = clipped_offsets(down + i + 1 - kh, across + j + 1 - kw, kernel.size)
+        values += shares[i, j] * np.take(profile, where, axis=1)
+    return replace(kernel, size=out, values=np.take(values.reshape(len(values), -1), offsets(out), axis=1))
 
 
 def windows_transposed(kernel: PairKernel, taps: Array, window: Window, size: Size) -> PairKernel:
@@ -300,15 +315,13 @@ def regridded(kernel: PairKernel, size: Size) -> PairKernel:
     """
     if kernel.size == size:
         return kernel
-    h, w = kernel.size
-    known = offsets(kernel.size).ravel()
-    count = np.bincount(known)
-    rows, cols = np.divmod(np.arange(size[0] * size[1]), size[1])
-    down = np.clip(rows[:, None] - rows[None, :], 1 - h, h - 1) + h - 1
-    across = np.clip(cols[:, None] - cols[None, :], 1 - w, w - 1) + w - 1
-    wanted = down * (2 * w - 1) + across
-    blocks = [(np.bincount(known, block.ravel()) / count)[wanted] for block in kernel.values]
-    return replace(kernel, size=size, values=np.stack(blocks))
+    wanted = clipped_offsets(np.arange(1 - size[0], size[0]), np.arange(1 - size[1], size[1]), kernel.size)
+    return replace(kernel, size=size, values=np.take(offset_means(kernel), wanted.ravel()[offsets(size)], axis=1))
+
+
+def offset_means(kernel: PairKernel) -> Array:
+    """Average each block over pairs of positions with the same offset, in the order of `offsets`."""
+    return np.stack([by_offset(block, kernel.size).ravel() for block in kernel.values])
 
 
 def whole_map_mean(kernel: PairKernel, size: Size) -> Array:
@@ -316,13 +329,11 @@ def whole_map_mean(kernel: PairKernel, size: Size) -> Array:
 
     As in `regridded`, a pair further apart than any in the cut-out counts as the furthest that there is.
     """
-    known = offsets(kernel.size).ravel()
-    count = np.bincount(known)
+    profile = offset_means(kernel)
     down, across = np.arange(1 - size[0], size[0]), np.arange(1 - size[1], size[1])
     pairs = np.outer(size[0] - np.abs(down), size[1] - np.abs(across)) / (size[0] * size[1]) ** 2
     where = clipped_offsets(down, across, kernel.size)
-    share = np.bincount(where.ravel(), pairs.ravel(), minlength=len(count))
-    return np.array([share @ (np.bincount(known, block.ravel()) / count) for block in kernel.values])
+    return np.asarray(profile @ np.bincount(where.ravel(), pairs.ravel(), minlength=profile.shape[1]))
 
 
 def grown(kernel: PairKernel, window: Window) -> PairKernel:

@@ -87,7 +87,7 @@ def relations(taps: Taps, size: Size, after: Sample, points: int, law: VarianceL
     """
     assert after.slopes is not None
     count, samples = len(taps.covariances), max(_SAMPLES, _POINTS // (size[0] * size[1]))
-    weights = tap_nodes(taps.window.taps, taps.law)[:count].T
+    weights = tap_nodes(taps.window.taps, taps.law, count).T
     kernels = Stencils(weights, taps.window, size)
     halves = (after.slopes[:, :samples, :count], after.slopes[:, :samples, count:])
     slopes = np.ascontiguousarray(halves[0]), np.ascontiguousarray(halves[1])
