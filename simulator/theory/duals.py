@@ -328,7 +328,8 @@ def on_distinct(function: Callable[[Array], Array], c: Array, size: Size) -> Arr
 
 def polynomial(c: Array, series: Array) -> Array:
     """Return sum_k series[k] c^k, by Horner's rule in c^8 of polynomials of degree 7, some entries at a time."""
-    parts = np.pad(series, (0, -len(series) % _STRIDE)).reshape(-1, _STRIDE)
+    parts = np.zeros((-(-len(series) // _STRIDE), _STRIDE))
+    parts.flat[: len(series)] = series
     flat, out = c.ravel(), np.empty(c.size)
     powers = np.ones((_STRIDE, min(flat.size, _TILE**2)))
     for start in range(0, flat.size, _TILE**2):

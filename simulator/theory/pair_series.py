@@ -19,7 +19,7 @@ Ints = NDArray[np.intp]
 
 _ORDER = 40
 _ROWS = 256  # of a kernel between different samples; of larger ones evenly spaced pairs of samples are looked at
-_ENTRIES = 4096  # of these; of larger ones evenly spaced rows
+_ENTRIES = 4096  # up to which a kernel is looked at whole; of larger ones evenly spaced rows
 _FAR = 200.0  # log of the second moment up to which an activation is evaluated as it is
 _GRID = 32  # variances per unit of log q at which an activation is expanded
 
@@ -109,11 +109,13 @@ def pair_mean(
     if level is None:
         level = kernel.diagonal / kernel.second_moment
     blocks, points = len(kernel.values), kernel.values.shape[1]
-    every = max((blocks - layout.profiles) * points // _ROWS, 1)
-    looked = layout.profiles + len(range(layout.profiles, blocks, every))
-    rows = -(-points // min(max(_ENTRIES // (looked * points), 2), points))
-    while rows > 1 and math.gcd(rows, kernel.size[1]) > 1:
-        rows += 1  # points of all columns of a map
+    every = rows = 1
+    if kernel.values.size > _ENTRIES:
+        every = max((blocks - layout.profiles) * points // _ROWS, 1)
+        looked = layout.profiles + len(range(layout.profiles, blocks, every))
+        rows = -(-points // min(max(_ENTRIES // (looked * points), 2), points))
+        while rows > 1 and math.gcd(rows, kernel.size[1]) > 1:
+            rows += 1  # points of all columns of a map
     own = kernel.diagonal
     arguments = (kernel.values, layout.left, layout.right, layout.profiles, layout.weight, own, level, inside)
     other = (kernel.values, own, False) if gradient is None else (gradient.values, gradient.diagonal, True)
