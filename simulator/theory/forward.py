@@ -34,7 +34,15 @@ from varprop.simulator.theory.normalisation import batch_normalised
 from varprop.simulator.theory.pairs import PairKernel
 from varprop.simulator.theory.pooling import average_pooled, flattened, globally_averaged, max_pooled, zero_padded
 from varprop.simulator.theory.relations import Relations, relations, unrelated
-from varprop.simulator.theory.sampling import Sample, activated, controlled, correct, cropped_piece
+from varprop.simulator.theory.sampling import (
+    Sample,
+    activated,
+    channel_products,
+    channel_squares,
+    controlled,
+    correct,
+    cropped_piece,
+)
 from varprop.simulator.theory.signal import Gaussian, Signal, Weighted, fixed, key_of
 from varprop.simulator.theory.strays import NONE
 from varprop.simulator.theory.sums import added, edges_after_sum
@@ -170,11 +178,12 @@ def _response(signal: Signal, out: PairKernel, duals: Duals, sample: Sample | No
         slope, log_scale = duals.derivative.pair_mean, log_scale + duals.derivative.log_scale
     else:
         assert sample.inputs is not None
-        inputs = sample.inputs - sample.inputs.mean(axis=(0, 1))
-        varied, along = np.mean(inputs**2, axis=(0, 1)), inputs * sample.values
+        inputs, mean = sample.inputs, sample.inputs.mean(axis=(0, 1))
+        varied = np.maximum(channel_squares(inputs) - mean**2, 0.0)
         # The product of two halves' fits has no part of the noise of either.
         half = (inputs.shape[1] + 1) // 2
-        first, second = (np.mean(part, axis=(0, 1)) for part in (along[:, :half], along[:, -half:]))
+        halves = ((inputs[:, part], sample.values[:, part]) for part in (slice(None, half), slice(-half, None)))
+        first, second = (channel_products(x, y) - mean * y.mean(axis=(0, 1)) for x, y in halves)
         fitted = np.divide(first * second, varied, out=np.zeros_like(varied), where=varied > 0)
         slope = float(fitted.sum() / varied.sum()) if varied.any() else 0.0
     return float(np.exp(log_scale)) * slope * before / after

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from varprop.simulator.theory.depthwise import Taps, excess, tap_nodes
 from varprop.simulator.theory.maps import Ints, Size
-from varprop.simulator.theory.sampling import Sample, channel_squares
+from varprop.simulator.theory.sampling import Sample, channel_products, channel_squares
 from varprop.simulator.theory.stencils import Stencils
 from varprop.simulator.theory.variance_law import VarianceLaw
 
@@ -166,10 +166,10 @@ def _passed(way: _Sent, slopes: tuple[Array, Array], square: Array, y: Array | N
     assert way.y is not None
     assert way.square_y is not None
     a, b, weighted = way.ones, way.y, y * square
-    d0, d1, d2 = _mean(square), _mean(weighted), _mean_product(weighted, y)
+    d0, d1, d2 = _mean(square), _mean(weighted), channel_products(weighted, y)
     taken = a * (2 * way.square - b * d1 - a * d0) + b * (2 * way.square_y - b * d2 - a * d1)
     for s, back in zip(slopes, way.slopes, strict=True):
-        rest = back - b * _mean_product(s, y) - a * _mean(s)
+        rest = back - b * channel_products(s, y) - a * _mean(s)
         taken += rest * rest / 2
     return way.spread - taken / points
 
@@ -205,7 +205,7 @@ def _apart(weights: Array, under: Ints, slopes: tuple[Array, Array], scale: Arra
 
 def _overlap(field: Array, slopes: tuple[Array, Array], y: Array, alike: float) -> Array:
     """Variance over the data of D P f, per channel, as the gradient sees it, averaged over slopes of both signs."""
-    left = field - y * _mean_product(field, y) - _mean(field)
+    left = field - y * channel_products(field, y) - _mean(field)
     found = np.zeros(field.shape[2])
     for s in slopes:
         seen = s * left
@@ -217,8 +217,3 @@ def _overlap(field: Array, slopes: tuple[Array, Array], y: Array, alike: float) 
 def _mean(field: Array) -> Array:
     """Mean of each channel."""
     return np.asarray(field.mean(axis=(0, 1)))
-
-
-def _mean_product(first: Array, second: Array) -> Array:
-    """Mean product of each channel."""
-    return np.asarray(np.einsum("psc,psc->c", first, second) / (first.shape[0] * first.shape[1]))

@@ -357,6 +357,11 @@ def channel_squares(values: Array) -> Array:
     return np.asarray(np.einsum("nc,nc->c", flat, flat) / len(flat))
 
 
+def channel_products(first: Array, second: Array) -> Array:
+    """Mean product of each channel of two."""
+    return np.asarray(np.einsum("psc,psc->c", first, second) / (first.shape[0] * first.shape[1]))
+
+
 def position_squares(values: Array) -> Array:
     """Mean square at each position."""
     flat = values.reshape(len(values), -1)
