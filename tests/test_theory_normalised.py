@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -19,7 +20,7 @@ from varprop.simulator.theory.duals import apply_activation
 from varprop.simulator.theory.maps import Window
 from varprop.simulator.theory.opposition import handed_on, projected, returned, together
 from varprop.simulator.theory.pairs import Layout, PairKernel
-from varprop.simulator.theory.strays import NONE
+from varprop.simulator.theory.strays import NONE, Strays
 from varprop.simulator.theory.variance_law import quadratic_form_law
 from varprop.tests.tolerances import BEYOND, DEEP_LINEAR, NARROW_STEP, PAIRS_OF_PLACES, RANDOM_MATRIX, SPHERE_STEP
 
@@ -295,3 +296,39 @@ def test_deviations_pass_activations_behind_single_weights():
     found = compare(predict(network, batch), simulate(network, batch, trials=1000, seed=1)).steps[-1]
     assert found.source == len(network) - 1
     assert abs(found.agreement.relative) < RANDOM_MATRIX
+
+
+def test_pooling_meets_deviations_that_windows_made_alike():
+    """A mean over all pairs of two samples' positions, counted pair by pair, of deviations alike where both shift."""
+    side = 3
+    points = [(row, col) for row in range(side) for col in range(side)]
+    white = np.stack([np.eye(side**2), np.zeros((side**2, side**2))])
+    kernel = PairKernel(Layout.exchangeable(1000), (side, side), white)
+    alike = np.ones((2 * side - 1, 2 * side - 1))
+    strays = Strays({"before": 1.0}, places=alike)
+    pairs = 0
+    for one, other, third in itertools.product(points, repeat=3):
+        shifted = other[0] + third[0] - one[0], other[1] + third[1] - one[1]
+        pairs += shifted in points
+    # Of P^2 pairs, over the squared mean of white noise, 1 / P.
+    assert strays.pooled(Window((side, side), (1, 1)), kernel).variance == pytest.approx(pairs / side**4, rel=1e-2)
+    fresh = NONE.plus("input", 1.0, kernel)
+    assert fresh.pooled(Window((side, side), (1, 1)), kernel).variance == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(("samples", "function"), [(16, "selu"), (8, "tanh")])
+def test_normalisation_behind_global_pooling(samples, function):
+    """Left alone by pooling, what strays would be short of 10% of the step through the normalisation."""
+    net = NetworkBuilder("pooled", "torch", (16, 4, 4))
+    init = parse_initializer("lecun_normal")
+    for _ in range(4):
+        net.conv2d(16, 3, init)
+        net.batch_norm()
+        net.activation(function)
+    net.global_average_pool()
+    net.linear(64, init)
+    net.batch_norm()
+    net.linear(16, init)
+    network = net.build()
+    batch = load_batch("gaussian", network.nodes[0].shape, samples, 0)
+    assert steps(predict(network, batch), simulate(network, batch, trials=1000, seed=1))[-1] < NARROW_STEP / 2

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from varprop.simulator.network import AveragePool, MaxPool, Node, ZeroPad
 from varprop.simulator.theory.convolution import regrown, with_edges
-from varprop.simulator.theory.maps import Size, Window, window_sum
+from varprop.simulator.theory.maps import Window, window_sum
 from varprop.simulator.theory.pairs import merged, regridded, whole_map_mean
 from varprop.simulator.theory.sampling import Sample, levelled, mapped, matched
 from varprop.simulator.theory.signal import Gaussian, Signal, cut_out, fixed
@@ -21,7 +21,7 @@ Array = NDArray[np.float64]
 def average_pooled(operation: AveragePool, node: Node, signal: Signal) -> Signal:
     """Return the signal after average pooling."""
     window = Window(operation.kernel, operation.stride)
-    pooled = _linear_map(signal, window.averaging(signal.kernel.size), window.out_size(signal.kernel.size))
+    pooled = _linear_map(signal, window.averaging(signal.kernel.size), window)
     return _after_pooling(pooled, signal, window, node)
 
 
@@ -47,21 +47,22 @@ def _after_pooling(pooled: Signal, signal: Signal, window: Window, node: Node) -
 
 def globally_averaged(signal: Signal) -> Signal:
     """Return the signal after averaging over all positions."""
+    window = Window(signal.kernel.size, (1, 1))
     if signal.amplitude is None:
-        window = Window(signal.kernel.size, (1, 1))
-        return _linear_map(signal, window.averaging(signal.kernel.size), (1, 1))
+        return _linear_map(signal, window.averaging(signal.kernel.size), window)
     # The inside of a map says what two positions share; each position counts with its amplitude.
     size = signal.amplitude.shape[0], signal.amplitude.shape[1]
     root = float(np.sqrt(signal.amplitude).mean())
     positions = signal.kernel.values.shape[1]
-    pooled = _linear_map(signal, np.full((1, positions), root / positions), (1, 1))
+    pooled = _linear_map(signal, np.full((1, positions), root / positions), window)
     values = whole_map_mean(signal.kernel, size)[:, None, None] * root**2
     kernel = replace(signal.kernel, size=(1, 1), values=values).scaled(1.0)
     return replace(pooled, kernel=kernel, mean=pooled.mean * kernel.unit(pooled.kernel.log_scale), amplitude=None)
 
 
-def _linear_map(signal: Signal, matrix: Array, size: Size) -> Signal:
-    """Signal after a fixed linear map of the positions, the same for every channel; `matrix` is (outputs, inputs)."""
+def _linear_map(signal: Signal, matrix: Array, window: Window) -> Signal:
+    """Signal after averages under a window, the same for every channel; `matrix` is (outputs, inputs)."""
+    size = window.out_size(signal.kernel.size)
     kernel = replace(signal.kernel, size=size, values=matrix @ signal.kernel.values @ matrix.T).scaled(1.0)
     origin = signal.gaussian
     gaussian = origin is not None and origin.eps is None and origin.function is None
@@ -69,7 +70,7 @@ def _linear_map(signal: Signal, matrix: Array, size: Size) -> Signal:
         kernel,
         signal.mean @ matrix.T * kernel.unit(signal.kernel.log_scale),
         signal.width,
-        signal.strays,
+        signal.strays.pooled(window, signal.kernel),
         origin=Gaussian(kernel, origin.key + 1) if gaussian and origin is not None else None,
         sample=None if gaussian else cache(lambda: Sample(mapped(matrix, signal.draw().values))),
     )

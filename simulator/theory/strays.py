@@ -127,15 +127,35 @@ class Strays:
         # Of the third moment a mean over independent places keeps as much as of the variance, squared.
         return Strays({**found.sources, name: own}, self.third * contrast**3 * same**2, places / same)
 
+    def pooled(self, window: Window, kernel: PairKernel) -> Strays:
+        """Return the deviation of the mean under a window, of each channel alone.
+
+        A pair of outputs is the mean over all pairs of taps, whose deviations are alike as products of channels are,
+        r(u) r(u') for the one position u and the other u' apart; and more, `places`, where both are as far apart.
+        """
+        if not self.sources:
+            return self
+        pairs = overlaps(np.full(window.kernel, 1 / window.taps))
+        down, across = (np.arange(n) - n // 2 for n in pairs.shape)
+        alike, correlation = _alike(kernel), _correlation(kernel)
+        left = float(np.sum(pairs * at_offsets(correlation, down, across)))
+        more = float(np.sum(pairs**2 * at_offsets(self._known(alike) - alike, down, across)))
+        return self.times(sqrt(max(1.0 + more / left**2, 0.0))) if left > 0 else self
+
 
 NONE = Strays()
 
 
-def _alike(kernel: PairKernel) -> Array:
-    """Return the squared correlation of a channel's values at two positions of a sample, by their offset."""
+def _correlation(kernel: PairKernel) -> Array:
+    """Return the correlation of a channel's values at two positions of a sample, by their offset."""
     same = by_offset(np.mean(kernel.values[: kernel.layout.profiles], axis=0) - kernel.pair_mean, kernel.size)
     own = float(same[kernel.size[0] - 1, kernel.size[1] - 1])
-    return np.minimum((same / own) ** 2, 1.0) if own > 1e-12 * kernel.second_moment else np.zeros_like(same)
+    return np.clip(same / own, -1.0, 1.0) if own > 1e-12 * kernel.second_moment else np.zeros_like(same)
+
+
+def _alike(kernel: PairKernel) -> Array:
+    """Return the squares of these: correlations of what products of Gaussian channels stray by."""
+    return np.asarray(_correlation(kernel) ** 2)
 
 
 def together(shares: Sequence[float], parts: Sequence[Strays]) -> Strays:
