@@ -6,11 +6,12 @@ import numpy as np
 
 from varprop.simulator.initializers import parse_initializer
 from varprop.simulator.inputs import load_batch
+from varprop.simulator.montecarlo import simulate
 from varprop.simulator.network import NetworkBuilder
-from varprop.simulator.theory import engine
+from varprop.simulator.theory import engine, predict
 from varprop.simulator.theory.maps import Window
 from varprop.simulator.theory.patches import gathered, matched, statistics
-from varprop.tests.tolerances import BEYOND, DEEP_ROUNDING, ROUNDING
+from varprop.tests.tolerances import BEYOND, DEEP_ROUNDING, NEAR, ROUNDING
 
 
 def plain_patches(maps, window):
@@ -78,3 +79,15 @@ def test_channels_of_the_first_convolution_vary_as_on_the_whole_batch():
     v = np.einsum("ck,ck->c", weights @ np.cov(flat, bias=True), weights)
     for found, drawn in ((law.mean, v), (law.inverse, 1 / (v + 1e-5))):
         assert abs(found - drawn.mean()) < BEYOND * drawn.std() / np.sqrt(len(drawn))
+
+
+def test_normalised_channels_of_images_are_not_gaussian():
+    """SELU behind a first normalisation, over drawn weights: 2% less than of points on a sphere."""
+    net = NetworkBuilder("stem", "torch", (3, 16, 16))
+    net.conv2d(16, 3, parse_initializer("he_normal"))
+    net.batch_norm()
+    net.activation("selu")
+    network, batch, trials = net.build(), load_batch("photo", (3, 16, 16), 8, 0), 150
+    found = predict(network, batch).layers[3].forward.second_moment
+    measured = simulate(network, batch, trials=trials, seed=0).layers[3].forward
+    assert abs(found - measured.second_moment) < BEYOND * measured.standard_error + NEAR * found

@@ -49,6 +49,8 @@ from varprop.simulator.theory.sums import added, edges_after_sum
 
 Array = NDArray[np.float64]
 
+_BENT = 25.0  # dimensions from which a sphere's law is closer than an average over sampled channels
+
 
 @singledispatch
 def propagate(operation: Operation, node: Node, network: Network, inputs: list[Signal]) -> Signal:
@@ -119,6 +121,9 @@ def _(operation: Activation, node: Node, network: Network, inputs: list[Signal])
     gaussian = signal.gaussian
     if gaussian is not None and gaussian.function is None:
         origin = replace(gaussian, function=function)
+        if _bent(signal):
+            before = gaussian.draw()
+            duals = correct(duals, controlled(activated(before, function), before, signal.kernel))
     elif signal.sample is None and signal.origin is not None and signal.origin.function is None:
         # Zeros around the map are Gaussian too, of variance zero.
         followed = cache(lambda: activated(signal.draw(), function))
@@ -153,6 +158,15 @@ def _(operation: Activation, node: Node, network: Network, inputs: list[Signal])
         relations=related,
         duals=duals,
     )
+
+
+def _bent(signal: Signal) -> bool:
+    """Tell whether dividing by their own variances bends the law of channels beyond that of points on a sphere.
+
+    On maps of images a few modes, of very different sizes, decide what a channel is divided by.
+    """
+    maps = signal.kernel.layout.profiles > 1 and signal.kernel.values.shape[1] > 1
+    return maps and signal.law is not None and signal.law.ratio > 0.5 and signal.law.sphere < _BENT
 
 
 def _cropped(sample: Sample, size: Size, wanted: Size) -> Sample:
