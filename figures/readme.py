@@ -56,8 +56,8 @@ class Bounds:
 
 BOUNDS = Bounds()
 
-_FEW_SAMPLES = "mostly in the first layers, where few samples at one place each stand for the batch"
-_SHORTCUT = "not known; it sits in the steps around the sums"
+_FEW_SAMPLES = "few pieces stand for the images: in the first layers, and where a stride leaves too little of each"
+_SHORTCUT = "sums of branches spread less from draw to draw than is taken"
 _DEVIATIONS = "a kernel's deviations are followed pair by pair of samples, not of positions, on the smallest maps"
 _SAME_SAMPLE = "behind global pooling the gradients at one sample's positions are alike, and depthwise layers see that"
 
