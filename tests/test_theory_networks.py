@@ -346,7 +346,7 @@ AGREE = {
     correlated_branches: [SMALL, LARGE, SMALL_PHOTO],
     sum_of_a_node_with_itself: [SMALL, LARGE, SMALL_PHOTO],
     two_activations: [SMALL, LARGE, SMALL_PHOTO],
-    zero_padding_twice: [LARGE],
+    zero_padding_twice: [SMALL, LARGE, SMALL_PHOTO],
     overlapping_max_pool: [SMALL, LARGE, SMALL_PHOTO, LARGE_PHOTO],
     biases: [SMALL, LARGE, SMALL_PHOTO],
     orthogonal: [SMALL, LARGE, SMALL_PHOTO],
@@ -359,10 +359,6 @@ GAPS = {
     "parts of images at random places do not stand for the whole": [
         (zero_padding_inside, LARGE_PHOTO),
         (max_pool, LARGE_PHOTO),
-    ],
-    "sampled channels of an activation behind zero padding count alike at its edges and inside": [
-        (zero_padding_twice, SMALL),
-        (zero_padding_twice, SMALL_PHOTO),
     ],
     "gradients that come back through nine weights see weights and gates that know of one another": [
         (depthwise_after_depthwise, SMALL),

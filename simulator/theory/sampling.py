@@ -219,23 +219,37 @@ def controlled(after: Sample, before: Sample, kernel: PairKernel) -> Sample:
         return after
     slope = float(np.mean((size - mean) * (source - source.mean()))) / spread
     missing = kernel.second_moment * float(np.exp(kernel.log_scale)) - float(source.mean())
-    wanted = mean + slope * missing
-    return replace(after, values=after.values * np.sqrt(wanted / mean)) if wanted > 0 else after
+    varies = _varies(after.values)
+    own = mean - float(position_squares(after.values) @ ~varies) / len(varies)
+    wanted = own + slope * missing
+    if wanted <= 0.0:
+        return after
+    return replace(after, values=after.values * np.where(varies, np.sqrt(wanted / own), 1.0)[:, None, None])
 
 
 def correct(duals: Duals, after: Sample) -> Duals:
-    """Replace an activation's Gaussian averages by those over sampled channels."""
+    """Replace an activation's Gaussian averages by those over sampled channels.
+
+    Where zero padding went in, the sample is one number, and the averages are right already.
+    """
     assert after.slopes is not None
-    exact = float(np.mean(after.slopes**2))
-    gaussian = duals.derivative.second_moment * float(np.exp(duals.derivative.log_scale))
+    varies = _varies(after.values)
+    exact = float(position_squares(after.slopes)[varies].mean())
+    gaussian = float(duals.derivative.diagonal[:, varies].mean()) * float(np.exp(duals.derivative.log_scale))
+    derivative = duals.derivative
+    if gaussian > 0:
+        factor = np.where(varies, np.sqrt(exact / gaussian), 1.0)
+        derivative = replace(derivative, values=derivative.values * np.outer(factor, factor)).scaled(1.0)
     kernel = shifted(duals.kernel, after)
     mean = duals.mean * kernel.unit(duals.kernel.log_scale)
-    return replace(
-        duals,
-        mean=mean + (float(after.values.mean()) * kernel.unit(0.0) - float(mean.mean())),
-        kernel=kernel,
-        derivative=duals.derivative.scaled(exact / gaussian) if gaussian > 0 else duals.derivative,
-    )
+    more = float(after.values[varies].mean()) * kernel.unit(0.0) - float(mean[:, varies].mean())
+    return replace(duals, mean=mean + more * varies, kernel=kernel, derivative=derivative)
+
+
+def _varies(values: Array) -> NDArray[np.bool_]:
+    """Tell at which positions a sample is not one number; none at all counts as all."""
+    varies = np.any(values != values[:, :1, :1], axis=(1, 2))
+    return varies if varies.any() else ~varies
 
 
 def levelled(kernel: PairKernel, sample: Sample) -> PairKernel:
@@ -309,11 +323,16 @@ def shifted(kernel: PairKernel, sample: Sample) -> PairKernel:
     """Move a kernel's averages to those of sampled channels.
 
     The shift is one number for each offset between two positions, within a sample and between samples: few enough that
-    the noise of the sample stays small. It is a correlation's: points differ in size, and products with them.
+    the noise of the sample stays small. It is a correlation's: points differ in size, and products with them. Pairs
+    with a position where the sample is one number, as zero padding is, have a number of their own.
     """
     layout = kernel.layout
     same, cross = _kernels(sample.values)
     numbers = offsets(kernel.size)
+    varies = _varies(sample.values)
+    if not varies.all():
+        both = np.add.outer(varies.astype(int), varies.astype(int))
+        numbers = np.where(both == 2, numbers, numbers.max() + 1 + both)
     values = kernel.values * float(np.exp(kernel.log_scale))
     size = np.sqrt(np.maximum(kernel.diagonal, 0.0))
     sizes = size[layout.left][:, :, None] * size[layout.right][:, None, :]

@@ -39,7 +39,7 @@ Ints = NDArray[np.intp]
 _DRAWS = 4000  # subsets of a batch compared to find one that stands for it
 _WHOLE = 4_000_000  # kernel entries up to which a batch of real images is carried whole
 _BUDGET = 1_000_000  # kernel entries carried of a larger one
-_PIECE = 8  # rows and columns of its pieces
+_PIECE = 12  # rows and columns of its pieces
 _SMALL = 500_000  # kernel entries up to which an exchangeable batch is carried whole
 _FLAT = 128  # samples of flat data whose pairs are all carried
 
