@@ -141,6 +141,17 @@ def test_fast_engine_is_the_naive_engine(network):
         assert_same_moments(backward, gradients, trial, SAME_DRAWS)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_one_sample_of_flat_data_is_the_naive_engine(name):
+    """Every channel is a single number then."""
+    network, batch = function(name), gaussian((7,), 1)
+    forward, backward = simulate_trials(network, batch, trials=2, seed=7, dtype="float64")
+    for trial in range(2):
+        outputs, gradients = naive.run(network, batch.data, *naive.draw(network, 7, trial, 1))
+        assert_same_moments(forward, outputs, trial, SAME_DRAWS)
+        assert_same_moments(backward, gradients, trial, SAME_DRAWS)
+
+
 @pytest.mark.parametrize("network", NETWORKS[:5], ids=lambda network: network.name)
 def test_float32_is_float64_up_to_rounding(network):
     batch = gaussian(network.nodes[0].shape, 5)
@@ -433,6 +444,10 @@ def test_moments_of_rows_at_every_scale(scale):
     np.testing.assert_allclose(variance, exact.var(axis=2), rtol=1e-5)
     assert (variance[:, 2] == 0).all()
     np.testing.assert_allclose(summary[:, 1], (exact**2).mean(axis=(1, 2)), rtol=1e-6)
+    nothing = np.empty((0, 0))
+    row_moments(rows.reshape(-1), 2, rows[0].size, nothing, nothing, summary)
+    np.testing.assert_allclose(summary[:, 1], (exact**2).mean(axis=(1, 2)), rtol=1e-6)
+    assert (summary[:, 2] == 0).all()
 
 
 @pytest.mark.parametrize(

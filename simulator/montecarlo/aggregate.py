@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Set
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,7 +35,7 @@ class TrialMoments:
     controls: Array
     columns: Columns
 
-    @property
+    @cached_property
     def log_second_moment(self) -> Array:
         """Natural log of the second moment, -inf for an exact zero."""
         with np.errstate(divide="ignore"):

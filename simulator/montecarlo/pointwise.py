@@ -49,12 +49,13 @@ def moments(x: Array, trials: int, channels: int, mean: Statistics, variance: St
     x holds the rows of all channels of all trials one after the other, summary is (trials, 3); mean and variance of
     every row are written too where the arrays of shape (trials, channels) are not empty.
     """
-    n = np.uint64(x.size // (trials * channels))
+    single = x.size == trials * channels and not mean.size
+    rows, n = layout(x.size, trials, channels, single)
     share = 1.0 / np.float64(n)
     for t in range(trials):
         sums = ZEROS
-        for c in range(channels):
-            first = np.uint64(t * channels + c) * n
+        for c in range(rows):
+            first = np.uint64(t * rows + c) * n
             total = squares = 0.0
             for start in range(first, first + n, PIECE):
                 more = piece_sums(x, start, min(start + PIECE, first + n), x[first])
@@ -66,7 +67,7 @@ def moments(x: Array, trials: int, channels: int, mean: Statistics, variance: St
             sums = sums[0] + found[0], sums[1] + found[1], sums[2] + found[2]
             if mean.size:
                 mean[t, c], _, variance[t, c] = found
-        write(summary, t, sums, channels)
+        write(summary, t, sums, rows, single)
 
 
 @kernel
@@ -80,9 +81,15 @@ def leaves(summary: Statistics, low: float, high: float) -> bool:
 
 
 @step
-def write(summary: Statistics, t: int, sums: Three, channels: int) -> None:
-    """Write a trial's averages over its rows. Their sums are kept out of memory: rows may be short."""
-    summary[t, 0], summary[t, 1], summary[t, 2] = sums[0] / channels, sums[1] / channels, sums[2] / channels
+def layout(size: int, trials: int, channels: int, single: bool) -> tuple[int, Place]:
+    """Return a trial's number of rows and their length: rows of a single number are worked on as one long row."""
+    return (1, np.uint64(channels)) if single else (channels, np.uint64(size // (trials * channels)))
+
+
+@step
+def write(summary: Statistics, t: int, sums: Three, rows: int, single: bool) -> None:
+    """Write a trial's averages over its rows, a single number having no variance; sums are kept out of memory."""
+    summary[t, 0], summary[t, 1], summary[t, 2] = sums[0] / rows, sums[1] / rows, 0.0 if single else sums[2] / rows
 
 
 @step
@@ -123,14 +130,15 @@ def compiled_passes(value: Scalar, derivative: Scalar) -> Passes:
         variance: Statistics,
         summary: Statistics,
     ) -> None:
-        n = np.uint64(z.size // (trials * channels))
+        single = z.size == trials * channels and not mean.size and not scale.size
+        rows, n = layout(z.size, trials, channels, single)
         share = 1.0 / np.float64(n)
         number = z.dtype.type
         y = np.empty(PIECE, z.dtype)
         for t in range(trials):
             sums = ZEROS
-            for c in range(channels):
-                first = np.uint64(t * channels + c) * n
+            for c in range(rows):
+                first = np.uint64(t * rows + c) * n
                 total = squares = 0.0
                 for start in range(first, first + n, PIECE):
                     stop = min(start + PIECE, first + n)
@@ -151,7 +159,7 @@ def compiled_passes(value: Scalar, derivative: Scalar) -> Passes:
                 sums = sums[0] + found[0], sums[1] + found[1], sums[2] + found[2]
                 if mean.size:
                     mean[t, c], _, variance[t, c] = found
-            write(summary, t, sums, channels)
+            write(summary, t, sums, rows, single)
 
     @kernel
     def backward(
@@ -166,14 +174,15 @@ def compiled_passes(value: Scalar, derivative: Scalar) -> Passes:
         inner: Statistics,
         summary: Statistics,
     ) -> None:
-        n = np.uint64(z.size // (trials * channels))
+        single = z.size == trials * channels and not scale.size
+        rows, n = layout(z.size, trials, channels, single)
         share = 1.0 / np.float64(n)
         number = z.dtype.type
         y = np.empty(PIECE, z.dtype)
         for t in range(trials):
             inner_sums = sums = ZEROS
-            for c in range(channels):
-                first = np.uint64(t * channels + c) * n
+            for c in range(rows):
+                first = np.uint64(t * rows + c) * n
                 total = squares = product = 0.0
                 for start in range(first, first + n, PIECE):
                     stop = min(start + PIECE, first + n)
@@ -209,7 +218,7 @@ def compiled_passes(value: Scalar, derivative: Scalar) -> Passes:
                     total, squares = exact_sums(out, first, first + n, out[first])
                 found = row_moments(out[first], share, total, squares)
                 sums = sums[0] + found[0], sums[1] + found[1], sums[2] + found[2]
-            write(inner, t, inner_sums, channels)
-            write(summary, t, sums, channels)
+            write(inner, t, inner_sums, rows, single)
+            write(summary, t, sums, rows, single)
 
     return Passes(forward, backward)

@@ -248,7 +248,7 @@ def correct(duals: Duals, after: Sample) -> Duals:
 
 def _varies(values: Array) -> NDArray[np.bool_]:
     """Tell at which positions a sample is not one number; none at all counts as all."""
-    varies = np.any(values != values[:, :1, :1], axis=(1, 2))
+    varies: NDArray[np.bool_] = np.any(values != values[:, :1, :1], axis=(1, 2))
     return varies if varies.any() else ~varies
 
 
