@@ -42,6 +42,11 @@ class TrialMoments:
             logs: Array = np.log(self.second_moment) + 2 * math.log(2) * self.exponent
         return logs
 
+    @cached_property
+    def estimates(self) -> Estimates:
+        """Averages over trials."""
+        return _estimates(self)
+
 
 def trial_moments(
     moments: Array, controls: Array | None = None, columns: tuple[Columns, Columns] | None = None
@@ -70,7 +75,7 @@ def relative_error(*directions: TrialMoments) -> float:
     """
     worst = 0.0
     for moments in directions:
-        found = _estimates(moments)
+        found = moments.estimates
         means, errors = found.means[1], found.deviations[1] / math.sqrt(len(moments.mean))
         worst = max(worst, float((errors[means > 0] / means[means > 0]).max(initial=0.0)))
     return worst
@@ -80,7 +85,7 @@ def summarize(
     forward: TrialMoments, backward: TrialMoments, unseen: Set[int] = frozenset()
 ) -> tuple[LayerMoments, ...]:
     """Return every node's averages over trials; `unseen` are the nodes whose weights were not drawn."""
-    estimates = _estimates(forward), _estimates(backward)
+    estimates = forward.estimates, backward.estimates
     return tuple(
         LayerMoments(
             _average(forward, estimates[0], node), _average(backward, estimates[1], node), weightless=node in unseen
