@@ -46,9 +46,12 @@ class Schedule:
 
     @property
     def records(self) -> Records:
-        """Return the records of the trials done, in their order."""
-        moments, controls = zip(*(self._done[first] for first in sorted(self._done)), strict=True)
-        return Records(np.concatenate(moments), np.concatenate(controls))
+        """Return the records of the trials done, in their order; kept in one piece then, and not twice."""
+        if len(self._done) > 1:
+            moments, controls = zip(*(self._done[first] for first in sorted(self._done)), strict=True)
+            self._done = {0: Records(np.concatenate(moments), np.concatenate(controls))}
+        (whole,) = self._done.values()
+        return whole
 
     @property
     def trial_moments(self) -> tuple[TrialMoments, TrialMoments]:
