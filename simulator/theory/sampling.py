@@ -9,7 +9,7 @@ corrects the Gaussian averages.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 from statistics import NormalDist
 
 import numpy as np
@@ -50,6 +50,12 @@ class Sample:
     inverse: Array | None = None
     slopes: Array | None = None
     inputs: Array | None = None
+
+    @cached_property
+    def varies(self) -> NDArray[np.bool_]:
+        """At which positions the values are not one number, as in zero padding; none at all counts as all."""
+        varies: NDArray[np.bool_] = np.any(self.values != self.values[:, :1, :1], axis=(1, 2))
+        return varies if varies.any() else ~varies
 
     def half(self) -> Sample:
         """Return every other channel."""
@@ -219,7 +225,7 @@ def controlled(after: Sample, before: Sample, kernel: PairKernel) -> Sample:
         return after
     slope = float(np.mean((size - mean) * (source - source.mean()))) / spread
     missing = kernel.second_moment * float(np.exp(kernel.log_scale)) - float(source.mean())
-    varies = _varies(after.values)
+    varies = after.varies
     own = mean - float(position_squares(after.values) @ ~varies) / len(varies)
     wanted = own + slope * missing
     if wanted <= 0.0:
@@ -233,7 +239,7 @@ def correct(duals: Duals, after: Sample) -> Duals:
     Where zero padding went in, the sample is one number, and the averages are right already.
     """
     assert after.slopes is not None
-    varies = _varies(after.values)
+    varies = after.varies
     exact = float(position_squares(after.slopes)[varies].mean())
     gaussian = float(duals.derivative.diagonal[:, varies].mean()) * float(np.exp(duals.derivative.log_scale))
     derivative = duals.derivative
@@ -244,12 +250,6 @@ def correct(duals: Duals, after: Sample) -> Duals:
     mean = duals.mean * kernel.unit(duals.kernel.log_scale)
     more = float(after.values[varies].mean()) * kernel.unit(0.0) - float(mean[:, varies].mean())
     return replace(duals, mean=mean + more * varies, kernel=kernel, derivative=derivative)
-
-
-def _varies(values: Array) -> NDArray[np.bool_]:
-    """Tell at which positions a sample is not one number; none at all counts as all."""
-    varies: NDArray[np.bool_] = np.any(values != values[:, :1, :1], axis=(1, 2))
-    return varies if varies.any() else ~varies
 
 
 def levelled(kernel: PairKernel, sample: Sample) -> PairKernel:
@@ -329,7 +329,7 @@ def shifted(kernel: PairKernel, sample: Sample) -> PairKernel:
     layout = kernel.layout
     same, cross = _kernels(sample.values)
     numbers = offsets(kernel.size)
-    varies = _varies(sample.values)
+    varies = sample.varies
     if not varies.all():
         both = np.add.outer(varies.astype(int), varies.astype(int))
         numbers = np.where(both == 2, numbers, numbers.max() + 1 + both)
