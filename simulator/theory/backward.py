@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from functools import cache, reduce, singledispatch
-from itertools import combinations
+from dataclasses import replace
+from functools import singledispatch
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,104 +24,17 @@ from varprop.simulator.network import (
     ZeroPad,
 )
 from varprop.simulator.theory.depthwise import excess
-from varprop.simulator.theory.drawn import Drawn, chosen, corrected, drawn
-from varprop.simulator.theory.drawn import plus as summed_up
-from varprop.simulator.theory.maps import Size, Window, window_scatter
-from varprop.simulator.theory.opposition import average, handed_on, projected, returned, together
-from varprop.simulator.theory.pairs import (
-    PairKernel,
-    merged,
-    plus,
-    regridded,
-    unmerged,
-    windows_transposed,
-)
-from varprop.simulator.theory.relations import UNRELATED, Relations
-from varprop.simulator.theory.sampling import Sample, channel_squares, crossed
+from varprop.simulator.theory.drawn import Drawn, corrected
+from varprop.simulator.theory.gradient import Gradient, cut_inside, stepped_back
+from varprop.simulator.theory.maps import Size, Window, size_of, window_scatter
+from varprop.simulator.theory.opposition import handed_on, projected, returned, together
+from varprop.simulator.theory.pairs import PairKernel, unmerged, windows_transposed
+from varprop.simulator.theory.sampling import channel_squares
 from varprop.simulator.theory.signal import Signal
+from varprop.simulator.theory.unpooling import average_unpooled, globally_unpooled, max_unpooled, unflattened, unpadded
 from varprop.simulator.theory.variance_law import VarianceLaw
 
 Array = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Gradient:
-    """Gradient of the loss with respect to one node's output.
-
-    Attributes
-    ----------
-    kernel
-        E[g(x) g(x')] averaged over channels.
-    alignment
-        E[(mean over x of g(x) z(x))^2] within a channel with the node's own output z, where the consumer knows it
-        better than from the product of the two kernels; in units of ``exp(kernel.log_scale)``.
-    tilt
-        Factor by which E[g^2 / (v + eps)] differs from the product of averages at the normalisation that the gradient
-        meets next, because both depend on the channel.
-    lost
-        Share that the projections of that normalisation take away, where it is known better than from the kernels.
-    selection
-        As `tilt`, for E[g^2 phi'^2] at the activation that it meets next, before a depthwise layer.
-    relations
-        What a depthwise layer on the way is going to do of that kind.
-    amplitude
-        Of a map larger than the kernel's: second moment at every position over that inside.
-    drawn
-        The gradient at the channels that the signal is sampled at, drawn when asked for.
-    tied
-        Whether it depends on the channels, so that the next slopes are not independent of it.
-    opposition
-        How far the gradients of two channels c, c' go against the channels themselves: over the weights of later layers
-        E[g_c(x) g_c'(x')] = -2 opposition / channels * E[g(x)^2] cov(z_c, z_c') / var(z) where it is small, with one
-        entry for each offset of x' from x, none in the middle; `opposition` has the rest.
-    """
-
-    kernel: PairKernel
-    alignment: float | None = None
-    tilt: float = 1.0
-    lost: float | None = None
-    selection: float = 1.0
-    relations: Relations = UNRELATED
-    amplitude: Array | None = None
-    drawn: Callable[[], Drawn] | None = None
-    tied: bool = False
-    opposition: Array = field(default_factory=lambda: np.zeros((1, 1)))
-
-    @property
-    def edges(self) -> float:
-        """Second moment over the whole map relative to the kernel's."""
-        return 1.0 if self.amplitude is None else float(self.amplitude.mean())
-
-
-def untied(gradient: Gradient, key: int) -> Gradient:
-    """Return a gradient just behind weights, which is Gaussian whatever the channels; `key` is of its draws."""
-    return replace(gradient, drawn=cache(lambda: drawn(gradient.kernel, key)), tied=False)
-
-
-def total(gradients: list[Gradient], exits: list[frozenset[int]]) -> Gradient:
-    """Sum over a node's consumers.
-
-    Gradients are uncorrelated if each passed through weights of its own. Those that share one of the `exits`, the
-    layers they came from, are multiplied at sampled channels.
-    """
-    if len(gradients) == 1:
-        return gradients[0]
-    kernel = reduce(plus, (gradient.kernel for gradient in gradients))
-    for (one, first), (other, second) in combinations(zip(gradients, exits, strict=True), 2):
-        if first & second and one.drawn is not None and other.drawn is not None:
-            kernel = plus(
-                kernel, crossed(one.kernel, other.kernel, *(Sample(g().values) for g in (one.drawn, other.drawn)))
-            )
-    draws = [gradient.drawn for gradient in gradients if gradient.drawn is not None]
-    summed = cache(lambda: summed_up([draw() for draw in draws])) if len(draws) == len(gradients) else None
-    tied = any(gradient.tied for gradient in gradients)
-    sizes = [g.kernel.second_moment * float(np.exp(g.kernel.log_scale - kernel.log_scale)) for g in gradients]
-    fields = [gradient.amplitude for gradient in gradients if gradient.amplitude is not None]
-    amplitude, opposition = gradients[0].amplitude, gradients[0].opposition
-    if kernel.second_moment:
-        opposition = average([gradient.opposition for gradient in gradients], sizes)
-        amplitude = np.average(fields, axis=0, weights=sizes) if fields else None
-    return Gradient(kernel, amplitude=amplitude, drawn=summed, tied=tied, opposition=opposition)
 
 
 @singledispatch
@@ -167,9 +78,9 @@ def _(op: Conv2d, gradient: Gradient, inputs: list[Signal], output: Signal, law:
         arriving = unmerged(gradient.kernel, source.kernel.layout)
         kernel = windows_transposed(arriving, moments, window, source.kernel.size)
         return [Gradient(kernel.scaled(1.0), None, tilt, related.lost, related.gates, opposition=opposition)]
-    arriving, edges = _inside(gradient, window.out_size(source.kernel.size), source)
+    arriving, edges = cut_inside(gradient, window.out_size(source.kernel.size), source)
     kernel = windows_transposed(arriving, moments, window, source.kernel.size).scaled(1.0)
-    reach = window_scatter(edges, replace(window, inside=False), _size(source.amplitude))
+    reach = window_scatter(edges, replace(window, inside=False), size_of(source.amplitude))
     share = window.taps / (op.stride[0] * op.stride[1])
     back = Gradient(kernel, None, tilt, related.lost, related.gates, opposition=opposition)
     return [replace(back, amplitude=reach / share)]
@@ -179,7 +90,7 @@ def _loads(window: Window, source: Signal) -> tuple[Size, Array]:
     """Return the size of a convolution's input, and each tap's share in the signal under its window."""
     if source.data is not None:
         square = np.mean(source.data**2, axis=(0, 1))
-        return _size(square), window.loads(square.ravel(), _size(square))
+        return size_of(square), window.loads(square.ravel(), size_of(square))
     return source.kernel.size, window.loads(source.kernel.diagonal.mean(axis=0), source.kernel.size)
 
 
@@ -203,23 +114,6 @@ def _returned(
     field = field * (1.0 + (handed - 1.0) / groups)
     field[len(field) // 2, len(field[0]) // 2] += fresh
     return law.weighted_inverse / law.inverse * left / alone, field
-
-
-def _size(field: Array) -> Size:
-    return field.shape[0], field.shape[1]
-
-
-def _inside(gradient: Gradient, size: Size, source: Signal) -> tuple[PairKernel, Array]:
-    """Gradient on a cut-out of the given size, and the field of its second moments over that on the whole map."""
-    kernel = gradient.kernel
-    if gradient.amplitude is not None:
-        field = gradient.amplitude
-    else:
-        field = kernel.diagonal.mean(axis=0).reshape(kernel.size)
-        field = field / float(field.mean()) if field.any() else np.ones_like(field)
-    if kernel.size != size:
-        kernel = regridded(merged(kernel), size)
-    return unmerged(kernel, source.kernel.layout), field
 
 
 def _at_data(gradient: Gradient, moments: Array, window: Window, size: tuple[int, ...]) -> Gradient:
@@ -269,7 +163,7 @@ def _(
     spread = _ratio(_data_variance(source), _data_variance(output)) * slopes.second_moment
     opposition = gradient.opposition * linear**2 * spread * float(np.exp(slopes.log_scale))
     function = activation(op.function)
-    draws = _after(gradient, lambda found: found.times(function.derivative(source.draw().values)))
+    draws = stepped_back(gradient, lambda found: found.times(function.derivative(source.draw().values)))
     if gradient.tied and draws is not None:
         kernel = corrected(kernel, draws())
     amplitude = gradient.amplitude
@@ -289,12 +183,6 @@ def _(
             opposition=opposition,
         )
     ]
-
-
-def _after(gradient: Gradient, step: Callable[[Drawn], Drawn]) -> Callable[[], Drawn] | None:
-    """Return how to draw a gradient after one more step back."""
-    draws = gradient.drawn
-    return None if draws is None else cache(lambda: step(draws()))
 
 
 @pull_back.register
@@ -335,7 +223,7 @@ def _(
         # The projections are in the kernel: a few sampled points have others than the batch.
         return (found if inverse is None else found.times(np.sqrt(inverse)[None, None])).like(kernel)
 
-    draws = _after(gradient, divided)
+    draws = stepped_back(gradient, divided)
     tied = gradient.tied or sampled
     back = replace(gradient, kernel=kernel, alignment=None, tilt=1.0, lost=None, selection=1.0, drawn=draws, tied=tied)
     return [replace(back, opposition=opposition)]
@@ -374,112 +262,26 @@ def _ratio(part: tuple[float, float], whole: tuple[float, float]) -> float:
 def _(
     op: AveragePool, gradient: Gradient, inputs: list[Signal], output: Signal, law: VarianceLaw | None
 ) -> list[Gradient]:
-    source = inputs[0]
-    window = Window(op.kernel, op.stride)
-    arriving, field = _inside(gradient, window.out_size(source.kernel.size), source)
-    back = _through(gradient, arriving, window.averaging(source.kernel.size), source)
-    return [back if source.amplitude is None else _unpooled(back, field, window, source.amplitude)]
+    return [average_unpooled(op, gradient, inputs[0])]
 
 
 @pull_back.register
 def _(
     op: GlobalAveragePool, gradient: Gradient, inputs: list[Signal], output: Signal, law: VarianceLaw | None
 ) -> list[Gradient]:
-    source = inputs[0]
-    positions = source.kernel.values.shape[1]
-    whole = positions if source.amplitude is None else source.amplitude.size
-    back = _through(gradient, gradient.kernel, np.full((1, positions), 1 / whole), source)
-    return [back if source.amplitude is None else replace(back, amplitude=np.ones_like(source.amplitude))]
-
-
-def _through(gradient: Gradient, arriving: PairKernel, matrix: Array, source: Signal) -> Gradient:
-    """Gradient before a fixed linear map of the positions; `arriving` is its kernel on the map's own outputs."""
-    values = matrix.T @ arriving.values @ matrix
-    draws = _after(gradient, lambda found: found.on(arriving, gradient.kernel.size).mapped(matrix.T, arriving.layout))
-    kernel = replace(arriving, size=source.kernel.size, values=values).scaled(1.0)
-    return Gradient(kernel, drawn=draws, tied=gradient.tied)
+    return [globally_unpooled(gradient, inputs[0])]
 
 
 @pull_back.register
 def _(op: MaxPool, gradient: Gradient, inputs: list[Signal], output: Signal, law: VarianceLaw | None) -> list[Gradient]:
-    source = inputs[0]
-    window = Window(op.kernel, op.stride)
-    kernel, field = _inside(gradient, window.out_size(source.kernel.size), source)
-    # Each tap of a window is the largest equally often; two windows choose almost independently, one chooses once.
-    # What sampled channels choose corrects that.
-    average = window.averaging(source.kernel.size)
-    values = average.T @ kernel.values @ average
-    count = kernel.layout.profiles
-    own = np.arange(values.shape[1])
-    for outputs in average:
-        inside = np.flatnonzero(outputs)
-        values[:count, inside[:, None], inside[None, :]] = 0.0
-    values[:count, own, own] = kernel.diagonal @ average
-    back = replace(kernel, size=source.kernel.size, values=values).scaled(1.0)
-    draws = _after(
-        gradient,
-        lambda found: chosen(source.draw().values, found.on(kernel, gradient.kernel.size), window, source.kernel.size),
-    )
-    if draws is not None:
-        back = corrected(back, draws())
-    found = Gradient(back, drawn=draws, tied=True)
-    return [found if source.amplitude is None else _unpooled(found, field, window, source.amplitude)]
-
-
-def _unpooled(gradient: Gradient, field: Array, window: Window, amplitude: Array) -> Gradient:
-    """Gradient before a pooling of a large map, given that on a cut-out, at whose edges windows are missing.
-
-    Its kernel is that of positions under all their windows; `field` is the second moment after the pooling.
-    """
-    size = gradient.kernel.size
-    share = window.taps / (window.stride[0] * window.stride[1])
-    covered = window_scatter(np.ones(window.out_size(size)), window, size) / share
-    rows, cols = (_all_phases(k, s, n) for k, s, n in zip(window.kernel, window.stride, size, strict=True))
-    inner = gradient.kernel.mapped()[:, rows, cols, rows, cols]
-    height, width = inner.shape[1:3]
-    points = height * width
-    whole = replace(gradient.kernel, size=(height, width), values=inner.reshape(len(inner), points, points))
-    kernel = unmerged(regridded(merged(whole), size), whole.layout)
-    fill = np.divide(1.0, np.sqrt(covered.ravel()), out=np.zeros(covered.size), where=covered.ravel() > 0)
-    draws = _after(gradient, lambda found: replace(found, values=found.values * fill[:, None, None]).like(kernel))
-    reach = window_scatter(field, window, _size(amplitude)) / share
-    return replace(gradient, kernel=kernel, amplitude=reach, drawn=draws)
-
-
-def _all_phases(kernel: int, stride: int, size: int) -> slice:
-    """Rows of a map that lie under all their windows, as often at every phase of the stride."""
-    last = (size - kernel) // stride * stride  # where the last window starts
-    first = min(kernel - 1, last)
-    return slice(first, first + max((last + 1 - first) // stride, 1) * stride)
+    return [max_unpooled(op, gradient, inputs[0])]
 
 
 @pull_back.register
 def _(op: Flatten, gradient: Gradient, inputs: list[Signal], output: Signal, law: VarianceLaw | None) -> list[Gradient]:
-    source = inputs[0]
-    if source.data is not None:
-        return [gradient]
-    points = source.kernel.values.shape[1]
-    # Weights at different positions are independent.
-    values = gradient.kernel.values * np.eye(points)
-    amplitude = None if source.amplitude is None else np.ones_like(source.amplitude)
-    return [Gradient(replace(gradient.kernel, size=source.kernel.size, values=values), amplitude=amplitude)]
+    return [unflattened(gradient, inputs[0])]
 
 
 @pull_back.register
 def _(op: ZeroPad, gradient: Gradient, inputs: list[Signal], output: Signal, law: VarianceLaw | None) -> list[Gradient]:
-    top, bottom, left, right = op.padding
-    source = inputs[0]
-    if source.data is not None or source.amplitude is not None:
-        field = gradient.amplitude
-        if field is None:
-            return [gradient]  # alike at all positions
-        h, w = field.shape
-        return [replace(gradient, amplitude=field[top : h - bottom, left : w - right])]
-    h, w = gradient.kernel.size
-    size = source.kernel.size
-    inner = gradient.kernel.mapped()[:, top : h - bottom, left : w - right, top : h - bottom, left : w - right]
-    points = size[0] * size[1]
-    kernel = replace(gradient.kernel, size=size, values=inner.reshape(len(inner), points, points))
-    grid = np.arange(h * w).reshape(h, w)[top : h - bottom, left : w - right].ravel()
-    draws = _after(gradient, lambda found: replace(found, values=found.values[grid]))
-    return [replace(gradient, kernel=kernel, drawn=draws)]
+    return [unpadded(op, gradient, inputs[0])]

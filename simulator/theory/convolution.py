@@ -11,7 +11,7 @@ from varprop.simulator.generated.layers import bias_second_moment, linear_second
 from varprop.simulator.initializers import WeightLaw, bias_law, weight_law
 from varprop.simulator.network import Conv2d, Network, Node
 from varprop.simulator.theory.depthwise import Taps, depthwise, tap_covariance
-from varprop.simulator.theory.maps import Size, Window, window_sum
+from varprop.simulator.theory.maps import Size, Window, size_of, window_sum
 from varprop.simulator.theory.pairs import PairKernel, merged, plus, regridded, windows
 from varprop.simulator.theory.patches import gathered, matched, statistics
 from varprop.simulator.theory.sampling import Sample
@@ -43,7 +43,7 @@ def convolved(operation: Conv2d, node: Node, network: Network, signal: Signal) -
     if signal.amplitude is not None:
         full = replace(window, inside=False)
         amplitude = window_sum(signal.amplitude, full) / window.taps
-        under = np.append(signal.common_root.ravel(), 0.0)[full.index(_size(signal.amplitude))]
+        under = np.append(signal.common_root.ravel(), 0.0)[full.index(size_of(signal.amplitude))]
         under *= np.sqrt(window.shares / window.taps)[:, None]
         common = (under.mean(axis=1) @ under).reshape(amplitude.shape)
     if operation.depthwise:
@@ -79,10 +79,6 @@ def convolved(operation: Conv2d, node: Node, network: Network, signal: Signal) -
         amplitude=amplitude,
         common=common,
     )
-
-
-def _size(field: Array) -> Size:
-    return field.shape[0], field.shape[1]
 
 
 def _unpadded(signal: Signal) -> Size:

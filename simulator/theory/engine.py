@@ -13,10 +13,11 @@ from varprop.simulator.errors import UserError
 from varprop.simulator.initializers import weight_law
 from varprop.simulator.network import Flatten, Network, Shape
 from varprop.simulator.report import Batch, LayerMoments, Moments, Profile, Report
-from varprop.simulator.theory.backward import Gradient, pull_back, total, untied
+from varprop.simulator.theory.backward import pull_back
 from varprop.simulator.theory.finite_width import log_laws
 from varprop.simulator.theory.fluctuations import LogLaw
 from varprop.simulator.theory.forward import propagate
+from varprop.simulator.theory.gradient import Gradient, total, untied
 from varprop.simulator.theory.known import channel_variance, draws_weights, evaluate
 from varprop.simulator.theory.notes import notes
 from varprop.simulator.theory.pairs import PairKernel

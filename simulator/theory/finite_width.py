@@ -64,8 +64,8 @@ from varprop.simulator.network import (
     Network,
     Node,
 )
-from varprop.simulator.theory.backward import Gradient
 from varprop.simulator.theory.fluctuations import Fluctuations, LogLaw
+from varprop.simulator.theory.gradient import Gradient
 from varprop.simulator.theory.maps import Window
 from varprop.simulator.theory.pair_series import log_second_moment, mean_square_correlation, pair_mean, square_series
 from varprop.simulator.theory.pairs import CUT, PairKernel

@@ -123,6 +123,11 @@ def window_scatter(field: Array, window: Window, size: Size) -> Array:
     return np.asarray(total[:-1].reshape(size), dtype=np.float64)
 
 
+def size_of(field: Array) -> Size:
+    """Size of one map."""
+    return field.shape[0], field.shape[1]
+
+
 @lru_cache(maxsize=16)
 def offsets(size: Size) -> Ints:
     """Return a number for each offset between two positions of a map, shape (positions, positions)."""

@@ -23,8 +23,8 @@ from varprop.simulator.network import (
     ZeroPad,
 )
 from varprop.simulator.report import Batch
-from varprop.simulator.theory.backward import Gradient
 from varprop.simulator.theory.duals import Duals
+from varprop.simulator.theory.gradient import Gradient
 from varprop.simulator.theory.known import channel_variance, draws_weights
 from varprop.simulator.theory.maps import Size, clipped_offsets, offsets
 from varprop.simulator.theory.pairs import CUT, Layout, PairKernel

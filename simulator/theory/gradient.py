@@ -1,0 +1,121 @@
+"""What theory knows of the gradient at a node."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import cache, reduce
+from itertools import combinations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from varprop.simulator.theory.drawn import Drawn, drawn
+from varprop.simulator.theory.drawn import plus as summed_up
+from varprop.simulator.theory.maps import Size
+from varprop.simulator.theory.opposition import average
+from varprop.simulator.theory.pairs import PairKernel, merged, plus, regridded, unmerged
+from varprop.simulator.theory.relations import UNRELATED, Relations
+from varprop.simulator.theory.sampling import Sample, crossed
+from varprop.simulator.theory.signal import Signal
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """Gradient of the loss with respect to one node's output.
+
+    Attributes
+    ----------
+    kernel
+        E[g(x) g(x')] averaged over channels.
+    alignment
+        E[(mean over x of g(x) z(x))^2] within a channel with the node's own output z, where the consumer knows it
+        better than from the product of the two kernels; in units of ``exp(kernel.log_scale)``.
+    tilt
+        Factor by which E[g^2 / (v + eps)] differs from the product of averages at the normalisation that the gradient
+        meets next, because both depend on the channel.
+    lost
+        Share that the projections of that normalisation take away, where it is known better than from the kernels.
+    selection
+        As `tilt`, for E[g^2 phi'^2] at the activation that it meets next, before a depthwise layer.
+    relations
+        What a depthwise layer on the way is going to do of that kind.
+    amplitude
+        Of a map larger than the kernel's: second moment at every position over that inside.
+    drawn
+        The gradient at the channels that the signal is sampled at, drawn when asked for.
+    tied
+        Whether it depends on the channels, so that the next slopes are not independent of it.
+    opposition
+        How far the gradients of two channels c, c' go against the channels themselves: over the weights of later layers
+        E[g_c(x) g_c'(x')] = -2 opposition / channels * E[g(x)^2] cov(z_c, z_c') / var(z) where it is small, with one
+        entry for each offset of x' from x, none in the middle; `opposition` has the rest.
+    """
+
+    kernel: PairKernel
+    alignment: float | None = None
+    tilt: float = 1.0
+    lost: float | None = None
+    selection: float = 1.0
+    relations: Relations = UNRELATED
+    amplitude: Array | None = None
+    drawn: Callable[[], Drawn] | None = None
+    tied: bool = False
+    opposition: Array = field(default_factory=lambda: np.zeros((1, 1)))
+
+    @property
+    def edges(self) -> float:
+        """Second moment over the whole map relative to the kernel's."""
+        return 1.0 if self.amplitude is None else float(self.amplitude.mean())
+
+
+def untied(gradient: Gradient, key: int) -> Gradient:
+    """Return a gradient just behind weights, which is Gaussian whatever the channels; `key` is of its draws."""
+    return replace(gradient, drawn=cache(lambda: drawn(gradient.kernel, key)), tied=False)
+
+
+def total(gradients: list[Gradient], exits: list[frozenset[int]]) -> Gradient:
+    """Sum over a node's consumers.
+
+    Gradients are uncorrelated if each passed through weights of its own. Those that share one of the `exits`, the
+    layers they came from, are multiplied at sampled channels.
+    """
+    if len(gradients) == 1:
+        return gradients[0]
+    kernel = reduce(plus, (gradient.kernel for gradient in gradients))
+    for (one, first), (other, second) in combinations(zip(gradients, exits, strict=True), 2):
+        if first & second and one.drawn is not None and other.drawn is not None:
+            kernel = plus(
+                kernel, crossed(one.kernel, other.kernel, *(Sample(g().values) for g in (one.drawn, other.drawn)))
+            )
+    draws = [gradient.drawn for gradient in gradients if gradient.drawn is not None]
+    summed = cache(lambda: summed_up([draw() for draw in draws])) if len(draws) == len(gradients) else None
+    tied = any(gradient.tied for gradient in gradients)
+    sizes = [g.kernel.second_moment * float(np.exp(g.kernel.log_scale - kernel.log_scale)) for g in gradients]
+    fields = [gradient.amplitude for gradient in gradients if gradient.amplitude is not None]
+    amplitude, opposition = gradients[0].amplitude, gradients[0].opposition
+    if kernel.second_moment:
+        opposition = average([gradient.opposition for gradient in gradients], sizes)
+        amplitude = np.average(fields, axis=0, weights=sizes) if fields else None
+    return Gradient(kernel, amplitude=amplitude, drawn=summed, tied=tied, opposition=opposition)
+
+
+def stepped_back(gradient: Gradient, step: Callable[[Drawn], Drawn]) -> Callable[[], Drawn] | None:
+    """Return how to draw a gradient after one more step back."""
+    draws = gradient.drawn
+    return None if draws is None else cache(lambda: step(draws()))
+
+
+def cut_inside(gradient: Gradient, size: Size, source: Signal) -> tuple[PairKernel, Array]:
+    """Gradient on a cut-out of the given size, and the field of its second moments over that on the whole map."""
+    kernel = gradient.kernel
+    if gradient.amplitude is not None:
+        field = gradient.amplitude
+    else:
+        field = kernel.diagonal.mean(axis=0).reshape(kernel.size)
+        field = field / float(field.mean()) if field.any() else np.ones_like(field)
+    if kernel.size != size:
+        kernel = regridded(merged(kernel), size)
+    return unmerged(kernel, source.kernel.layout), field

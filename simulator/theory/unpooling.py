@@ -1,0 +1,125 @@
+"""The gradient's way back through poolings, flattening and padding."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from varprop.simulator.network import AveragePool, MaxPool, ZeroPad
+from varprop.simulator.theory.drawn import chosen, corrected
+from varprop.simulator.theory.gradient import Gradient, cut_inside, stepped_back
+from varprop.simulator.theory.maps import Window, size_of, window_scatter
+from varprop.simulator.theory.pairs import PairKernel, merged, regridded, unmerged
+from varprop.simulator.theory.signal import Signal
+
+Array = NDArray[np.float64]
+
+
+def average_unpooled(operation: AveragePool, gradient: Gradient, source: Signal) -> Gradient:
+    """Return the gradient before average pooling."""
+    window = Window(operation.kernel, operation.stride)
+    arriving, field = cut_inside(gradient, window.out_size(source.kernel.size), source)
+    back = _through(gradient, arriving, window.averaging(source.kernel.size), source)
+    return back if source.amplitude is None else _unpooled(back, field, window, source.amplitude)
+
+
+def globally_unpooled(gradient: Gradient, source: Signal) -> Gradient:
+    """Return the gradient before averaging over all positions."""
+    positions = source.kernel.values.shape[1]
+    whole = positions if source.amplitude is None else source.amplitude.size
+    back = _through(gradient, gradient.kernel, np.full((1, positions), 1 / whole), source)
+    return back if source.amplitude is None else replace(back, amplitude=np.ones_like(source.amplitude))
+
+
+def _through(gradient: Gradient, arriving: PairKernel, matrix: Array, source: Signal) -> Gradient:
+    """Gradient before a fixed linear map of the positions; `arriving` is its kernel on the map's own outputs."""
+    values = matrix.T @ arriving.values @ matrix
+    draws = stepped_back(
+        gradient, lambda found: found.on(arriving, gradient.kernel.size).mapped(matrix.T, arriving.layout)
+    )
+    kernel = replace(arriving, size=source.kernel.size, values=values).scaled(1.0)
+    return Gradient(kernel, drawn=draws, tied=gradient.tied)
+
+
+def max_unpooled(operation: MaxPool, gradient: Gradient, source: Signal) -> Gradient:
+    """Return the gradient before maximum pooling."""
+    window = Window(operation.kernel, operation.stride)
+    kernel, field = cut_inside(gradient, window.out_size(source.kernel.size), source)
+    # Each tap of a window is the largest equally often; two windows choose almost independently, one chooses once.
+    # What sampled channels choose corrects that.
+    average = window.averaging(source.kernel.size)
+    values = average.T @ kernel.values @ average
+    count = kernel.layout.profiles
+    own = np.arange(values.shape[1])
+    for outputs in average:
+        inside = np.flatnonzero(outputs)
+        values[:count, inside[:, None], inside[None, :]] = 0.0
+    values[:count, own, own] = kernel.diagonal @ average
+    back = replace(kernel, size=source.kernel.size, values=values).scaled(1.0)
+    draws = stepped_back(
+        gradient,
+        lambda found: chosen(source.draw().values, found.on(kernel, gradient.kernel.size), window, source.kernel.size),
+    )
+    if draws is not None:
+        back = corrected(back, draws())
+    found = Gradient(back, drawn=draws, tied=True)
+    return found if source.amplitude is None else _unpooled(found, field, window, source.amplitude)
+
+
+def _unpooled(gradient: Gradient, field: Array, window: Window, amplitude: Array) -> Gradient:
+    """Gradient before a pooling of a large map, given that on a cut-out, at whose edges windows are missing.
+
+    Its kernel is that of positions under all their windows; `field` is the second moment after the pooling.
+    """
+    size = gradient.kernel.size
+    share = window.taps / (window.stride[0] * window.stride[1])
+    covered = window_scatter(np.ones(window.out_size(size)), window, size) / share
+    rows, cols = (_all_phases(k, s, n) for k, s, n in zip(window.kernel, window.stride, size, strict=True))
+    inner = gradient.kernel.mapped()[:, rows, cols, rows, cols]
+    height, width = inner.shape[1:3]
+    points = height * width
+    whole = replace(gradient.kernel, size=(height, width), values=inner.reshape(len(inner), points, points))
+    kernel = unmerged(regridded(merged(whole), size), whole.layout)
+    fill = np.divide(1.0, np.sqrt(covered.ravel()), out=np.zeros(covered.size), where=covered.ravel() > 0)
+    draws = stepped_back(gradient, lambda found: replace(found, values=found.values * fill[:, None, None]).like(kernel))
+    reach = window_scatter(field, window, size_of(amplitude)) / share
+    return replace(gradient, kernel=kernel, amplitude=reach, drawn=draws)
+
+
+def _all_phases(kernel: int, stride: int, size: int) -> slice:
+    """Rows of a map that lie under all their windows, as often at every phase of the stride."""
+    last = (size - kernel) // stride * stride  # where the last window starts
+    first = min(kernel - 1, last)
+    return slice(first, first + max((last + 1 - first) // stride, 1) * stride)
+
+
+def unflattened(gradient: Gradient, source: Signal) -> Gradient:
+    """Return the gradient before flattening."""
+    if source.data is not None:
+        return gradient
+    points = source.kernel.values.shape[1]
+    # Weights at different positions are independent.
+    values = gradient.kernel.values * np.eye(points)
+    amplitude = None if source.amplitude is None else np.ones_like(source.amplitude)
+    return Gradient(replace(gradient.kernel, size=source.kernel.size, values=values), amplitude=amplitude)
+
+
+def unpadded(operation: ZeroPad, gradient: Gradient, source: Signal) -> Gradient:
+    """Return the gradient before zero padding."""
+    top, bottom, left, right = operation.padding
+    if source.data is not None or source.amplitude is not None:
+        field = gradient.amplitude
+        if field is None:
+            return gradient  # alike at all positions
+        h, w = field.shape
+        return replace(gradient, amplitude=field[top : h - bottom, left : w - right])
+    h, w = gradient.kernel.size
+    size = source.kernel.size
+    inner = gradient.kernel.mapped()[:, top : h - bottom, left : w - right, top : h - bottom, left : w - right]
+    points = size[0] * size[1]
+    kernel = replace(gradient.kernel, size=size, values=inner.reshape(len(inner), points, points))
+    grid = np.arange(h * w).reshape(h, w)[top : h - bottom, left : w - right].ravel()
+    draws = stepped_back(gradient, lambda found: replace(found, values=found.values[grid]))
+    return replace(gradient, kernel=kernel, drawn=draws)
