@@ -737,7 +737,7 @@ def _axes(options: Mapping[str, Any]) -> dict[str, Sequence[Any]]:
     axes: dict[str, Sequence[Any]] = {
         name: (read_integers if name in _NUMERIC else read_words)(f"--{name}", options[name])
         for name in _AXES
-        if isinstance(options[name], list)
+        if isinstance(options[name], (list, tuple))
     }
     return {name: values for name, values in axes.items() if values}
 

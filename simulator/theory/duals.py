@@ -133,7 +133,7 @@ def _quadrature(function: ActivationFunction, step: int, dimensions: float) -> t
     edges = np.array(sorted({-11.0, -3.0, 0.0, 3.0, 11.0} | {b / s for b in bends}))
     reach = math.sqrt(dimensions)
     if reach < math.inf:  # u = reach sin(angle)
-        edges = np.arcsin(np.unique(np.clip(edges / reach, -1.0, 1.0)))
+        edges = np.arcsin(sorted({min(max(edge / reach, -1.0), 1.0) for edge in edges}))
     centre, half = (edges[1:] + edges[:-1]) / 2, (edges[1:] - edges[:-1]) / 2
     nodes, weights = _LEGENDRE
     u = (centre[:, None] + half[:, None] * nodes).ravel()
