@@ -54,7 +54,8 @@ def convolved(operation: Conv2d, node: Node, network: Network, signal: Signal) -
     shrinks = kernel.values.shape[1] < signal.kernel.values.shape[1]
     if kernel.layout.profiles > 1 and shrinks and (signal.amplitude is not None or kernel.values.shape[1] <= _MERGE):
         kernel, more = _pooled_over_samples(kernel)
-        strays, seen = (part.plus(node.name, more, kernel) for part in (strays, seen))
+        if network.has_batch_norm:
+            strays, seen = (part.plus(node.name, more, kernel) for part in (strays, seen))
         source = merged(source)
     if amplitude is not None:
         if shrinks:
@@ -153,8 +154,8 @@ def _strays(operation: Conv2d, node: Node, signal: Signal, window: Window, after
         part = whole.plus(node.name, (operation.groups - 1) / signal.width, signal.kernel)
     if window.taps == 1:
         return whole, part
-    whole, part = (strays.averaged(node.name, window, signal.kernel, after) for strays in (whole, part))
-    return whole, part
+    averaged = whole.averaged(node.name, window, signal.kernel, after)
+    return averaged, averaged if part is whole else part.averaged(node.name, window, signal.kernel, after)
 
 
 def _depthwise(signal: Signal, window: Window, law: WeightLaw, expected: Array) -> tuple[Sample, Taps]:

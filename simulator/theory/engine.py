@@ -109,7 +109,7 @@ def _forward(network: Network, batch: Batch) -> list[Signal]:
             signals.append(propagate(node.operation, node, network, inputs))
         else:
             values = evaluate(node.operation, *known) if known else batch.data
-            signals.append(known_signal(values, node.operation, inputs, how))
+            signals.append(known_signal(values, node.operation, inputs, how, network.has_batch_norm))
     return signals
 
 

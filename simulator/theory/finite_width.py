@@ -68,7 +68,7 @@ from varprop.simulator.theory.fluctuations import Fluctuations, LogLaw
 from varprop.simulator.theory.gradient import Gradient
 from varprop.simulator.theory.maps import Window
 from varprop.simulator.theory.pair_series import log_second_moment, mean_square_correlation, pair_mean, square_series
-from varprop.simulator.theory.pairs import CUT, PairKernel
+from varprop.simulator.theory.pairs import PairKernel
 from varprop.simulator.theory.signal import Signal
 
 
@@ -383,7 +383,7 @@ def _inside(of: Signal | Gradient) -> float:
     Means over channels are taken out of these pieces, so that their correlations cancel; those of positions further
     apart would not.
     """
-    if of.amplitude is None or of.kernel.layout.profiles > 1 or of.kernel.layout.cut < CUT:
+    if of.amplitude is None or of.kernel.layout.profiles > 1 or of.kernel.layout.pieces:
         return 1.0
     return float(of.kernel.values.shape[1] / of.amplitude.size)
 

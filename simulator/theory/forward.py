@@ -184,7 +184,7 @@ def _response(signal: Signal, out: PairKernel, duals: Duals, sample: Sample | No
     To first order that is the squared mean slope; of sampled channels, which need not be Gaussian, the squared slope of
     the line that fits what the activation makes of a channel.
     """
-    before, after = signal.kernel.centred().second_moment, out.centred().second_moment
+    before, after = signal.kernel.variance, out.variance
     if after <= 0.0:
         return 0.0
     log_scale = signal.kernel.log_scale - out.log_scale

@@ -42,6 +42,8 @@ class Layout:
         profiles where these have the batch's own mean and covariance.
     cut
         Rows and columns of a larger map that kernels are carried on.
+    pieces
+        Whether these are pieces of images.
     """
 
     left: Ints
@@ -50,6 +52,7 @@ class Layout:
     batch: int
     paired: int
     cut: int = CUT
+    pieces: bool = False
 
     @cached_property
     def weight(self) -> Array:
@@ -110,6 +113,11 @@ class PairKernel:
         """Mean over all pairs of points of the batch."""
         return float(self.layout.weight @ self.values.mean(axis=(1, 2)))
 
+    @property
+    def variance(self) -> float:
+        """Second moment of `centred`."""
+        return self.second_moment - self.pair_mean
+
     def row_mean(self) -> Array:
         """Mean over all partners of each point, shape (profiles, positions)."""
         layout = self.layout
@@ -145,7 +153,8 @@ class PairKernel:
         """Kernel of the same variable less its mean over the batch and all positions (channel by channel)."""
         rows = self.row_mean()
         left, right = rows[self.layout.left], rows[self.layout.right]
-        values = self.values - left[:, :, None] - right[:, None, :] + self.pair_mean
+        values = self.values - (left - self.pair_mean)[:, :, None]
+        values -= right[:, None, :]
         return replace(self, values=values)
 
     def modes(self, count: int) -> tuple[Array, Array]:
@@ -210,7 +219,7 @@ def merged(kernel: PairKernel) -> PairKernel:
     """Return the same kernel averaged over samples, as of an exchangeable batch."""
     layout = kernel.layout
     count = layout.profiles
-    layout_out = replace(Layout.exchangeable(layout.batch), cut=layout.cut)
+    layout_out = replace(Layout.exchangeable(layout.batch), cut=layout.cut, pieces=layout.pieces)
     blocks = [kernel.values[:count].mean(axis=0)]
     if layout.batch > 1:
         cross = kernel.values[count:].mean(axis=0)

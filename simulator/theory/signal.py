@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeVar
 
 import numpy as np
@@ -40,6 +41,10 @@ class Gaussian:
 
     def draw(self) -> Sample:
         """Draw channels of the node."""
+        return self._drawn
+
+    @cached_property
+    def _drawn(self) -> Sample:
         if self.parts:
             sample = Sample(np.sum([part.draw().values for part in self.parts], axis=0))
         else:

@@ -12,11 +12,13 @@ from numpy.typing import NDArray
 from varprop.simulator.activations import activation
 from varprop.simulator.network import (
     Activation,
+    AveragePool,
     BatchNorm,
     Conv2d,
     Flatten,
     Input,
     Linear,
+    MaxPool,
     Network,
     Operation,
     Shape,
@@ -39,6 +41,7 @@ Ints = NDArray[np.intp]
 _DRAWS = 4000  # subsets of a batch compared to find one that stands for it
 _WHOLE = 4_000_000  # kernel entries up to which a batch of real images is carried whole
 _BUDGET = 1_000_000  # kernel entries carried of a larger one
+_NEAR = 8  # rows and columns of large maps where only neighbours matter
 _PIECE = 12  # rows and columns of its pieces
 _SMALL = 500_000  # kernel entries up to which an exchangeable batch is carried whole
 _FLAT = 128  # samples of flat data whose pairs are all carried
@@ -78,7 +81,7 @@ def start(batch: Batch, network: Network) -> Start:
     lean = _lean(network)
     maps = [node.shape for node in network.nodes[1 if lean else 0 :] if len(node.shape) == 3]
     if batch.exchangeable and (samples > _FLAT or _entries(samples, maps, CUT) > _SMALL):
-        return Start(None, Layout.exchangeable(samples), False)
+        return Start(None, replace(Layout.exchangeable(samples), cut=_reach(network)), False)
     if samples <= _FLAT and _entries(samples, maps, CUT) <= _WHOLE:
         return Start(np.arange(samples), Layout.all_pairs(samples, samples), lean)
     # Maps that are carried whole have their true edges; of larger ones many small pieces say more than few large ones.
@@ -86,10 +89,24 @@ def start(batch: Batch, network: Network) -> Start:
     keep = min(samples, _FLAT)
     while keep > 2 and _entries(keep, maps, cut) > _BUDGET:
         keep -= 1
-    layout = replace(Layout.all_pairs(keep, samples), cut=cut)
+    layout = replace(Layout.all_pairs(keep, samples), cut=cut, pieces=cut == _PIECE)
     if lean:
         layout = replace(layout, paired=keep)
     return Start(_representative(batch.data, keep), layout, lean)
+
+
+def _reach(network: Network) -> int:
+    """Return how many rows and columns of large maps are carried.
+
+    What positions far apart share matters where means over a map are taken out, and to channels that are followed from
+    one map to the next; else to the spread over draws alone, of which they are a small part.
+    """
+    far = any(
+        isinstance(operation, BatchNorm | AveragePool | MaxPool)
+        or (isinstance(operation, Conv2d) and operation.depthwise)
+        for operation in (node.operation for node in network.nodes)
+    )
+    return CUT if far else _NEAR
 
 
 def _entries(samples: int, maps: Sequence[Shape], cut: int) -> int:
@@ -116,14 +133,17 @@ def _is_dense(operation: Operation) -> bool:
     return isinstance(operation, Conv2d) and operation.groups == 1
 
 
-def known_signal(values: Array, operation: Operation, inputs: list[Signal], how: Start) -> Signal:
-    """Return the signal at a node whose values, shape (batch, ...), the batch alone decides."""
+def known_signal(values: Array, operation: Operation, inputs: list[Signal], how: Start, normalised: bool) -> Signal:
+    """Return the signal at a node whose values, shape (batch, ...), the batch alone decides.
+
+    `normalised` says whether there is any batch normalisation later on.
+    """
     kernel, mean, amplitude, data = _carried(values, how)
     mean = mean * kernel.unit(0.0)
     origin, sample, width, strays, duals, law = None, None, np.inf, NONE, None, None
     if how.chosen is None:
         width = float(values.shape[1])
-        strays = NONE.plus("input", 1 / width, kernel)
+        strays = NONE.plus("input", 1 / width, kernel) if normalised else NONE
     if isinstance(operation, Input) and how.chosen is None:
         origin = Gaussian(kernel, 0)  # of a photograph's pixels it would not be true
     elif data is None:

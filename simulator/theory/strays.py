@@ -102,10 +102,12 @@ class Strays:
         averages spread as if the map had no edges, but a tap that lies on zero padding adds nothing. What a mean and
         the zeros around it add to the centred kernel `after` the window does not stray.
         """
+        if not self.sources:
+            return self
         level = kernel.diagonal.mean(axis=0)
         varied = np.maximum(level - kernel.pair_mean, 0.0)
         loads = window.loads(varied, kernel.size)
-        centred = after.centred().second_moment
+        centred = after.variance
         if not loads.any() or centred <= 0:
             return NONE
         whole, part = (float(window_sum(field.reshape(kernel.size), window).sum()) for field in (level, varied))

@@ -37,8 +37,7 @@ def added(node: Node, network: Network, inputs: list[Signal]) -> Signal:
             kernel = plus(kernel, crossed(one.kernel, other.kernel, one.draw(), other.draw()))
         elif one.mean.any() and other.mean.any():
             kernel = plus(kernel, _of_means(one, other))
-    parts = [signal.kernel.centred() for signal in inputs]
-    shares = [p.second_moment * float(np.exp(p.log_scale - kernel.log_scale)) for p in parts]
+    shares = [s.kernel.variance * float(np.exp(s.kernel.log_scale - kernel.log_scale)) for s in inputs]
     total = sum(shares)
     origins = [signal.gaussian for signal in inputs]
     origin = sample = None
