@@ -7,10 +7,10 @@ import pytest
 
 from varprop.simulator.architectures import build
 from varprop.simulator.errors import UserError
-from varprop.simulator.montecarlo import engine, memory, signal, simulate
+from varprop.simulator.montecarlo import engine, memory, pool, simulate
 from varprop.simulator.montecarlo.draws import Draws
 from varprop.simulator.montecarlo.memory import block_bytes
-from varprop.simulator.montecarlo.signal import Pool
+from varprop.simulator.montecarlo.pool import Pool
 from varprop.simulator.montecarlo.trial import Plan, run_trials
 from varprop.simulator.montecarlo.weightless import unseen_layers
 from varprop.simulator.report import Batch
@@ -36,17 +36,17 @@ def plan_of(network, batch):
 )
 def test_prediction_is_the_peak(name, options, batch, trials, huge, monkeypatch):
     """Within 4% or 0.3 MB, of two blocks: Python's own objects are not counted, about 2 kB a node."""
-    for module in (memory, signal):
+    for module in (memory, pool):
         monkeypatch.setattr(module, "HUGE", huge)
     network = build(name, **options)
-    plan, pool = plan_of(network, batch), Pool(np.float32)
+    plan, own = plan_of(network, batch), Pool(np.float32)
     assert plan.columns  # made once
     data = np.random.default_rng(0).standard_normal((*network.nodes[0].shape, batch)).astype(np.float32)
     run_trials(plan_of(network, 2), data[..., :2].copy(), Draws(0, 0, 1, np.float32), Pool(np.float32))  # compiles
     predicted = block_bytes(plan, batch, trials, 4)
     tracemalloc.start()
     for first in (0, trials):
-        run_trials(plan, data, Draws(0, first, trials, np.float32), pool)
+        run_trials(plan, data, Draws(0, first, trials, np.float32), own)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert predicted == pytest.approx(peak, rel=0.04, abs=300_000)

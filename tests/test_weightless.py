@@ -11,7 +11,7 @@ from varprop.simulator.architectures import build
 from varprop.simulator.initializers import parse_initializer
 from varprop.simulator.montecarlo import simulate, simulate_trials
 from varprop.simulator.montecarlo.draws import COTANGENT, Draws
-from varprop.simulator.montecarlo.signal import Pool
+from varprop.simulator.montecarlo.pool import Pool
 from varprop.simulator.montecarlo.weightless import Unseen, factorize, in_span, unseen_layers
 from varprop.simulator.network import NetworkBuilder
 from varprop.simulator.report import Batch

@@ -1,7 +1,7 @@
 """What a block of trials needs in memory, worked out before it runs.
 
-The pool of a thread keeps every array but the huge for the next request of the same size and type, so it ends up with
-as many of each as were ever out together. Here the requests of `run_trials` are gone through without arrays.
+The pool of a thread keeps memory for as many arrays as were ever out together: lasting ones of each size, others of
+the largest size; what is huge it does not keep. Here the requests of `run_trials` are gone through without arrays.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections import Counter
 from varprop.simulator.errors import UserError
 from varprop.simulator.limits import weight_count
 from varprop.simulator.montecarlo.operations import overwrites, piece_rows, pointwise
-from varprop.simulator.montecarlo.signal import HUGE
+from varprop.simulator.montecarlo.pool import HUGE
 from varprop.simulator.montecarlo.trial import Plan
 from varprop.simulator.network import Conv2d, Linear
 
@@ -21,6 +21,9 @@ Sized = tuple[int, int]
 Groups = list[list[Sized]]
 
 DOUBLE = 8
+
+PASSING = -1
+"""Stands for the size of all arrays that do not last."""
 
 SHARE = 0.8
 """Of the machine's memory that the arrays of all threads may take."""
@@ -30,28 +33,37 @@ BUDGET = 3 * 2**30
 
 
 class Ledger:
-    """Counts arrays that are out, by their number of elements and bytes an element."""
+    """Counts arrays that are out, given by their number of elements and bytes an element."""
 
     def __init__(self) -> None:
-        self._out: Counter[Sized] = Counter()
-        self._most: Counter[Sized] = Counter()
+        self._out: Counter[int] = Counter()
+        self._most: Counter[int] = Counter()
+        self._largest = 0
         self._huge = 0
         self._most_huge = 0
 
-    def take(self, *arrays: Sized) -> None:
+    def take(self, *arrays: Sized, lasting: bool = False) -> None:
         """Note that arrays are handed out."""
-        for array in arrays:
-            self._out[array] += 1
-            self._most[array] = max(self._most[array], self._out[array])
-            self._huge += _huge(array)
-        self._most_huge = max(self._most_huge, self._huge)
+        for size in map(math.prod, arrays):
+            if size > HUGE:
+                self._huge += size
+                self._most_huge = max(self._most_huge, self._huge)
+                continue
+            kind = size if lasting else PASSING
+            self._out[kind] += 1
+            self._most[kind] = max(self._most[kind], self._out[kind])
+            if not lasting:
+                self._largest = max(self._largest, size)
 
-    def give(self, *arrays: Sized) -> None:
+    def give(self, *arrays: Sized, lasting: bool = False) -> None:
         """Note that arrays came back."""
-        self._out.subtract(arrays)
-        self._huge -= sum(map(_huge, arrays))
+        for size in map(math.prod, arrays):
+            if size > HUGE:
+                self._huge -= size
+            else:
+                self._out[size if lasting else PASSING] -= 1
 
-    def use(self, groups: list[list[Sized]]) -> None:
+    def use(self, groups: Groups) -> None:
         """Hand out the arrays of a group together and take them back, one group after the other."""
         for arrays in groups:
             self.take(*arrays)
@@ -60,14 +72,8 @@ class Ledger:
     @property
     def bytes(self) -> int:
         """The largest sum: what is not huge stays with the pool."""
-        kept = (array for array in self._most if not _huge(array))
-        return self._most_huge + sum(math.prod(array) * self._most[array] for array in kept)
-
-
-def _huge(array: Sized) -> int:
-    """Return the bytes of an array that the pool does not keep, 0 of one that it keeps."""
-    size = math.prod(array)
-    return size if size > HUGE else 0
+        own = sum(size * count for size, count in self._most.items() if size != PASSING)
+        return self._most_huge + own + self._largest * self._most[PASSING]
 
 
 def block_bytes(plan: Plan, batch: int, trials: int, item: int) -> int:
@@ -90,12 +96,14 @@ def block_bytes(plan: Plan, batch: int, trials: int, item: int) -> int:
     unread = [len(found) for found in consumers]
     for index, node in enumerate(nodes):
         lasting, forward, _ = layers[index]
-        ledger.take((stored[index], item), *lasting)
+        ledger.take(*lasting, lasting=True)
+        if stored[index]:
+            ledger.take((stored[index], item), lasting=kept[index])
         ledger.use(forward)
         for source in node.inputs:
             unread[source] -= 1
         for done in {index, *node.inputs}:
-            if unread[done] == 0 and not kept[done]:
+            if unread[done] == 0 and not kept[done] and stored[done]:
                 ledger.give((stored[done], item))
 
     gradients = {len(nodes) - 1}
@@ -118,9 +126,9 @@ def block_bytes(plan: Plan, batch: int, trials: int, item: int) -> int:
             elif plan.unstored[source]:
                 (source,) = nodes[source].inputs
             _add(ledger, gradients, source, (sizes[source], item))
-        ledger.give(*lasting)
-        if kept[index]:
-            ledger.give((stored[index], item))
+        ledger.give(*lasting, lasting=True)
+        if kept[index] and stored[index]:
+            ledger.give((stored[index], item), lasting=True)
     asked = sum(node.shape[0] for node, asked in zip(nodes, plan.normalised, strict=True) if asked)
     scaled = sum(node.shape[0] for node, unstored in zip(nodes, plan.unstored, strict=True) if unstored)
     return ledger.bytes + DOUBLE * trials * (2 * asked + scaled)

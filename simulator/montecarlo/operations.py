@@ -19,11 +19,11 @@ from varprop.simulator.jit import elementwise
 from varprop.simulator.montecarlo import kernels
 from varprop.simulator.montecarlo.draws import Parameters
 from varprop.simulator.montecarlo.pointwise import Passes, compiled_passes
+from varprop.simulator.montecarlo.pool import Pool
 from varprop.simulator.montecarlo.signal import (
     NONE,
     RELEASED,
     Exponents,
-    Pool,
     Signal,
     add_copy,
     add_in_place,
@@ -32,6 +32,8 @@ from varprop.simulator.montecarlo.signal import (
     statistics,
 )
 from varprop.simulator.montecarlo.weightless import Unseen
+from varprop.simulator.montecarlo.windows import Geometry, weigh
+from varprop.simulator.montecarlo.windows import runs as window_runs
 from varprop.simulator.network import (
     Activation,
     Add,
@@ -47,7 +49,7 @@ from varprop.simulator.network import (
 )
 
 Array = NDArray[np.floating]
-Window = tuple[Array, tuple[int, int], tuple[int, int]]
+Pool2d = AveragePool | GlobalAveragePool | ZeroPad
 
 COLUMNS_SIZE = 2**19
 """Windows are gathered in pieces of about this many numbers: 2 MB in float32, the order of a core's own cache."""
@@ -144,12 +146,12 @@ def _(operation: Linear, call: Call, gradient: Signal) -> Signal:
 def _(operation: Conv2d, call: Call, out: Array) -> Signal:
     drawn, values = call.parameters, call.source.values
     if isinstance(drawn, Unseen):
-        windows = call.pool.take(_windows_shape(operation, out))
+        windows = call.pool.take(_windows_shape(operation, out), lasting=True)
         for x, columns in zip(values, windows, strict=True):
             kernels.gather_windows(x, operation.kernel, operation.stride, _corner(operation), 0, columns)
         drawn.product(_by_group(operation, windows), _by_group(operation, out))
     elif operation.depthwise:
-        _depthwise(values, (_taps(drawn.weight), operation.stride, _corner(operation)), out)
+        _depthwise(values, _taps(drawn.weight), _geometry(operation, values, out), out)
     else:
         for weight, x, y in _groups(operation, drawn.weight, values, out):
             if pointwise(operation):
@@ -174,7 +176,7 @@ def _(operation: Conv2d, call: Call, gradient: Signal) -> Signal:
         call.pool.give(windows)
         call.pool.give(drawn.inputs)
     elif operation.depthwise:
-        _depthwise_backward(values, (_taps(drawn.weight), operation.stride, _corner(operation)), out)
+        _depthwise_backward(values, _taps(drawn.weight), _geometry(operation, out, values), out)
     else:
         for weight, x, y in _groups(operation, drawn.weight, out, values):
             if pointwise(operation):
@@ -259,30 +261,27 @@ def _add_bias(out: Array, exponent: Exponents, bias: Array | None) -> Signal:
 # Depthwise convolution, and what is one with fixed taps.
 
 
-def _depthwise(x: Array, window: Window, out: Array) -> None:
-    taps, stride, corner = window
-    kernels.depthwise(_lines(x), taps, stride, corner, x.shape[-1], _lines(out))
+def _depthwise(x: Array, taps: Array, geometry: Geometry, out: Array) -> None:
+    channels, outputs = x.shape[0] * x.shape[1], len(taps)
+    table = window_runs(geometry, x.shape[-1], False)
+    weigh(x.reshape(-1), taps.reshape(outputs, -1), table, (outputs // channels, 1), out.reshape(-1))
 
 
-def _depthwise_backward(gradient: Array, window: Window, out: Array) -> None:
-    taps, stride, (top, left) = window
-    _, kh, kw = taps.shape
-    g, x = _lines(gradient), _lines(out)
-    if stride == (1, 1) and len(g) == len(x) and kh <= g.shape[1]:
-        # The transposed map is one of the same kind, with the taps turned round; that one goes through memory once.
-        turned = np.ascontiguousarray(taps[:, ::-1, ::-1])
-        kernels.depthwise(g, turned, stride, (kh - 1 - top, kw - 1 - left), gradient.shape[-1], x)
-    else:
-        kernels.depthwise_backward(g, taps, stride, (top, left), out.shape[-1], x)
+def _depthwise_backward(gradient: Array, taps: Array, geometry: Geometry, out: Array) -> None:
+    channels, outputs = out.shape[0] * out.shape[1], len(taps)
+    table = window_runs(geometry, out.shape[-1], True)
+    weigh(gradient.reshape(-1), taps.reshape(outputs, -1), table, (1, outputs // channels), out.reshape(-1))
 
 
-def _lines(array: Array) -> Array:
-    """View maps as one of shape (trials * channels, height, width * batch); features are maps of one position."""
-    return array.reshape(array.shape[0] * array.shape[1], array.shape[2] if array.ndim == 5 else 1, -1)
+def _geometry(operation: Conv2d, source: Array, out: Array) -> Geometry:
+    sizes = (source.shape[2], source.shape[3]), (out.shape[2], out.shape[3])
+    return Geometry(*sizes, operation.kernel, operation.stride, _corner(operation))
 
 
-def _window(operation: AveragePool | GlobalAveragePool | ZeroPad, call: Call) -> Window:
+def _window(operation: Pool2d, call: Call, shape: tuple[int, ...]) -> tuple[Array, Geometry]:
+    """Return the taps, those of a depthwise convolution, and where they lie; features are maps of one position."""
     trials, channels, height, width, _ = call.source_shape
+    outputs = (shape[2], shape[3]) if len(shape) == 5 else (1, 1)
     match operation:
         case AveragePool(kernel=size, stride=stride):
             corner = (0, 0)
@@ -290,19 +289,20 @@ def _window(operation: AveragePool | GlobalAveragePool | ZeroPad, call: Call) ->
             size, stride, corner = (height, width), (1, 1), (0, 0)
         case ZeroPad(padding=(top, _, left, _)):
             size, stride, corner = (1, 1), (1, 1), (top, left)
-    return np.full((trials * channels, *size), 1 / (size[0] * size[1]), call.pool.dtype), stride, corner
+    taps = np.full((trials * channels, *size), 1 / (size[0] * size[1]), call.pool.dtype)
+    return taps, Geometry((height, width), outputs, size, stride, corner)
 
 
 @forward.register
 def _(operation: AveragePool | GlobalAveragePool | ZeroPad, call: Call, out: Array) -> Signal:
-    _depthwise(call.source.values, _window(operation, call), out)
+    _depthwise(call.source.values, *_window(operation, call, out.shape), out)
     return Signal(out, call.source.exponent)
 
 
 @backward.register
 def _(operation: AveragePool | GlobalAveragePool | ZeroPad, call: Call, gradient: Signal) -> Signal:
     out = call.pool.take(call.source_shape)
-    _depthwise_backward(gradient.values, _window(operation, call), out)
+    _depthwise_backward(gradient.values, *_window(operation, call, gradient.values.shape), out)
     return _in_place_of(gradient, out, call.pool)
 
 

@@ -1,8 +1,9 @@
 """Batch normalisation and activation in one pass each way, with the moments of what comes out.
 
-A row, one trial's channel over batch and positions, is worked on a piece at a time in loops of one kind each: the
-compiler turns each into vector instructions, and the pieces between them stay in the first-level cache. What batch
-normalisation gives is never stored where only an activation reads it: both ways make it again from its input.
+A row, one trial's channel over batch and positions, goes through a single loop, which the compiler turns into vector
+instructions, a piece at a time for the sake of its sums. What batch normalisation gives is never stored where only an
+activation reads it: both ways make it again from its input. The rare row that is summed again is so in each kernel by
+itself: a branch in a function that is compiled into them counts references, which doubles the time of a short row.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from varprop.simulator.jit import inlined, kernel, step
+from varprop.simulator.jit import inlined, kernel, reduction, step
 from varprop.simulator.montecarlo.sums import (
     LARGE,
     PIECE,
@@ -22,7 +23,6 @@ from varprop.simulator.montecarlo.sums import (
     Number,
     Place,
     exact_sums,
-    piece_product,
     piece_sums,
     row_moments,
 )
@@ -56,15 +56,16 @@ def moments(x: Array, trials: int, channels: int, mean: Statistics, variance: St
         sums = ZEROS
         for c in range(rows):
             first = np.uint64(t * rows + c) * n
+            stop = first + n
             total = squares = 0.0
-            for start in range(first, first + n, PIECE):
-                more = piece_sums(x, start, min(start + PIECE, first + n), x[first])
+            for start in range(first, stop, PIECE):
+                more = piece_sums(x, start, min(start + PIECE, stop), x[first])
                 total += np.float64(more[0])
                 squares += np.float64(more[1])
             if not SMALL < squares < LARGE:
-                total, squares = exact_sums(x, first, first + n, x[first])
+                total, squares = exact_sums(x, first, stop, x[first])
             found = row_moments(x[first], share, total, squares)
-            sums = sums[0] + found[0], sums[1] + found[1], sums[2] + found[2]
+            sums = added(sums, found)
             if mean.size:
                 mean[t, c], _, variance[t, c] = found
         write(summary, t, sums, rows, single)
@@ -93,17 +94,44 @@ def write(summary: Statistics, t: int, sums: Three, rows: int, single: bool) -> 
 
 
 @step
-def standardize(z: Array, start: Place, stop: Place, pivot: Number, shift: Number, factor: Number, out: Array) -> None:
-    """Write (z - pivot - shift) * factor: first the difference of two numbers of a row, which loses nothing."""
-    for k in range(stop - start):
-        out[k] = (z[start + k] - pivot - shift) * factor
+def added(sums: Three, found: Three) -> Three:
+    """Return sums with a row's moments added."""
+    return sums[0] + found[0], sums[1] + found[1], sums[2] + found[2]
 
 
 @step
-def regress(x: Array, start: Place, stop: Place, y: Array, mean: Number, slope: Number, factor: Number) -> None:
-    """Overwrite a piece of x with (x - mean - slope * y) * factor."""
-    for k in range(stop - start):
-        x[start + k] = (x[start + k] - mean - slope * y[k]) * factor
+def line(z: Array, first: Place, t: int, c: int, center: Statistics, scale: Statistics) -> tuple[Number, ...]:
+    """Return the (pivot, shift, factor) with which `standardized` makes a row, those of z itself without scales."""
+    number = z.dtype.type
+    if scale.size:
+        return z[first], number(center[t, c] - z[first]), number(scale[t, c])
+    return number(0.0), number(0.0), number(1.0)
+
+
+@step
+def standardized(z: Number, by: tuple[Number, ...]) -> Number:
+    """Return (z - pivot - shift) * factor: first the difference of two numbers of a row, which loses nothing."""
+    return (z - by[0] - by[1]) * by[2]
+
+
+@step
+def regressed(x: Number, y: Number, mean: Number, slope: Number, factor: Number) -> Number:
+    """Return (x - mean - slope * y) * factor."""
+    return (x - mean - slope * y) * factor
+
+
+@reduction
+def regress(
+    z: Array, start: Place, stop: Place, by: tuple[Number, ...], mean: Number, slope: Number, out: Array, pivot: Number
+) -> tuple[Number, Number]:
+    """Overwrite a piece of a gradient with what `regressed` makes of it and y; return its sums."""
+    total = squares = z.dtype.type(0)
+    for k in range(start, stop):
+        out[k] = regressed(out[k], standardized(z[k], by), mean, slope, by[2])
+        deviation = out[k] - pivot
+        total += deviation
+        squares += deviation * deviation
+    return total, squares
 
 
 @cache
@@ -116,6 +144,36 @@ def compiled_passes(value: Scalar, derivative: Scalar) -> Passes:
     they differ. y * 2**e is what batch normalisation gave, and `power` 4**e.
     """
     value, derivative = inlined(value), inlined(derivative)
+
+    @reduction
+    def activate(
+        z: Array, start: Place, stop: Place, by: tuple[Number, ...], parameter: Number, out: Array, pivot: Number
+    ) -> tuple[Number, Number]:
+        number = z.dtype.type
+        total = squares = number(0)
+        for k in range(start, stop):
+            found = number(value(standardized(z[k], by), parameter))
+            out[k] = found
+            deviation = found - pivot
+            total += deviation
+            squares += deviation * deviation
+        return total, squares
+
+    @reduction
+    def differentiate(
+        z: Array, start: Place, stop: Place, by: tuple[Number, ...], parameter: Number, out: Array, pivot: Number
+    ) -> tuple[Number, Number, Number]:
+        number = z.dtype.type
+        total = squares = product = number(0)
+        for k in range(start, stop):
+            y = standardized(z[k], by)
+            found = out[k] * number(derivative(y, parameter))
+            out[k] = found
+            deviation = found - pivot
+            total += deviation
+            squares += deviation * deviation
+            product += found * y
+        return total, squares, product
 
     @kernel
     def forward(
@@ -134,29 +192,22 @@ def compiled_passes(value: Scalar, derivative: Scalar) -> Passes:
         rows, n = layout(z.size, trials, channels, single)
         share = 1.0 / np.float64(n)
         number = z.dtype.type
-        y = np.empty(PIECE, z.dtype)
         for t in range(trials):
             sums = ZEROS
             for c in range(rows):
                 first = np.uint64(t * rows + c) * n
+                stop = first + n
+                by = line(z, first, t, c, center, scale)
+                pivot = number(value(standardized(z[first], by), parameter))
                 total = squares = 0.0
-                for start in range(first, first + n, PIECE):
-                    stop = min(start + PIECE, first + n)
-                    if scale.size:
-                        shift, factor = number(center[t, c] - z[first]), number(scale[t, c])
-                        standardize(z, start, stop, z[first], shift, factor, y)
-                        for k in range(stop - start):
-                            out[start + k] = value(y[k], parameter)
-                    else:
-                        for k in range(start, stop):
-                            out[k] = value(z[k], parameter)
-                    more = piece_sums(out, start, stop, out[first])
+                for start in range(first, stop, PIECE):
+                    more = activate(z, start, min(start + PIECE, stop), by, parameter, out, pivot)
                     total += np.float64(more[0])
                     squares += np.float64(more[1])
                 if not SMALL < squares < LARGE:
-                    total, squares = exact_sums(out, first, first + n, out[first])
-                found = row_moments(out[first], share, total, squares)
-                sums = sums[0] + found[0], sums[1] + found[1], sums[2] + found[2]
+                    total, squares = exact_sums(out, first, stop, pivot)
+                found = row_moments(pivot, share, total, squares)
+                sums = added(sums, found)
                 if mean.size:
                     mean[t, c], _, variance[t, c] = found
             write(summary, t, sums, rows, single)
@@ -178,46 +229,36 @@ def compiled_passes(value: Scalar, derivative: Scalar) -> Passes:
         rows, n = layout(z.size, trials, channels, single)
         share = 1.0 / np.float64(n)
         number = z.dtype.type
-        y = np.empty(PIECE, z.dtype)
         for t in range(trials):
             inner_sums = sums = ZEROS
             for c in range(rows):
                 first = np.uint64(t * rows + c) * n
+                stop = first + n
+                by = line(z, first, t, c, center, scale)
+                y = standardized(z[first], by)
+                pivot = out[first] * number(derivative(y, parameter))
                 total = squares = product = 0.0
-                for start in range(first, first + n, PIECE):
-                    stop = min(start + PIECE, first + n)
-                    if scale.size:
-                        shift, factor = number(center[t, c] - z[first]), number(scale[t, c])
-                        standardize(z, start, stop, z[first], shift, factor, y)
-                        for k in range(stop - start):
-                            out[start + k] *= number(derivative(y[k], parameter))
-                        product += np.float64(piece_product(out, start, stop, y, np.uint64(0)))
-                    else:
-                        for k in range(start, stop):
-                            out[k] *= number(derivative(z[k], parameter))
-                    more = piece_sums(out, start, stop, out[first])
-                    total += np.float64(more[0])
-                    squares += np.float64(more[1])
+                for start in range(first, stop, PIECE):
+                    parts = differentiate(z, start, min(start + PIECE, stop), by, parameter, out, pivot)
+                    total += np.float64(parts[0])
+                    squares += np.float64(parts[1])
+                    product += np.float64(parts[2])
                 if not SMALL < squares < LARGE:
-                    total, squares = exact_sums(out, first, first + n, out[first])
-                found = row_moments(out[first], share, total, squares)
-                inner_sums = inner_sums[0] + found[0], inner_sums[1] + found[1], inner_sums[2] + found[2]
+                    total, squares = exact_sums(out, first, stop, pivot)
+                found = row_moments(pivot, share, total, squares)
+                inner_sums = added(inner_sums, found)
                 if not scale.size:
                     continue
-                middle, slope = number(found[0]), number(product * share * power[t])
+                mean, slope = number(found[0]), number(product * share * power[t])
+                pivot = regressed(pivot, y, mean, slope, by[2])
                 total = squares = 0.0
-                for start in range(first, first + n, PIECE):
-                    stop = min(start + PIECE, first + n)
-                    shift, factor = number(center[t, c] - z[first]), number(scale[t, c])
-                    standardize(z, start, stop, z[first], shift, factor, y)
-                    regress(out, start, stop, y, middle, slope, factor)
-                    more = piece_sums(out, start, stop, out[first])
+                for start in range(first, stop, PIECE):
+                    more = regress(z, start, min(start + PIECE, stop), by, mean, slope, out, pivot)
                     total += np.float64(more[0])
                     squares += np.float64(more[1])
                 if not SMALL < squares < LARGE:
-                    total, squares = exact_sums(out, first, first + n, out[first])
-                found = row_moments(out[first], share, total, squares)
-                sums = sums[0] + found[0], sums[1] + found[1], sums[2] + found[2]
+                    total, squares = exact_sums(out, first, stop, pivot)
+                sums = added(sums, row_moments(pivot, share, total, squares))
             write(inner, t, inner_sums, rows, single)
             write(summary, t, sums, rows, single)
 

@@ -14,7 +14,7 @@ from threadpoolctl import threadpool_limits
 
 from varprop.simulator.montecarlo.aggregate import TrialMoments, relative_error, trial_moments
 from varprop.simulator.montecarlo.draws import Draws
-from varprop.simulator.montecarlo.signal import Pool
+from varprop.simulator.montecarlo.pool import Pool
 from varprop.simulator.montecarlo.trial import Plan, Records, run_trials
 
 Array = NDArray[np.floating]

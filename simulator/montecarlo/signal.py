@@ -1,16 +1,15 @@
-"""A map with a power of two in front and its statistics; and the memory that maps live in."""
+"""A map with a power of two in front and its statistics."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
 from varprop.simulator.montecarlo.pointwise import leaves, moments
-from varprop.simulator.network import Shape
+from varprop.simulator.montecarlo.pool import Pool
 
 Array = NDArray[np.floating]
 Statistics = NDArray[np.float64]
@@ -19,36 +18,6 @@ Exponents = NDArray[np.int64]
 REACH = {np.dtype(np.float32): 32, np.dtype(np.float64): 100}
 """A map is rescaled when its root mean square leaves 2**-REACH .. 2**REACH: far enough from the ends of the floating
 range that the next layer's sums, and (in float64) the fourth powers of a standard error, stay inside it."""
-
-
-HUGE = 2**26
-"""Bytes above which an array is not kept for reuse: maps of different sizes would pile up, and fresh pages, in large
-units, cost little beside the passes over so large a map."""
-
-
-class Pool:
-    """Arrays kept for reuse by size and type: a block of trials asks for the same sizes as the one before it.
-
-    Not for several threads at once. Measured: fresh arrays cost a MobileNetV2 trial at 32x32 about a tenth more time.
-    """
-
-    def __init__(self, dtype: DTypeLike) -> None:
-        self.dtype = np.dtype(dtype)
-        self._free: dict[tuple[int, np.dtype[Any]], list[Array]] = {}
-
-    def take(self, shape: Shape, dtype: DTypeLike | None = None) -> Array:
-        """Return an array with undefined values, of the pool's own type unless another is asked for."""
-        wanted = self.dtype if dtype is None else np.dtype(dtype)
-        size = math.prod(shape)
-        free = self._free.get((size, wanted))
-        flat: Array = free.pop() if free else np.empty(size, wanted)
-        return flat.reshape(shape)
-
-    def give(self, array: Array) -> None:
-        """Take back an array that nobody reads any more; a huge one goes back to the system."""
-        if array.nbytes <= HUGE:
-            self._free.setdefault((array.size, array.dtype), []).append(array.reshape(-1))
-
 
 NONE = np.empty((0, 0))
 """Stands for statistics that nobody asked for, or that are not known yet."""

@@ -24,7 +24,8 @@ from varprop.simulator.montecarlo.operations import (
     standardized,
     takes_unstored,
 )
-from varprop.simulator.montecarlo.signal import Pool, Signal, add_in_place, measured
+from varprop.simulator.montecarlo.pool import Pool
+from varprop.simulator.montecarlo.signal import Signal, add_in_place, measured
 from varprop.simulator.montecarlo.weightless import Unseen
 from varprop.simulator.network import BatchNorm, Conv2d, Input, Linear, Network
 from varprop.simulator.weight_law import weight_law
@@ -173,7 +174,7 @@ def _output(plan: Plan, index: int, call: Call, data: Array) -> Signal:
     node = plan.network.nodes[index]
     if plan.unstored[index] and isinstance(node.operation, BatchNorm):
         return standardized(node.operation, call)
-    out = call.pool.take((call.source_shape[0], *node.shape, data.shape[-1]))
+    out = call.pool.take((call.source_shape[0], *node.shape, data.shape[-1]), lasting=plan.kept[index])
     if isinstance(node.operation, Input):
         out[...] = data
         return Signal(out, np.zeros(len(out), np.int64))
@@ -195,7 +196,7 @@ def _drawn(plan: Plan, index: int, draws: Draws, pool: Pool) -> Parameters | Uns
         return None
     if index in plan.unseen:
         return Unseen(weight_law(node, framework).std, draws.bias(index, node, framework), draws, index, pool)
-    return draws.parameters(index, node, framework, pool.take)
+    return draws.parameters(index, node, framework, lambda shape: pool.take(shape, lasting=True))
 
 
 def _write(record: NDArray[np.float64], signal: Signal) -> None:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from varprop.simulator.jit import kernel
 from varprop.simulator.montecarlo.draws import COMPLEMENT, WEIGHT, Draws
-from varprop.simulator.montecarlo.signal import Pool
+from varprop.simulator.montecarlo.pool import Pool
 from varprop.simulator.montecarlo.sums import row_product, row_square
 from varprop.simulator.network import Conv2d, Linear, Network
 from varprop.simulator.weight_law import weight_law
@@ -88,7 +88,7 @@ class Unseen:
 
     def product(self, x: Array, out: Array) -> None:
         """Write W X."""
-        self.inputs, self._action = x, self.pool.take(out.shape)
+        self.inputs, self._action = x, self.pool.take(out.shape, lasting=True)
         self.draws.normals(self.index, WEIGHT, self._action)
         if x.shape[2] == 1:
             times_length(x.reshape(-1), self._action.reshape(-1), len(x), self.std, out.reshape(-1))
