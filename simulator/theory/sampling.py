@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from varprop.simulator.activations import ActivationFunction
 from varprop.simulator.theory.duals import Duals
-from varprop.simulator.theory.maps import Ints, Size, offsets
+from varprop.simulator.theory.maps import Ints, Size, by_offset, offsets
 from varprop.simulator.theory.pairs import Layout, PairKernel
 
 Array = NDArray[np.float64]
@@ -27,6 +27,7 @@ _MOST = 2048
 _VALUES = 2**17  # values that a sample of an exchangeable batch holds at most
 _RANK = 300  # leading directions kept of a kernel over many points
 _POWERS = 16  # steps of the power method; a direction that rules stands out
+_SOLVED = 64  # points up to which a covariance that has negative directions is resolved into them
 _ROUNDING = 1e-10  # share of the largest below which a direction's variance is nothing but rounding
 
 
@@ -80,18 +81,20 @@ def draw(kernel: PairKernel, key: int) -> Sample:
     rng = np.random.Generator(np.random.SFC64(key))
     if layout.profiles == 1:
         if layout.batch == 1:
-            z = _normal(rng, 1, channels, kernel.values[0])
+            z = _normal(rng, 1, channels, kernel.values[0], kernel.size)
         else:
             # A batch's own covariance between samples may have either sign, but that of the batch's mean and that of
             # what is left of every sample are positive: draw these.
             own, cross = kernel.values
             rest = layout.batch - samples
-            apart = _normal(rng, samples + (rest > 0), channels, own - cross)
-            summed = apart[:, :samples].sum(axis=1, keepdims=True)
+            apart = _normal(rng, samples + (rest > 0), channels, own - cross, kernel.size)
+            z = apart[:, :samples]
+            summed = z.sum(axis=1, keepdims=True)
             if rest:
                 summed += np.sqrt(rest) * apart[:, samples:]
-            shared = _normal(rng, 1, channels, cross + (own - cross) / layout.batch)
-            z = shared - summed / layout.batch + apart[:, :samples]
+            shared = _normal(rng, 1, channels, cross + (own - cross) / layout.batch, kernel.size)
+            shared -= summed / layout.batch
+            z += shared
     else:
         z = _normal(rng, 1, channels, assemble(kernel)).reshape(samples, positions, channels)
         z = np.ascontiguousarray(z.transpose(1, 0, 2))
@@ -100,7 +103,7 @@ def draw(kernel: PairKernel, key: int) -> Sample:
 
 def of_size(values: Array, kernel: PairKernel) -> Sample:
     """Give sampled channels the second moment of their kernel, which takes part of their noise away."""
-    size = float(np.sqrt(np.mean(values**2)))
+    size = float(np.sqrt(position_squares(values).mean()))
     wanted = np.sqrt(kernel.second_moment) * np.exp(kernel.log_scale / 2)
     return Sample(values * (wanted / size) if size > 0 else values)
 
@@ -115,13 +118,19 @@ def repeated(channels: Array, layout: Layout) -> Sample:
     return Sample(np.ascontiguousarray(channels.transpose(2, 0, 1)[..., turn]))
 
 
-def _normal(rng: np.random.Generator, samples: int, channels: int, covariance: Array) -> Array:
-    root = _root(covariance)
+def _normal(
+    rng: np.random.Generator, samples: int, channels: int, covariance: Array, size: Size | None = None
+) -> Array:
+    """Draw channels and their negatives, shape (points, samples, channels); `size` is that of points that are a map."""
+    root = _root(covariance, size)
     half = root @ rng.standard_normal((root.shape[1], samples * (channels // 2)))
     if samples == 1:
         _evenly(half, covariance)
     half = half.reshape(len(half), samples, -1)
-    return np.concatenate([half, -half], axis=2)
+    both = np.empty((len(half), samples, 2 * half.shape[2]))
+    both[..., : half.shape[2]] = half
+    np.negative(half, out=both[..., half.shape[2] :])
+    return both
 
 
 def _evenly(draws: Array, covariance: Array) -> None:
@@ -164,16 +173,18 @@ def assemble(kernel: PairKernel) -> Array:
     return full.reshape(layout.profiles * positions, -1)
 
 
-def _root(matrix: Array) -> Array:
+def _root(matrix: Array, map_size: Size | None) -> Array:
     """Return R, R R' being a matrix that is positive semidefinite up to approximation errors."""
     size = len(matrix)
     if size <= _RANK:
+        own = np.diag(matrix)
         try:
-            own = np.diag(matrix)
             root = np.linalg.cholesky(matrix + np.diag(np.full(size, _ROUNDING * float(own.max()))))
             root[own <= 0.0] = 0.0
             return np.asarray(root)
         except np.linalg.LinAlgError:
+            if map_size is not None and size > _SOLVED:
+                return _root(_stationary(matrix, map_size), None)
             values, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
             values = np.where(values > values[-1] * _ROUNDING, values, 0.0)
             # The symmetric root, as directions of equal variance are only known up to a rotation.
@@ -189,6 +200,20 @@ def _root(matrix: Array) -> Array:
     found = np.sum(root**2, axis=1)
     level = np.sqrt(np.maximum(np.diag(matrix), 0.0) / np.maximum(found, 1e-300))
     return np.asarray((root * level[:, None]) @ basis.T)
+
+
+def _stationary(matrix: Array, size: Size) -> Array:
+    """Return a positive semidefinite matrix like the given one, whose correlations depend on the offset alone.
+
+    On a torus of all offsets Fourier modes are the eigenvectors; negative powers are approximation errors.
+    """
+    root = np.sqrt(np.maximum(np.diag(matrix), 0.0))
+    sizes = np.outer(root, root)
+    correlation = np.divide(matrix, sizes, out=np.zeros_like(matrix), where=sizes > 0)
+    power = np.fft.rfft2(np.fft.ifftshift(by_offset((correlation + correlation.T) / 2, size))).real
+    torus = 2 * size[0] - 1, 2 * size[1] - 1
+    found = np.fft.fftshift(np.fft.irfft2(np.maximum(power, 0.0), torus))
+    return np.asarray(sizes * np.take(found, offsets(size)))
 
 
 def normalised(sample: Sample, eps: float, mean: float, edges: float) -> Sample:
