@@ -15,7 +15,7 @@ from varprop.simulator.theory.maps import Size, Window, size_of, window_sum
 from varprop.simulator.theory.pairs import PairKernel, merged, plus, regridded, windows
 from varprop.simulator.theory.patches import gathered, matched, statistics
 from varprop.simulator.theory.sampling import Sample
-from varprop.simulator.theory.signal import Gaussian, Signal, Weighted, cropped, cut_out, fixed, key_of
+from varprop.simulator.theory.signal import Gaussian, Signal, Weighted, cropped, fixed, key_of
 from varprop.simulator.theory.strays import NONE, Strays
 
 Array = NDArray[np.float64]
@@ -59,7 +59,7 @@ def convolved(operation: Conv2d, node: Node, network: Network, signal: Signal) -
         source = merged(source)
     if amplitude is not None:
         if shrinks:
-            kernel = regridded(kernel, cut_out(node.shape, kernel.layout.cut))
+            kernel = regridded(kernel, kernel.layout.carried(node.shape))
             sample = None if sample is None else regrown(sample, window.out_size(signal.kernel.size), kernel.size)
         if kernel.size == amplitude.shape:
             kernel, amplitude, common = with_edges(kernel, amplitude, under.T @ under), None, None
@@ -100,7 +100,7 @@ def _first_convolution(operation: Conv2d, node: Node, network: Network, signal: 
     )
     index = window.index((data.shape[2], data.shape[3]))
     layout = signal.kernel.layout
-    small = cut_out(node.shape, layout.cut)
+    small = layout.carried(node.shape)
     amplitude = common = None
     if small != size:
         assert signal.known is not None

@@ -15,6 +15,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from varprop.simulator.network import Shape
 from varprop.simulator.theory.maps import Ints, Size, Window, by_offset, clipped_offsets, offsets
 
 Array = NDArray[np.float64]
@@ -40,8 +41,8 @@ class Layout:
     paired
         Of all pairs of this many samples one in `paired` is of a sample with itself: the batch's number, or that of the
         profiles where these have the batch's own mean and covariance.
-    cut
-        Rows and columns of a larger map that kernels are carried on.
+    whole, cut
+        Rows and columns up to which maps are carried whole, and those carried of a larger one.
     pieces
         Whether these are pieces of images.
     """
@@ -51,6 +52,7 @@ class Layout:
     profiles: int
     batch: int
     paired: int
+    whole: int = CUT
     cut: int = CUT
     pieces: bool = False
 
@@ -71,6 +73,11 @@ class Layout:
         own = np.arange(self.profiles)[:, None]
         found = np.concatenate([own == left, own == right], axis=1).astype(np.float64)
         return np.asarray(found / found.sum(axis=1, keepdims=True), dtype=np.float64)
+
+    def carried(self, shape: Shape) -> Size:
+        """Size of the part of a map that kernels are carried on."""
+        rows, cols = (side if side <= self.whole else self.cut for side in shape[1:])
+        return rows, cols
 
     @staticmethod
     def exchangeable(batch: int) -> Layout:
@@ -219,7 +226,8 @@ def merged(kernel: PairKernel) -> PairKernel:
     """Return the same kernel averaged over samples, as of an exchangeable batch."""
     layout = kernel.layout
     count = layout.profiles
-    layout_out = replace(Layout.exchangeable(layout.batch), cut=layout.cut, pieces=layout.pieces)
+    alike = Layout.exchangeable(layout.batch)
+    layout_out = replace(alike, whole=layout.whole, cut=layout.cut, pieces=layout.pieces)
     blocks = [kernel.values[:count].mean(axis=0)]
     if layout.batch > 1:
         cross = kernel.values[count:].mean(axis=0)

@@ -13,7 +13,7 @@ from varprop.simulator.theory.convolution import regrown, with_edges
 from varprop.simulator.theory.maps import Window, window_sum
 from varprop.simulator.theory.pairs import merged, regridded, whole_map_mean
 from varprop.simulator.theory.sampling import Sample, levelled, mapped, matched
-from varprop.simulator.theory.signal import Gaussian, Signal, cut_out, fixed
+from varprop.simulator.theory.signal import Gaussian, Signal, fixed
 
 Array = NDArray[np.float64]
 
@@ -30,7 +30,7 @@ def _after_pooling(pooled: Signal, signal: Signal, window: Window, node: Node) -
     if signal.amplitude is None:
         return pooled
     amplitude: Array | None = window_sum(signal.amplitude, window) / window.taps
-    kernel = regridded(merged(pooled.kernel), cut_out(node.shape, signal.kernel.layout.cut))
+    kernel = regridded(merged(pooled.kernel), signal.kernel.layout.carried(node.shape))
     assert amplitude is not None
     if kernel.size == amplitude.shape:
         kernel, amplitude = with_edges(kernel, amplitude), None

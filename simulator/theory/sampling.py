@@ -27,7 +27,7 @@ _MOST = 2048
 _VALUES = 2**17  # values that a sample of an exchangeable batch holds at most
 _RANK = 300  # leading directions kept of a kernel over many points
 _POWERS = 16  # steps of the power method; a direction that rules stands out
-_SOLVED = 64  # points up to which a covariance that has negative directions is resolved into them
+_SOLVED = 64  # points up to which a covariance that has negative directions is resolved into all its directions
 _ROUNDING = 1e-10  # share of the largest below which a direction's variance is nothing but rounding
 
 
@@ -92,7 +92,8 @@ def draw(kernel: PairKernel, key: int) -> Sample:
             summed = z.sum(axis=1, keepdims=True)
             if rest:
                 summed += np.sqrt(rest) * apart[:, samples:]
-            shared = _normal(rng, 1, channels, cross + (own - cross) / layout.batch, kernel.size)
+            # What samples share is of a few directions, which are no function of the offset near edges.
+            shared = _normal(rng, 1, channels, cross + (own - cross) / layout.batch)
             shared -= summed / layout.batch
             z += shared
     else:
@@ -174,27 +175,34 @@ def assemble(kernel: PairKernel) -> Array:
 
 
 def _root(matrix: Array, map_size: Size | None) -> Array:
-    """Return R, R R' being a matrix that is positive semidefinite up to approximation errors."""
+    """Return R, R R' being a matrix that is positive semidefinite up to approximation errors.
+
+    Of a map's points, if its size is given, a matrix that is not counts as a function of the offset.
+    """
     size = len(matrix)
-    if size <= _RANK:
-        own = np.diag(matrix)
-        try:
-            root = np.linalg.cholesky(matrix + np.diag(np.full(size, _ROUNDING * float(own.max()))))
-            root[own <= 0.0] = 0.0
-            return np.asarray(root)
-        except np.linalg.LinAlgError:
-            if map_size is not None and size > _SOLVED:
-                return _root(_stationary(matrix, map_size), None)
-            values, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
-            values = np.where(values > values[-1] * _ROUNDING, values, 0.0)
-            # The symmetric root, as directions of equal variance are only known up to a rotation.
-            return np.asarray((vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T)
-    # Nystrom's approximation in the leading directions, with approximation errors of the wrong sign cut off.
-    probe = np.random.default_rng(0).standard_normal((size, _RANK))
+    if size > _RANK:
+        return _leading_root(matrix, _RANK)
+    own = np.diag(matrix)
+    try:
+        root = np.linalg.cholesky(matrix + np.diag(np.full(size, _ROUNDING * float(own.max()))))
+        root[own <= 0.0] = 0.0
+        return np.asarray(root)
+    except np.linalg.LinAlgError:
+        if size > _SOLVED:
+            return _leading_root(matrix, _SOLVED) if map_size is None else _root(_stationary(matrix, map_size), None)
+        values, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
+        values = np.where(values > values[-1] * _ROUNDING, values, 0.0)
+        # The symmetric root, as directions of equal variance are only known up to a rotation.
+        return np.asarray((vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T)
+
+
+def _leading_root(matrix: Array, rank: int) -> Array:
+    """Return a root of Nystrom's approximation in the leading directions, at the matrix's own diagonal."""
+    probe = np.random.default_rng(0).standard_normal((len(matrix), rank))
     probe = np.linalg.qr(matrix @ probe)[0]
     image = matrix @ probe
     values, vectors = np.linalg.eigh(probe.T @ image)
-    keep = values > values[-1] * _ROUNDING
+    keep = values > values[-1] * _ROUNDING  # approximation errors of the wrong sign are cut off
     basis = vectors[:, keep]
     root = image @ (basis / np.sqrt(values[keep]))
     found = np.sum(root**2, axis=1)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from varprop.simulator.activations import ActivationFunction
 from varprop.simulator.initializers import WeightLaw
-from varprop.simulator.network import Padding, Shape
+from varprop.simulator.network import Padding
 from varprop.simulator.theory.depthwise import Taps
 from varprop.simulator.theory.duals import Duals
 from varprop.simulator.theory.maps import Size, Window
@@ -171,11 +171,6 @@ class Signal:
 
         slopes = None if sample.slopes is None else padded(sample.slopes)
         return Sample(padded(sample.values), sample.inverse, slopes)
-
-
-def cut_out(shape: Shape, cut: int) -> Size:
-    """Size of the part of a map that kernels are carried on, of at most `cut` rows and columns."""
-    return min(shape[1], cut), min(shape[2], cut)
 
 
 def cropped(maps: NDArray[Number], size: Size, which: int) -> NDArray[Number]:

@@ -16,10 +16,12 @@ from varprop.simulator.network import (
     BatchNorm,
     Conv2d,
     Flatten,
+    GlobalAveragePool,
     Input,
     Linear,
     MaxPool,
     Network,
+    Node,
     Operation,
     Shape,
     ZeroPad,
@@ -31,7 +33,7 @@ from varprop.simulator.theory.known import channel_variance, draws_weights
 from varprop.simulator.theory.maps import Size, clipped_offsets, offsets
 from varprop.simulator.theory.pairs import CUT, Layout, PairKernel
 from varprop.simulator.theory.sampling import Sample, repeated
-from varprop.simulator.theory.signal import Gaussian, Signal, cropped, cut_out
+from varprop.simulator.theory.signal import Gaussian, Signal, cropped
 from varprop.simulator.theory.strays import NONE
 from varprop.simulator.theory.variance_law import VarianceLaw
 
@@ -89,7 +91,7 @@ def start(batch: Batch, network: Network) -> Start:
     keep = min(samples, _FLAT)
     while keep > 2 and _entries(keep, maps, cut) > _BUDGET:
         keep -= 1
-    layout = replace(Layout.all_pairs(keep, samples), cut=cut, pieces=cut == _PIECE)
+    layout = replace(Layout.all_pairs(keep, samples), whole=cut, cut=cut, pieces=cut == _PIECE)
     if lean:
         layout = replace(layout, paired=keep)
     return Start(_representative(batch.data, keep), layout, lean)
@@ -98,20 +100,24 @@ def start(batch: Batch, network: Network) -> Start:
 def _reach(network: Network) -> int:
     """Return how many rows and columns of large maps are carried.
 
-    What positions far apart share matters where means over a map are taken out, and to channels that are followed from
-    one map to the next; else to the spread over draws alone, of which they are a small part.
+    What positions far apart share matters to channels that are followed from one map to the next, and to means over a
+    large map where normalisation has left nothing else; of the spread over draws it is a small part.
     """
-    far = any(
-        isinstance(operation, BatchNorm | AveragePool | MaxPool)
-        or (isinstance(operation, Conv2d) and operation.depthwise)
-        for operation in (node.operation for node in network.nodes)
-    )
-    return CUT if far else _NEAR
+    return CUT if any(_looks_far(network, node) for node in network.nodes) else _NEAR
+
+
+def _looks_far(network: Network, node: Node) -> bool:
+    match node.operation:
+        case AveragePool() | MaxPool() | Conv2d(depthwise=True):
+            return True
+        case GlobalAveragePool():
+            return network.has_batch_norm and max(network.nodes[node.inputs[0]].shape[1:]) > CUT
+    return False
 
 
 def _entries(samples: int, maps: Sequence[Shape], cut: int) -> int:
     """Return the kernel entries of all pairs on the largest of some maps."""
-    largest = max((height * width for height, width in (cut_out(shape, cut) for shape in maps)), default=1)
+    largest = max((min(height, cut) * min(width, cut) for _, height, width in maps), default=1)
     return samples * (samples + 1) // 2 * largest**2
 
 
@@ -176,7 +182,7 @@ def _carried(values: Array, how: Start) -> tuple[PairKernel, Array, Array | None
         # One entry a pair says how large the data are; patches say the rest.
         kernel, mean = _paired(chosen.reshape(len(chosen), -1, 1), (1, 1), how.layout)
         return kernel, mean, None, chosen
-    small, amplitude = cut_out(values.shape[1:], how.layout.cut), None
+    small, amplitude = how.layout.carried(values.shape[1:]), None
     if small != values.shape[2:]:
         square = np.mean(values**2, axis=(0, 1))
         amplitude = square / float(square.mean()) if square.any() else np.ones_like(square)
@@ -199,7 +205,7 @@ def _averaged(maps: Array, layout: Layout) -> tuple[PairKernel, Array, Array | N
     """Kernel within a sample and between samples, averaged: on all of a small map, by offset on a large one."""
     samples, channels, *_ = maps.shape
     size = maps.shape[2], maps.shape[3]
-    small = cut_out(maps.shape[1:], layout.cut)
+    small = layout.carried(maps.shape[1:])
     total = maps.sum(axis=0)
     if small == size:
         flat, summed = maps.reshape(samples * channels, -1), total.reshape(channels, -1)
