@@ -13,8 +13,9 @@ from varprop.simulator.inputs import load_batch
 from varprop.simulator.montecarlo.engine import simulate_trials
 from varprop.simulator.network import NetworkBuilder
 from varprop.simulator.theory import predict
+from varprop.simulator.theory.duals import apply_activation
 from varprop.simulator.theory.pairs import Layout, PairKernel
-from varprop.simulator.theory.sampling import Sample, shifted
+from varprop.simulator.theory.sampling import Sample, activated, correct, draw, shifted
 from varprop.simulator.theory.signal import Signal
 from varprop.simulator.theory.sums import edges_after_sum
 from varprop.tests.tolerances import BEYOND, NEAR, ROUNDING
@@ -40,6 +41,24 @@ def test_sampled_averages_keep_the_profile_of_a_map():
     np.testing.assert_allclose(after.values * np.exp(after.log_scale), truth, rtol=ROUNDING)
 
 
+def test_what_a_sample_misses_of_far_positions_is_given_back():
+    """Of Gaussian channels the answer is known: the mean product of all pairs has no bias, and a third of the noise."""
+    phi, size, points = activation("tanh"), (6, 6), 36
+    apart = np.abs(np.subtract.outer(np.arange(points), np.arange(points)))
+    same = 0.5**apart + 0.02
+    kernel = PairKernel(Layout.exchangeable(8), size, np.stack([same, np.full_like(same, 0.01)]))
+    duals = apply_activation(phi, kernel)
+    plain, given = [], []
+    for key in range(40):
+        before = draw(kernel, key)
+        after = activated(before, phi)
+        plain.append(shifted(duals.kernel, after).values[0].mean())
+        given.append(correct(duals, after, kernel).kernel.values[0].mean())
+    deviation = np.std(given, ddof=1)
+    assert deviation < np.std(plain, ddof=1) / 3
+    assert abs(np.mean(given) - duals.kernel.values[0].mean()) < BEYOND * deviation / np.sqrt(len(given))
+
+
 @pytest.mark.parametrize("function", ["relu", "tanh"])
 def test_edges_of_a_sum_are_those_of_its_terms(function):
     """At every position the moments are the plain averages over channels of terms of that position's sizes."""
@@ -52,12 +71,15 @@ def test_edges_of_a_sum_are_those_of_its_terms(function):
         for x, field in zip(values, fields, strict=True)
     ]
     phi = activation(function)
-    moments = (lambda x: phi.value(x) ** 2, lambda x: phi.derivative(x) ** 2, phi.value)
-    for found, moment in zip(edges_after_sum(phi, terms), moments, strict=True):
-        inside = np.mean(moment(values[0] + values[1]))
-        for i, j in np.ndindex(2, 2):
-            here = np.sqrt(fields[0][i, j]) * values[0] + np.sqrt(fields[1][i, j]) * values[1]
-            assert found[i, j] == pytest.approx(np.mean(moment(here)) / inside, rel=ROUNDING)
+    second_moments, slopes, shifts = edges_after_sum(phi, terms)
+    inside = values[0] + values[1]
+    square, slope = np.mean(phi.value(inside) ** 2), np.mean(phi.derivative(inside) ** 2)
+    for i, j in np.ndindex(2, 2):
+        here = np.sqrt(fields[0][i, j]) * values[0] + np.sqrt(fields[1][i, j]) * values[1]
+        assert second_moments[i, j] == pytest.approx(np.mean(phi.value(here) ** 2) / square, rel=ROUNDING)
+        assert slopes[i, j] == pytest.approx(np.mean(phi.derivative(here) ** 2) / slope, rel=ROUNDING)
+        shift = np.mean(phi.value(here)) - np.mean(phi.value(inside))
+        assert shifts[i, j] == pytest.approx(shift / np.sqrt(square), rel=ROUNDING, abs=ROUNDING)
     alone = edges_after_sum(phi, [replace(terms[0], amplitude=None), terms[1]])[0]
     assert alone.shape == fields[1].shape
 

@@ -123,7 +123,7 @@ def _(operation: Activation, node: Node, network: Network, inputs: list[Signal])
         origin = replace(gaussian, function=function)
         if _bent(signal):
             before = gaussian.draw()
-            duals = correct(duals, controlled(activated(before, function), before, signal.kernel))
+            duals = correct(duals, controlled(activated(before, function), before, signal.kernel), signal.kernel)
     elif signal.sample is None and signal.origin is not None and signal.origin.function is None:
         # Zeros around the map are Gaussian too, of variance zero.
         followed = cache(lambda: activated(signal.draw(), function))
@@ -131,14 +131,14 @@ def _(operation: Activation, node: Node, network: Network, inputs: list[Signal])
         before = signal.draw()
         sample = controlled(activated(before, function), before, signal.kernel)
         followed = fixed(sample)
-        duals = correct(duals, sample)
+        duals = correct(duals, sample, signal.kernel)
         if signal.behind is not None:
             taps, size = signal.behind
             inside = _cropped(sample, signal.kernel.size, taps.window.out_size(size))
             points = signal.kernel.layout.batch * node.shape[1] * node.shape[2]
             related = partial(relations, taps, size, inside, points, signal.law)
     out = duals.kernel
-    amplitude, slopes, means = _edges_after(function, signal)
+    amplitude, slopes, shifts = _edges_after(function, signal)
     strays = signal.strays
     if network.has_batch_norm:
         # A channel's kernel is another after the activation, and the more so the less linear that is.
@@ -153,7 +153,7 @@ def _(operation: Activation, node: Node, network: Network, inputs: list[Signal])
         origin=origin,
         sample=followed,
         amplitude=amplitude,
-        common=None if means is None else means * float(means.mean()),
+        common=None if amplitude is None or shifts is None else _common_after(duals, amplitude, shifts),
         slopes=slopes,
         relations=related,
         duals=duals,
@@ -204,21 +204,36 @@ def _response(signal: Signal, out: PairKernel, duals: Duals, sample: Sample | No
 
 
 def _edges_after(function: ActivationFunction, signal: Signal) -> tuple[Array | None, Array | None, Array | None]:
-    """Second moments of phi and phi', and the mean of phi, over a large map, relative to its inside."""
+    """Second moments of phi and phi' over a large map, relative to its inside, and the mean of phi less that inside.
+
+    The last is in units of the inside's root mean square.
+    """
     if signal.amplitude is None or not signal.kernel.second_moment:
         return signal.amplitude, None, None
-    if signal.terms:
-        return edges_after_sum(function, signal.terms)
+    if signal.terms or signal.origin is None or signal.origin.function is not None:
+        return edges_after_sum(function, signal.terms or (signal,))
     if function.homogeneous:
         return signal.amplitude, None, None
     log_inside = float(np.log(signal.kernel.second_moment)) + signal.kernel.log_scale
     inside = float(np.exp(np.clip(log_inside, -FAR, FAR)))  # beyond, every activation is its germ
     levels, where = np.unique(np.round(signal.amplitude, 6), return_inverse=True)
     # From the table that the kernel itself comes from: quadrature at every level took most of a deep net's time.
-    _, moments = hermite_expansion(function, np.sqrt(np.append(levels, 1.0) * inside))
+    coefficients, moments = hermite_expansion(function, np.sqrt(np.append(levels, 1.0) * inside))
     size = signal.amplitude.shape
     values, slopes = (row[:-1] / row[-1] if row[-1] > 0 else np.ones(len(levels)) for row in moments[:2])
-    return values[where].reshape(size), slopes[where].reshape(size), None
+    means = (coefficients[0, :-1, 0] - coefficients[0, -1, 0]) / np.sqrt(moments[0, -1] or 1.0)
+    return values[where].reshape(size), slopes[where].reshape(size), means[where].reshape(size)
+
+
+def _common_after(duals: Duals, amplitude: Array, shifts: Array) -> Array | None:
+    """Return `Signal.common` after an activation: of means the product, the rest falls off as deviations do."""
+    whole = duals.kernel.pair_mean
+    if whole <= 0.0:
+        return None
+    mean = float(np.clip(duals.mean.mean(), -np.sqrt(whole), np.sqrt(whole)))
+    means, root = mean + shifts * np.sqrt(duals.kernel.second_moment), np.sqrt(amplitude)
+    rest = whole - mean**2
+    return np.asarray((means * float(means.mean()) + rest * root * float(root.mean())) / whole)
 
 
 @propagate.register

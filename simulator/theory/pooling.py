@@ -52,11 +52,11 @@ def globally_averaged(signal: Signal) -> Signal:
         return _linear_map(signal, window.averaging(signal.kernel.size), window)
     # The inside of a map says what two positions share; each position counts with its amplitude.
     size = signal.amplitude.shape[0], signal.amplitude.shape[1]
-    root = float(np.sqrt(signal.amplitude).mean())
+    root, common = float(np.sqrt(signal.amplitude).mean()), float(signal.common_root.mean())
     positions = signal.kernel.values.shape[1]
-    pooled = _linear_map(signal, np.full((1, positions), root / positions), window)
-    values = whole_map_mean(signal.kernel, size)[:, None, None] * root**2
-    kernel = replace(signal.kernel, size=(1, 1), values=values).scaled(1.0)
+    pooled = _linear_map(signal, np.full((1, positions), common / positions), window)
+    values = whole_map_mean(signal.kernel, size) * root**2 + signal.kernel.pair_mean * (common**2 - root**2)
+    kernel = replace(signal.kernel, size=(1, 1), values=values[:, None, None]).scaled(1.0)
     return replace(pooled, kernel=kernel, mean=pooled.mean * kernel.unit(pooled.kernel.log_scale), amplitude=None)
 
 
@@ -118,7 +118,11 @@ def zero_padded(operation: ZeroPad, signal: Signal) -> Signal:
     before = signal.padding
     rows = ((top, bottom), (left, right))
     if signal.amplitude is not None:
-        return replace(signal, amplitude=np.pad(signal.amplitude, rows), duals=None, law=None, weighted=None)
+        root = np.pad(signal.common_root, rows)
+        common = None if signal.common is None else root * float(root.mean())
+        return replace(
+            signal, amplitude=np.pad(signal.amplitude, rows), common=common, duals=None, law=None, weighted=None
+        )
     kernel = signal.kernel
     (h, w), n = kernel.size, len(kernel.values)
     size = h + top + bottom, w + left + right

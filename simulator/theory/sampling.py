@@ -8,6 +8,7 @@ corrects the Gaussian averages.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from statistics import NormalDist
@@ -266,12 +267,15 @@ def controlled(after: Sample, before: Sample, kernel: PairKernel) -> Sample:
     return replace(after, values=after.values * np.where(varies, np.sqrt(wanted / own), 1.0)[:, None, None])
 
 
-def correct(duals: Duals, after: Sample) -> Duals:
-    """Replace an activation's Gaussian averages by those over sampled channels.
+def correct(duals: Duals, after: Sample, before: PairKernel) -> Duals:
+    """Replace an activation's Gaussian averages by those over sampled channels, `before` being their kernel.
 
-    Where zero padding went in, the sample is one number, and the averages are right already.
+    Where zero padding went in, the sample is one number, and the averages are right already. What the sample misses of
+    the kernel before the activation it misses behind it by the mean product of two slopes, and gets back: the noise in
+    the mean product of far positions, which a global pooling sees alone, would add up from layer to layer.
     """
     assert after.slopes is not None
+    assert after.inputs is not None
     varies = after.varies
     exact = float(position_squares(after.slopes)[varies].mean())
     gaussian = float(duals.derivative.diagonal[:, varies].mean()) * float(np.exp(duals.derivative.log_scale))
@@ -279,7 +283,10 @@ def correct(duals: Duals, after: Sample) -> Duals:
     if gaussian > 0:
         factor = np.where(varies, np.sqrt(exact / gaussian), 1.0)
         derivative = replace(derivative, values=derivative.values * np.outer(factor, factor)).scaled(1.0)
-    kernel = shifted(duals.kernel, after)
+    gaps = [true - drawn for true, drawn in zip(_averages(before), _kernels(after.inputs), strict=True)]
+    np.fill_diagonal(gaps[0], 0.0)  # sizes were brought to the kernel's already
+    slopes = _averages(duals.derivative)
+    kernel = shifted(duals.kernel, after, [gap * slope for gap, slope in zip(gaps, slopes, strict=True)])
     mean = duals.mean * kernel.unit(duals.kernel.log_scale)
     more = float(after.values[varies].mean()) * kernel.unit(0.0) - float(mean[:, varies].mean())
     return replace(duals, mean=mean + more * varies, kernel=kernel, derivative=derivative)
@@ -341,26 +348,32 @@ def crossed(first: PairKernel, second: PairKernel, one: Sample, other: Sample) -
     return replace(first, values=sizes, log_scale=(first.log_scale + second.log_scale) / 2)
 
 
-def _correlations(kernel: PairKernel) -> tuple[Array, Array]:
-    """Return a kernel within a sample and between samples over its second moment, each averaged over samples."""
-    layout, unit = kernel.layout, kernel.second_moment or 1.0
-    same = kernel.values[: layout.profiles].mean(axis=0) / unit
+def _correlations(kernel: PairKernel) -> list[Array]:
+    """Return `_averages` of a kernel over its second moment."""
+    unit = kernel.second_moment or 1.0
+    return [values / unit for values in _averages(replace(kernel, log_scale=0.0))]
+
+
+def _averages(kernel: PairKernel) -> tuple[Array, Array]:
+    """Return a kernel within a sample and between samples, each averaged over samples."""
+    layout, scale = kernel.layout, float(np.exp(kernel.log_scale))
+    same = kernel.values[: layout.profiles].mean(axis=0) * scale
     if len(layout.left) == layout.profiles:
         return same, same
     share = layout.weight[layout.profiles :]
-    cross = np.tensordot(share / share.sum(), kernel.values[layout.profiles :], axes=1) / unit
+    cross = np.tensordot(share / share.sum(), kernel.values[layout.profiles :], axes=1) * scale
     return same, (cross + cross.T) / 2
 
 
-def shifted(kernel: PairKernel, sample: Sample) -> PairKernel:
-    """Move a kernel's averages to those of sampled channels.
+def shifted(kernel: PairKernel, sample: Sample, missed: Sequence[Array | float] = (0.0, 0.0)) -> PairKernel:
+    """Move a kernel's averages to those of sampled channels, and what these miss of the mean product of two points.
 
     The shift is one number for each offset between two positions, within a sample and between samples: few enough that
     the noise of the sample stays small. It is a correlation's: points differ in size, and products with them. Pairs
     with a position where the sample is one number, as zero padding is, have a number of their own.
     """
     layout = kernel.layout
-    same, cross = _kernels(sample.values)
+    same, cross = (values + more for values, more in zip(_kernels(sample.values), missed, strict=True))
     numbers = offsets(kernel.size)
     varies = sample.varies
     if not varies.all():

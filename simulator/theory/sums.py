@@ -104,10 +104,10 @@ def _common_of_sum(inputs: list[Signal]) -> Array | None:
 
 
 def edges_after_sum(function: ActivationFunction, terms: Sequence[Signal]) -> tuple[Array, Array, Array]:
-    """Return E phi^2, E phi'^2 and E phi of a sum at every position of a large map, over those inside.
+    """Return E phi^2 and E phi'^2 of a sum on a large map, over those inside, and E phi less that inside over the rms.
 
     The sampled channels of each term are brought to its size at the position: where edges take more from one term than
-    from another, the sum has another law there, not just another size.
+    from another, the sum has another law there, not just another size. A single term is a sum, too.
     """
     known = [np.ones(1) if term.amplitude is None else term.amplitude for term in terms]
     fields = np.sqrt(np.broadcast_arrays(*known))
@@ -120,7 +120,10 @@ def edges_after_sum(function: ActivationFunction, terms: Sequence[Signal]) -> tu
         total = np.tensordot(level, drawn, axes=1)
         value = function.value(total)
         found.append([np.mean(value**2), np.mean(function.derivative(total) ** 2), np.mean(value)])
-    inside, *rest = np.array(found)
-    relative = np.divide(rest, inside, out=np.ones((len(rest), 3)), where=inside != 0)
-    values, slopes, means = relative[where.ravel()].T.reshape(3, *fields[0].shape)
-    return values, slopes, means
+    (value, slope, mean), *rest = np.array(found)
+    values, slopes, means = np.array(rest)[where.ravel()].T.reshape(3, *fields[0].shape)
+    return (
+        np.divide(values, value, out=np.ones_like(values), where=value != 0),
+        np.divide(slopes, slope, out=np.ones_like(slopes), where=slope != 0),
+        (means - mean) / (np.sqrt(value) or 1.0),
+    )
