@@ -52,7 +52,9 @@ def globally_averaged(signal: Signal) -> Signal:
         return _linear_map(signal, window.averaging(signal.kernel.size), window)
     # The inside of a map says what two positions share; each position counts with its amplitude.
     size = signal.amplitude.shape[0], signal.amplitude.shape[1]
-    root, common = float(np.sqrt(signal.amplitude).mean()), float(signal.common_root.mean())
+    root = float(np.sqrt(signal.amplitude).mean())
+    # Behind anything but an activation, which has a mean, near positions are most of what is in common.
+    common = root if signal.duals is None else float(signal.common_root.mean())
     positions = signal.kernel.values.shape[1]
     pooled = _linear_map(signal, np.full((1, positions), common / positions), window)
     values = whole_map_mean(signal.kernel, size) * root**2 + signal.kernel.pair_mean * (common**2 - root**2)
