@@ -14,12 +14,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from varprop.simulator.montecarlo.pointwise import moments
+from varprop.simulator.jit import kernel
+from varprop.simulator.montecarlo.sums import LARGE, PIECE, SMALL, exact_sums, piece_sums
 from varprop.simulator.network import Conv2d, Linear, Network, Shape
 from varprop.simulator.weight_law import TRUNCATION_POINT, Distribution, weight_law
 
@@ -61,16 +63,38 @@ class LayerControls:
 
     def of(self, weight: Array) -> Statistics:
         """Return shape (trials, COUNT), given weights of shape (trials, outputs, inputs, taps...)."""
-        trials, outputs = weight.shape[:2]
-        rows = np.ascontiguousarray(weight if self.met.all() else weight[..., self.met])
-        (mean, spread), summary = np.empty((2, trials, outputs)), np.empty((trials, 3))
-        moments(rows.reshape(-1), trials, outputs, mean, spread, summary)
-        _, second_moment, variance = summary.T
-        found = np.empty((trials, COUNT))
-        found[:, 0] = (second_moment - variance) * (rows.size // mean.size) / self.variance - 1
-        lengths = (spread + mean * mean) / self.variance
-        found[:, 1:] = (1 / (lengths[:, np.newaxis] + OFFSETS[:, np.newaxis])).mean(axis=2) - self.inverses
+        rows = weight if self.met.all() else np.ascontiguousarray(weight[..., self.met])
+        found = np.empty((len(weight), COUNT))
+        averages(rows.reshape(-1), weight.shape[1], self.variance, OFFSETS, self.inverses, found)
         return found
+
+
+@kernel
+def averages(
+    rows: Array, outputs: int, variance: float, offsets: Statistics, inverses: Statistics, found: Statistics
+) -> None:
+    """Write every trial's controls, given the weights of all channels of all trials one after the other."""
+    trials = len(found)
+    n = np.uint64(rows.size // (trials * outputs))
+    unit, share, zero = 1.0 / (np.float64(n) * variance), 1.0 / outputs, rows.dtype.type(0)
+    for t in range(trials):
+        found[t] = 0.0
+        for c in range(outputs):
+            first = np.uint64(t * outputs + c) * n
+            total = squares = 0.0
+            for start in range(first, first + n, PIECE):
+                more = piece_sums(rows, start, min(start + PIECE, first + n), zero)
+                total += np.float64(more[0])
+                squares += np.float64(more[1])
+            if not SMALL < squares < LARGE:
+                total, squares = exact_sums(rows, first, first + n, zero)
+            found[t, 0] += total * total * unit
+            for k in range(offsets.size):
+                found[t, k + 1] += 1.0 / (squares * unit + offsets[k])
+        found[t] *= share
+        found[t, 0] -= 1.0
+        for k in range(offsets.size):
+            found[t, k + 1] -= inverses[k]
 
 
 def layer_controls(network: Network, unseen: Set[int]) -> Mapping[int, LayerControls]:
@@ -106,6 +130,7 @@ def _taps_met(operation: Conv2d, source: Shape, output: Shape) -> NDArray[np.boo
     return met
 
 
+@lru_cache(maxsize=1024)
 def mean_inverse(distribution: Distribution, count: int, offset: float) -> float:
     """Return E[1 / (s + offset)] for s the average of `count` independent w^2, in units of E w^2.
 

@@ -30,7 +30,7 @@ WORD = 2**32
 LEAST_KEPT = 2
 """Trials without which there is no standard error."""
 
-BLOCK = 2**17
+BLOCK = 2**19
 """Numbers that a map of a block should hold: then the calls into compiled code cost less than their work."""
 
 MOST_TRIALS = 128

@@ -18,7 +18,7 @@ from varprop.simulator.generated import activations as scalar
 from varprop.simulator.jit import elementwise
 from varprop.simulator.montecarlo import kernels
 from varprop.simulator.montecarlo.draws import Parameters
-from varprop.simulator.montecarlo.pointwise import Passes, compiled_passes
+from varprop.simulator.montecarlo.pointwise import Passes, compiled_passes, deviations
 from varprop.simulator.montecarlo.pool import Pool
 from varprop.simulator.montecarlo.signal import (
     NONE,
@@ -323,12 +323,11 @@ def _(operation: BatchNorm, call: Call, gradient: Signal) -> Signal:
 def standardized(operation: BatchNorm, call: Call) -> Signal:
     """Return the output without storing it, with its moments: of every row mean 0, and the variance by scale^2."""
     source = call.source
-    scales, exponent = _inverse_deviation(operation, source)
-    variance = source.variance * scales**2
-    summary = np.zeros((len(variance), 3))
-    summary[:, 1:] = variance.mean(axis=1, keepdims=True)
+    variance, scale = source.variance.copy(), np.empty_like(source.variance)
+    exponent, summary = np.empty_like(source.exponent), np.empty((len(variance), 3))
+    deviations(variance, source.exponent, operation.eps, scale, exponent, summary)
     mean, variance = (np.zeros_like(variance), variance) if call.by_channel else (NONE, NONE)
-    return settled(Signal(source.values, source.exponent + exponent, summary, mean, variance, source, scales))
+    return settled(Signal(source.values, source.exponent + exponent, summary, mean, variance, source, scale))
 
 
 def _stored(signal: Signal, out: Array) -> Signal:
@@ -337,20 +336,6 @@ def _stored(signal: Signal, out: Array) -> Signal:
     run_forward, _ = _passes(activation("linear"))
     run_forward(*runs(signal.values), signal.center, signal.scale, out.dtype.type(0), out.reshape(-1), *moments)
     return replace(signal, values=out, origin=None, scale=NONE)
-
-
-def _inverse_deviation(operation: BatchNorm, source: Signal) -> tuple[NDArray[np.float64], Exponents]:
-    """Return 1 / sqrt(variance + eps) of every trial's channels as a mantissa, and an exponent for every trial.
-
-    With the source v * 2**e the square is (v + eps * 4**-e) * 4**e. A power of 4 that falls below float64 is nothing
-    beside the other term; for e < 0 the first factor would leave the range upwards, so 4**e goes inside.
-    """
-    if operation.eps == 0:
-        return 1 / np.sqrt(source.variance), -source.exponent
-    exponent = source.exponent[:, np.newaxis]
-    inside, outside = np.minimum(exponent, 0), np.maximum(exponent, 0)
-    square = np.ldexp(source.variance, 2 * inside) + np.ldexp(operation.eps, -2 * outside)
-    return 1 / np.sqrt(square), -outside[:, 0]
 
 
 @forward.register

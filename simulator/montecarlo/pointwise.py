@@ -29,6 +29,7 @@ from varprop.simulator.montecarlo.sums import (
 
 Array = NDArray[np.floating]
 Statistics = NDArray[np.float64]
+Exponents = NDArray[np.int64]
 Scalar = Callable[[Number, Number], Number]
 Three = tuple[float, float, float]
 
@@ -69,6 +70,28 @@ def moments(x: Array, trials: int, channels: int, mean: Statistics, variance: St
             if mean.size:
                 mean[t, c], _, variance[t, c] = found
         write(summary, t, sums, rows, single)
+
+
+@kernel
+def deviations(
+    variance: Statistics, exponent: Exponents, eps: float, scale: Statistics, after: Exponents, summary: Statistics
+) -> None:
+    """Write 1 / sqrt(variance + eps) of every trial's channels as a mantissa, and an exponent for every trial.
+
+    With the source v * 2**e the square is (v + eps * 4**-e) * 4**e. A power of 4 that falls below float64 is nothing
+    beside the other term; for e < 0 the first factor would leave the range upwards, so 4**e goes inside. `variance`
+    is overwritten with that of the normalised map, which has mean 0, and `summary` gets its averages.
+    """
+    trials, channels = variance.shape
+    for t in range(trials):
+        inside, after[t] = (0, -exponent[t]) if eps == 0.0 else (min(exponent[t], 0), -max(exponent[t], 0))
+        inner, added = np.ldexp(1.0, 2 * inside), np.ldexp(eps, 2 * after[t]) if eps else 0.0
+        total = 0.0
+        for c in range(channels):
+            scale[t, c] = 1.0 / np.sqrt(variance[t, c] * inner + added)
+            variance[t, c] *= scale[t, c] ** 2
+            total += variance[t, c]
+        summary[t, 0], summary[t, 1], summary[t, 2] = 0.0, total / channels, total / channels
 
 
 @kernel
