@@ -8,15 +8,10 @@ import pytest
 from varprop.simulator.theory.maps import Window
 from varprop.simulator.theory.stencils import Stencils, moments
 from varprop.tests.tolerances import ROUNDING
+from varprop.tests.windows import WINDOWS as WHOLE
 
 SIZE, SAMPLES, CHANNELS = (5, 6), 2, 4
-WINDOWS = {
-    "same": Window((3, 3), (1, 1), (1, 1, 1, 1)),
-    "valid": Window((3, 3), (1, 1)),
-    "stride": Window((3, 3), (2, 2), (1, 1, 1, 1)),
-    "keras": Window((3, 3), (2, 2), (0, 1, 0, 1)),
-    "odd": Window((2, 3), (1, 2), (2, 0, 1, 3)),
-    "pointwise stride": Window((1, 1), (2, 2)),
+WINDOWS = WHOLE | {
     "larger than the map": Window((7, 7), (2, 2), (3, 3, 3, 3)),
     "inside": Window((3, 3), (1, 1), inside=True),
 }

@@ -27,16 +27,8 @@ from varprop.simulator.theory.pairs import (
 )
 from varprop.simulator.theory.variance_law import quadratic_form_law
 from varprop.tests.tolerances import BEYOND, INTERPOLATED, KINK, QUADRATURE, ROUNDING, SERIES
+from varprop.tests.windows import WINDOWS
 
-WINDOWS = {
-    "same": Window((3, 3), (1, 1), (1, 1, 1, 1)),
-    "valid": Window((3, 3), (1, 1)),
-    "stride": Window((3, 3), (2, 2), (1, 1, 1, 1)),
-    "keras": Window((3, 3), (2, 2), (0, 1, 0, 1)),
-    "odd": Window((2, 3), (1, 2), (2, 0, 1, 3)),
-    "pointwise": Window((1, 1), (1, 1)),
-    "pointwise stride": Window((1, 1), (2, 2)),
-}
 SIZE = (5, 6)
 
 
