@@ -58,7 +58,6 @@ BOUNDS = Bounds()
 
 _FEW_SAMPLES = "few pieces stand for the images: in the first layers, and where a stride leaves too little of each"
 _SHORTCUT = "sums of branches spread less from draw to draw than is taken"
-_DEVIATIONS = "a kernel's deviations are followed pair by pair of samples, not of positions, on the smallest maps"
 _SAME_SAMPLE = "behind global pooling the gradients at one sample's positions are alike, and depthwise layers see that"
 
 
@@ -82,8 +81,8 @@ ROWS = [
     *(_mobilenet(framework, "glorot_normal", "gaussian") for framework in ("torch", "keras")),
     *(_mobilenet(framework, "random_normal", "gaussian") for framework in ("torch", "keras")),
     *(
-        _mobilenet(framework, "lecun_normal", source, cause, activation="selu")
-        for source, cause in (("gaussian", _DEVIATIONS), ("photo", f"{_DEVIATIONS}; {_FEW_SAMPLES}"))
+        _mobilenet(framework, "lecun_normal", source, _FEW_SAMPLES, activation="selu")
+        for source in ("gaussian", "photo")
         for framework in ("torch", "keras")
     ),
     *(_mobilenet(framework, "he_normal", "gaussian", _SAME_SAMPLE, **_LARGE) for framework in ("torch", "keras")),

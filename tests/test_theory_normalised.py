@@ -22,7 +22,15 @@ from varprop.simulator.theory.opposition import handed_on, projected, returned, 
 from varprop.simulator.theory.pairs import Layout, PairKernel
 from varprop.simulator.theory.strays import NONE, Strays
 from varprop.simulator.theory.variance_law import quadratic_form_law
-from varprop.tests.tolerances import BEYOND, DEEP_LINEAR, NARROW_STEP, PAIRS_OF_PLACES, RANDOM_MATRIX, SPHERE_STEP
+from varprop.tests.tolerances import (
+    BEYOND,
+    DEEP_LINEAR,
+    NARROW_STEP,
+    PAIRS_OF_PLACES,
+    RANDOM_MATRIX,
+    ROUNDING,
+    SPHERE_STEP,
+)
 
 
 def on_sphere(samples, draws, seed=0):
@@ -188,13 +196,22 @@ def test_deep_linear_nets_with_normalisation(samples, width, depth):
     assert max(map(abs, accumulated)) < 0.1
 
 
-@pytest.mark.parametrize(("side", "windows"), [(1, 4), (4, 3), (8, 4)])
-def test_windows_average_what_strays(side, windows):
-    """Against the covariance of all pairs of positions under 3x3 windows with zero padding, row by row."""
-    white = np.stack([np.eye(side**2), np.zeros((side**2, side**2))])
-    kernel = PairKernel(Layout.exchangeable(1000), (side, side), white)
+@pytest.mark.parametrize(
+    ("side", "windows", "bound"), [(1, 4, ROUNDING), (2, 4, ROUNDING), (4, 3, ROUNDING), (8, 4, PAIRS_OF_PLACES)]
+)
+def test_windows_average_what_strays(side, windows, bound):
+    """Against the covariance of all pairs of positions under 3x3 windows with zero padding, row by row.
+
+    White noise stays white but for its size near the edges; on maps of few positions theory follows all pairs.
+    """
+
+    def kernel(level):
+        white = np.diag(np.outer(level, level).ravel())
+        return PairKernel(Layout.exchangeable(10**12), (side, side), np.stack([white, np.zeros_like(white)]))
+
     window = Window((3, 3), (1, 1), (1, 1, 1, 1))
-    found = NONE.plus("input", 1.0, kernel)
+    averaged, level = np.eye(side**2), np.ones(side)
+    found, now = NONE.plus("input", 1.0, kernel(level)), kernel(level)
     step = np.zeros((side, side, side, side))
     for row in range(side):
         for other in range(side):
@@ -202,13 +219,14 @@ def test_windows_average_what_strays(side, windows):
                 if 0 <= row + tap < side and 0 <= other + tap < side:
                     step[row, other, row + tap, other + tap] = 1 / 3
     step = step.reshape(side**2, side**2)
-    averaged, level = np.eye(side**2), np.ones(side)
     taken = sum(np.eye(side, k=k) for k in (-1, 0, 1)) / 3
     for layer in range(windows):
-        found = found.averaged(f"conv{layer}", window, kernel, kernel)
-        averaged, level = step @ averaged, taken @ level
+        before, level = now, taken @ level
+        now = kernel(level)
+        found = found.averaged(f"conv{layer}", window, before, now)
+        averaged = step @ averaged
         rows = np.sum(averaged**2) / side**2 / level.mean() ** 2
-        assert found.variance == pytest.approx(rows**2, rel=PAIRS_OF_PLACES)
+        assert found.variance == pytest.approx(rows**2, rel=max(bound, 1e-9))
 
 
 def test_opposition_under_windows():

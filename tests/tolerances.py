@@ -98,3 +98,7 @@ zero padding weighs otherwise on each; of what strays that leaves 1 / width."""
 
 NARROW_STEP = 0.05
 """A step of the gradient through normalised convolutions of 16 channels: second order, (depth / width)^2."""
+
+BANDS = 0.05
+"""Share of draws between quantiles: what theory is meant to keep within, and three standard errors of 300 draws each
+of layers that share them."""

@@ -148,7 +148,7 @@ def _strays(operation: Conv2d, node: Node, signal: Signal, window: Window, after
     if operation.depthwise:
         # Its channels are as many as those before, each with taps of its own.
         whole = whole.averaged(node.name, window, signal.kernel, after)
-        whole = whole.plus(node.name, (1.0 - whole.variance / part.variance) / signal.width, signal.kernel)
+        whole = whole.plus(node.name, (1.0 - whole.variance / part.variance) / signal.width, after)
         return whole, whole
     if operation.groups > 1:
         part = whole.plus(node.name, (operation.groups - 1) / signal.width, signal.kernel)

@@ -15,7 +15,7 @@ from varprop.simulator.network import Flatten, Network, Shape
 from varprop.simulator.report import Batch, LayerMoments, Moments, Profile, Report
 from varprop.simulator.theory.backward import pull_back
 from varprop.simulator.theory.finite_width import log_laws
-from varprop.simulator.theory.fluctuations import LogLaw
+from varprop.simulator.theory.fluctuations import LogLaw, narrow
 from varprop.simulator.theory.forward import propagate
 from varprop.simulator.theory.gradient import Gradient, total, untied
 from varprop.simulator.theory.known import channel_variance, draws_weights, evaluate
@@ -102,11 +102,12 @@ def check_theory(network: Network) -> None:
 def _forward(network: Network, batch: Batch) -> list[Signal]:
     how = start(batch, network)
     signals: list[Signal] = []
-    for node in network.nodes:
+    for node, alone in zip(network.nodes, narrow(network), strict=True):
         inputs = [signals[i] for i in node.inputs]
         known = [signal.known for signal in inputs if signal.known is not None]
         if len(known) < len(inputs) or draws_weights(node.operation):
-            signals.append(propagate(node.operation, node, network, inputs))
+            signal = propagate(node.operation, node, network, inputs)
+            signals.append(replace(signal, strays=signal.strays.merged(node.name)) if alone else signal)
         else:
             values = evaluate(node.operation, *known) if known else batch.data
             signals.append(known_signal(values, node.operation, inputs, how, network.has_batch_norm))

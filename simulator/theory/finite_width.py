@@ -70,6 +70,7 @@ from varprop.simulator.theory.maps import Window
 from varprop.simulator.theory.pair_series import log_second_moment, mean_square_correlation, pair_mean, square_series
 from varprop.simulator.theory.pairs import PairKernel
 from varprop.simulator.theory.signal import Signal
+from varprop.simulator.theory.strays import together as summed_up
 
 
 @dataclass(frozen=True)
@@ -235,13 +236,33 @@ def _dense(network: Network, node: Node, signal: Signal, source: Signal, before:
     weight = 1.0 if bias is None else 1.0 - min(bias.second_moment / _size(signal.kernel), 1.0)
     kurtosis = 0.0 if bias is None else bias.excess_kurtosis * (1.0 - weight) ** 2
     spread = before.spread.mixed(source.kernel, source.width, signal.weighted.window)
-    square = mean_square_correlation(signal.kernel, _inside(signal)) + spread.variance * _apart(signal)
+    apart = _strayed(signal, source) if network.has_batch_norm else spread.variance
+    square = mean_square_correlation(signal.kernel, _inside(signal)) + apart * _apart(signal)
     law, fan_in = signal.weighted.law, signal.weighted.fan_in
     # Mean over points of x_i^2 x_i'^2 of an input, over its second moment squared.
     inputs = 1.0 + (before.channels * source.width if math.isfinite(source.width) else 0.0)
     lengths = weight**2 * _lengths(law, fan_in) * inputs
     channels = (2 * square * _free(law) + lengths + kurtosis) / node.shape[0]
     return _Step((weight,), channels, channels, spread, kurtosis)
+
+
+def _strayed(signal: Signal, source: Signal) -> float:
+    """Return the variance of the correlation of different points behind a dense layer of a net with normalisation.
+
+    There deviations of the centred kernel are known. Those of its products with the channels' mean, m z over n
+    channels, are fresh, and a window averages them.
+    """
+    weighted = signal.weighted
+    assert weighted is not None
+    varied = _varied(signal.kernel)
+    taps = 1 if weighted.window is None else weighted.window.live
+    crossed = 2 * varied * (1.0 - varied) / (source.width * taps)
+    return varied**2 * weighted.strays.variance + crossed
+
+
+def _varied(kernel: PairKernel) -> float:
+    """Share of a second moment that is not the channels' mean."""
+    return 1.0 - _apart_mean(kernel) / kernel.second_moment
 
 
 def _activated(function: ActivationFunction, node: Node, signal: Signal, source: Signal, before: _Step) -> _Step:
@@ -274,7 +295,13 @@ def _added(node: Node, signal: Signal, inputs: list[Signal], before: list[_Step]
     spreads = [step.spread.times(w * w) for w, step in zip(weights, before, strict=True)]
     # Branches that start from one map stray alike.
     spread = _Spread(*(sum(math.sqrt(v) for v in kind) ** 2 for kind in zip(*map(astuple, spreads), strict=True)))
-    crossed += (spread.variance - sum(part.variance for part in spreads)) * _apart(signal)
+    together = spread.variance - sum(part.variance for part in spreads)
+    if all(s.strays.rooted for s in inputs):
+        shares = [w * _varied(s.kernel) for w, s in zip(weights, inputs, strict=True)]
+        strays = [s.strays for s in inputs]
+        alone = sum(share**2 * part.variance for share, part in zip(shares, strays, strict=True))
+        together = summed_up(shares, strays, inputs[0].kernel).variance - alone
+    crossed += together * _apart(signal)
     own = crossed * 2 / node.shape[0]
     channels = own + sum(w * w * step.channels for w, step in zip(weights, before, strict=True))
     return _Step(weights, own, channels, spread)

@@ -25,6 +25,12 @@ class LogLaw:
     deficit: float = 0.0
 
 
+def narrow(network: Network) -> list[bool]:
+    """Tell of every node whether all paths lead through it."""
+    reach = np.maximum.accumulate([max(readers, default=0) for readers in network.consumers])
+    return [index == 0 or bool(reach[index - 1] <= index) for index in range(len(network))]
+
+
 class Fluctuations:
     """Every node's fluctuation as a combination of independent sources.
 
@@ -39,8 +45,7 @@ class Fluctuations:
 
     def __init__(self, network: Network) -> None:
         self._network = network
-        reach = np.maximum.accumulate([max(readers, default=0) for readers in network.consumers])
-        self._narrow = [index == 0 or bool(reach[index - 1] <= index) for index in range(len(network))]
+        self._narrow = narrow(network)
         self._law: dict[Source, LogLaw] = {}
         self._signals: list[Fluctuation] = []
         self._inner: list[Fluctuation] = []

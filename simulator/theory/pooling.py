@@ -134,7 +134,7 @@ def zero_padded(operation: ZeroPad, signal: Signal) -> Signal:
         replace(kernel, size=size, values=values),
         mean,
         signal.width,
-        signal.strays,
+        signal.strays.padded(operation.padding, kernel),
         origin=signal.origin,
         sample=signal.sample,
         padding=(before[0] + top, before[1] + bottom, before[2] + left, before[3] + right),

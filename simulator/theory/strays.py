@@ -2,7 +2,8 @@
 
 The kernel of a layer's input is a mean over n channels, which strays by 1 / n of the squared second moment; what comes
 later inherits that, and a shortcut meets again what its branch has inherited. So an entry's relative deviation is kept
-as a combination of independent sources of variance one, each named after the node it came from.
+as a combination of independent sources, each named after the node it came from: a coefficient on maps of many
+positions, a root of the covariance of entries on maps of few (`place_pairs`).
 """
 
 from __future__ import annotations
@@ -14,10 +15,15 @@ from math import sqrt
 import numpy as np
 from numpy.typing import NDArray
 
-from varprop.simulator.theory.maps import Window, at_offsets, by_offset, overlaps, window_sum
+from varprop.simulator.theory import place_pairs
+from varprop.simulator.theory.maps import Padding, Window, at_offsets, by_offset, overlaps, window_sum
 from varprop.simulator.theory.pairs import PairKernel
 
 Array = NDArray[np.float64]
+Source = float | Array
+
+_CONSTANT = 1e-12  # share of a second moment that is rounding
+_MANY = 4  # sources, from which on those of a node that all paths lead through become one
 
 
 @dataclass(frozen=True)
@@ -27,39 +33,101 @@ class Strays:
     Attributes
     ----------
     sources
-        Coefficient of every source.
+        Coefficient of every source, of variance one; on a map of few positions its root.
     third
         Mean product of the deviations of the three pairs among three samples. Of products of n Gaussian channels it is
         1 / n^2.
     places
         Correlation of the deviations of two pairs of positions, by how far the one pair is shifted against the other:
         shape (2 height - 1, 2 width - 1), no shift in the middle; None where nothing is known. A window makes
-        neighbours alike, and the next one averages little out.
+        neighbours alike, and the next one averages little out. Roots know better.
     """
 
-    sources: Mapping[str, float] = field(default_factory=dict)
+    sources: Mapping[str, Source] = field(default_factory=dict)
     third: float = 0.0
     places: Array | None = None
 
     @property
     def variance(self) -> float:
         """Variance of the deviation, relative to the squared second moment."""
-        return sum(c * c for c in self.sources.values())
+        return sum(map(_square, self.sources.values()))
+
+    @property
+    def rooted(self) -> bool:
+        """Whether sources are known as roots, as on maps of few positions."""
+        return any(not isinstance(c, float) for c in self.sources.values())
 
     def times(self, factor: float) -> Strays:
         """Return what is left after an operation that multiplies small deviations by a factor."""
         sources = {source: factor * c for source, c in self.sources.items()}
         return replace(self, sources=sources, third=self.third * factor**3)
 
+    def through(self, factor: float, slopes: PairKernel) -> Strays:
+        """Return what is left behind an activation of the given factor, and of these mean products of its slopes.
+
+        Near the edges of a map, where the signal is smaller, its slopes are others.
+        """
+        if not self.rooted:
+            return self.times(factor)
+        cross = slopes.values[min(slopes.layout.profiles, len(slopes.values) - 1) :].mean(axis=0)
+        factors = factor * (cross + cross.T) / (2 * float(cross.mean()))
+        shape = place_pairs.shape(slopes.size)
+        sources = {
+            name: place_pairs.scaled(c, factors, slopes.size)
+            if isinstance(c, np.ndarray) and c.shape[:2] == shape
+            else factor * c
+            for name, c in self.sources.items()
+        }
+        return replace(self, sources=sources, third=self.third * factor**3)
+
     def plus(self, name: str, variance: float, kernel: PairKernel) -> Strays:
         """Return the deviation with a source more: channels whose products are those of Gaussian ones with a kernel."""
         if variance <= 0:
             return self
-        before, fresh = self.variance, _alike(kernel)
-        places = (before * self._known(fresh) + variance * fresh) / (before + variance)
+        before = self.variance
         # A random covariance of relative variance 1 / n of that of the channels before.
         third = self.third + 3 * before * variance + variance**2
-        return Strays({**self.sources, name: sqrt(self.sources.get(name, 0.0) ** 2 + variance)}, third, places)
+        sources = self.on(kernel)
+        own = sqrt(_square(sources.get(name, 0.0)) + variance)
+        if self._few(kernel):
+            return Strays({**sources, name: own * _fresh(kernel)}, third)
+        fresh = _alike(kernel)
+        places = (before * self._known(fresh) + variance * fresh) / (before + variance)
+        return Strays({**sources, name: own}, third, places)
+
+    def _few(self, kernel: PairKernel) -> bool:
+        """Tell whether roots are kept on the map of a kernel: on small ones, and with the zeros around them."""
+        return self.rooted or kernel.values.shape[1] <= place_pairs.FEW
+
+    def on(self, kernel: PairKernel) -> Mapping[str, Source]:
+        """Return the sources on the map of a kernel."""
+        shape = place_pairs.shape(kernel.size)
+        if not self._few(kernel) or all(np.shape(c)[:2] == shape for c in self.sources.values()):
+            return self.sources
+        # What only the size is known of, from a larger map or behind a pooling.
+        root = _fresh(kernel)
+        if self.places is not None:
+            places, level = self._known(_alike(kernel)), np.diag(_covariance(kernel))
+            root = place_pairs.unit_root(place_pairs.alike(places, level, kernel.size))
+        return {n: c if np.shape(c)[:2] == shape else sqrt(_square(c)) * root for n, c in self.sources.items()}
+
+    def merged(self, name: str) -> Strays:
+        """Return the same deviation at a node that all paths lead through: one source, to all that comes."""
+        if len(self.sources) <= _MANY:
+            return self
+        one: Source = sqrt(self.variance)
+        if not any(isinstance(c, float) for c in self.sources.values()):
+            one = place_pairs.root(place_pairs.total(map(np.asarray, self.sources.values())))
+        return replace(self, sources={name: one})
+
+    def padded(self, padding: Padding, kernel: PairKernel) -> Strays:
+        """Return the deviation on the map of a kernel with zeros around it."""
+        if not self._few(kernel):
+            return self
+        share = (kernel.size[0] + sum(padding[:2])) * (kernel.size[1] + sum(padding[2:])) / kernel.values.shape[1]
+        roots = self.on(kernel)
+        sources = {n: share * place_pairs.padded(np.asarray(c), padding, kernel.size) for n, c in roots.items()}
+        return replace(self, sources=sources)
 
     def normalised(self, before: float, after: tuple[float, float], plain: float) -> Strays:
         """Return the deviation after the channels of a weighted layer were divided by their variances.
@@ -81,10 +149,10 @@ class Strays:
         variance, third = after
         left = variance * (1 - fresh)
         factor = sqrt(left / before) if before > 0 else 0.0
-        *others, newest = self.sources.items()
-        sources = {name: factor * c for name, c in others}
-        inherited = max(left - sum(c * c for c in sources.values()), 0.0)
-        sources[newest[0]] = sqrt(inherited + fresh * (1 - plain))
+        *others, (name, newest) = self.sources.items()
+        sources = {source: factor * c for source, c in others}
+        inherited = max(left - sum(map(_square, sources.values())), 0.0)
+        sources[name] = newest * sqrt((inherited + fresh * (1 - plain)) / _square(newest))
         third = (1 - fresh) * (1 - 2 * fresh) * third + 3 * left * fresh * (1 - 2 * plain)
         return replace(self, sources=sources, third=third + (1 - plain) * (1 - 2 * plain) * fresh**2)
 
@@ -105,13 +173,20 @@ class Strays:
         if not self.sources:
             return self
         level = kernel.diagonal.mean(axis=0)
-        varied = np.maximum(level - kernel.pair_mean, 0.0)
+        varied = np.maximum(np.diag(_covariance(kernel)), 0.0)
         loads = window.loads(varied, kernel.size)
         centred = after.variance
         if not loads.any() or centred <= 0:
             return NONE
         whole, part = (float(window_sum(field.reshape(kernel.size), window).sum()) for field in (level, varied))
         contrast = min(part / whole * after.second_moment / centred, 1.0)
+        if self._few(kernel) and not window.inside:
+            # In units of the mean over positions, before and behind.
+            gain = contrast * float(varied.mean()) / part * float(np.prod(window.out_size(kernel.size)))
+            roots = self.on(kernel)
+            sources = {n: gain * place_pairs.windowed(np.asarray(c), window, kernel.size) for n, c in roots.items()}
+            found = Strays(sources)
+            return replace(found, third=self.third * found.variance**2 / (self.variance**2 * contrast))
         known = self._known(_alike(kernel))
         size = window.out_size(kernel.size)
         down, across = (
@@ -124,10 +199,11 @@ class Strays:
         if size == kernel.size:
             rows, cols = (np.arange(taps) - (taps - 1) // 2 for taps in window.kernel)
             kept = min(contrast * float(np.sum(loads * at_offsets(known, rows, cols))), sqrt(left))
-        found = self.times(kept)
-        own = sqrt(max(self.variance * left - found.variance, 0.0) + found.sources.get(name, 0.0) ** 2)
+        sized = {source: kept * sqrt(_square(c)) for source, c in self.sources.items()}
+        lost = max(left - kept**2, 0.0) * self.variance
+        own = sqrt(lost + _square(sized.get(name, 0.0)))
         # Of the third moment a mean over independent places keeps as much as of the variance, squared.
-        return Strays({**found.sources, name: own}, self.third * contrast**3 * same**2, places / same)
+        return Strays({**sized, name: own}, self.third * contrast**3 * same**2, places / same)
 
     def pooled(self, window: Window, kernel: PairKernel) -> Strays:
         """Return the deviation of the mean under a window, of each channel alone.
@@ -141,18 +217,58 @@ class Strays:
         down, across = (np.arange(n) - n // 2 for n in pairs.shape)
         alike, correlation = _alike(kernel), _correlation(kernel)
         left = float(np.sum(pairs * at_offsets(correlation, down, across)))
-        more = float(np.sum(pairs**2 * at_offsets(self._known(alike) - alike, down, across)))
-        return self.times(sqrt(max(1.0 + more / left**2, 0.0))) if left > 0 else self
+        if self._few(kernel):
+            covariances = [
+                place_pairs.total(map(np.asarray, roots)) for roots in (self.on(kernel).values(), [_fresh(kernel)])
+            ]
+            extra = covariances[0] / self.variance - covariances[1]
+            more = place_pairs.averaged(extra, window.averaging(kernel.size), kernel.size)
+        else:
+            more = float(np.sum(pairs**2 * at_offsets(self._known(alike) - alike, down, across)))
+        sized = replace(self, sources={name: sqrt(_square(c)) for name, c in self.sources.items()})
+        if left <= 0:
+            return sized
+        factor = max(1.0 + more / left**2, 0.0)
+        return replace(sized.times(sqrt(factor)), third=self.third * factor**2)
 
 
 NONE = Strays()
+
+
+def _square(source: Source) -> float:
+    return float(np.vdot(source, source))
+
+
+def _sum(one: Source, other: Source) -> Source:
+    """Return what two branches make of one source together."""
+    if np.shape(one) == np.shape(other):
+        return one + other
+    # Pooling leaves of roots what they come to in all.
+    return one * (1.0 + sqrt(_square(other) / max(_square(one), 1e-300)))
+
+
+def _fresh(kernel: PairKernel) -> Array:
+    """Return the root, of variance one, of what products of Gaussian channels with a kernel stray by."""
+    covariance = _covariance(kernel)
+    if float(np.trace(covariance)) <= _CONSTANT * len(covariance) * kernel.second_moment:
+        covariance = np.eye(len(covariance))  # of numbers that do not vary
+    return place_pairs.unit_root(place_pairs.products(covariance, kernel.size))
+
+
+def _covariance(kernel: PairKernel) -> Array:
+    """Return the covariance of a channel's values at two positions of a sample, none with the zeros around a map."""
+    live = kernel.diagonal.mean(axis=0) > 0
+    if not live.any():
+        return np.zeros_like(kernel.values[0])
+    same = np.mean(kernel.values[: kernel.layout.profiles], axis=0)
+    return np.asarray(np.where(live[:, None] & live, same - kernel.pair_mean / float(np.mean(live)) ** 2, 0.0))
 
 
 def _correlation(kernel: PairKernel) -> Array:
     """Return the correlation of a channel's values at two positions of a sample, by their offset."""
     same = by_offset(np.mean(kernel.values[: kernel.layout.profiles], axis=0) - kernel.pair_mean, kernel.size)
     own = float(same[kernel.size[0] - 1, kernel.size[1] - 1])
-    return np.clip(same / own, -1.0, 1.0) if own > 1e-12 * kernel.second_moment else np.zeros_like(same)
+    return np.clip(same / own, -1.0, 1.0) if own > _CONSTANT * kernel.second_moment else np.zeros_like(same)
 
 
 def _alike(kernel: PairKernel) -> Array:
@@ -160,13 +276,13 @@ def _alike(kernel: PairKernel) -> Array:
     return np.asarray(_correlation(kernel) ** 2)
 
 
-def together(shares: Sequence[float], parts: Sequence[Strays]) -> Strays:
-    """Return the deviation of a sum, given the terms' shares in it."""
-    total: dict[str, float] = {}
+def together(shares: Sequence[float], parts: Sequence[Strays], kernel: PairKernel) -> Strays:
+    """Return the deviation of a sum, given the terms' shares in it and the kernel of one of them."""
+    total: dict[str, Source] = {}
     third = sum(share**3 * part.third for share, part in zip(shares, parts, strict=True))
     for share, part in zip(shares, parts, strict=True):
-        for source, c in part.sources.items():
-            total[source] = total.get(source, 0.0) + share * c
+        for source, c in part.on(kernel).items():
+            total[source] = _sum(total[source], share * c) if source in total else share * c
     weights = [share**2 * part.variance for share, part in zip(shares, parts, strict=True)]
     known = [(w, part.places) for w, part in zip(weights, parts, strict=True) if part.places is not None and w > 0]
     if not known or len({places.shape for _, places in known}) > 1:

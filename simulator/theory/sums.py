@@ -59,7 +59,7 @@ def added(node: Node, network: Network, inputs: list[Signal]) -> Signal:
 
 
 def _strays_of_sum(node: Node, inputs: list[Signal], kernel: PairKernel, shares: list[float]) -> Strays:
-    found = together(shares, [signal.strays for signal in inputs])
+    found = together(shares, [signal.strays for signal in inputs], inputs[0].kernel)
     # Products of different terms average to zero over channels, but not in one draw.
     mixed = 1.0 - sum(share**2 for share in shares)
     return found.plus(node.name, mixed / inputs[0].width, kernel) if found.sources else found
