@@ -349,7 +349,7 @@ AGREE = {
     normalisation_first: [SMALL, SMALL_PHOTO],
     two_normalisations: [SMALL],
     depthwise_first: [SMALL, LARGE, SMALL_PHOTO],
-    depthwise_with_multiplier: [SMALL_PHOTO],
+    depthwise_with_multiplier: [SMALL, SMALL_PHOTO],
     zero_padding_first: [SMALL, LARGE, SMALL_PHOTO],
     zero_padding_inside: [SMALL, LARGE, SMALL_PHOTO],
     dead_end: [SMALL],
@@ -374,7 +374,6 @@ GAPS = {
     ],
     "gradients that come back through nine weights see weights and gates that know of one another": [
         (depthwise_after_depthwise, SMALL),
-        (depthwise_with_multiplier, SMALL),
     ],
 }
 

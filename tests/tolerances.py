@@ -102,3 +102,7 @@ NARROW_STEP = 0.05
 BANDS = 0.05
 """Share of draws between quantiles: what theory is meant to keep within, and three standard errors of 300 draws each
 of layers that share them."""
+
+STEP_AT_POOLING = 0.02
+"""A step through depthwise layers near a global pooling: gradients count as white noise and a part that is the same all
+over a map, where neighbours are more alike than others; eight samples, of which that part has one value each."""

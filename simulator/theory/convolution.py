@@ -47,7 +47,7 @@ def convolved(operation: Conv2d, node: Node, network: Network, signal: Signal) -
         under *= np.sqrt(window.shares / window.taps)[:, None]
         common = (under.mean(axis=1) @ under).reshape(amplitude.shape)
     if operation.depthwise:
-        edges = 1.0 if amplitude is None else float(amplitude.mean())
+        edges = 1.0 if amplitude is None else float(centred_edges(kernel, amplitude, common).mean())
         expected = covariance * (edges * float(np.exp(signal.kernel.log_scale)))
         sample, taps = _depthwise(signal, window, law, expected)
     behind = None if taps is None else (taps, _unpadded(signal))
@@ -188,6 +188,15 @@ def with_edges(kernel: PairKernel, amplitude: Array, common: Array | None = None
     if common is None:
         return replace(kernel, values=kernel.values * sizes)
     return replace(kernel, values=kernel.values * sizes + kernel.pair_mean * (common - sizes))
+
+
+def centred_edges(kernel: PairKernel, amplitude: Array, common: Array | None) -> Array:
+    """Second moments over a large map once each channel's mean over data and positions is gone, over those inside."""
+    inside = kernel.second_moment - kernel.pair_mean
+    if common is None or inside <= 0.0:
+        return amplitude
+    product = kernel.pair_mean * (float(common.mean()) - 2 * common)
+    return np.asarray((kernel.second_moment * amplitude + product) / inside)
 
 
 def regrown(sample: Sample, size: Size, wanted: Size) -> Sample:

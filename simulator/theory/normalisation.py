@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from varprop.simulator.network import BatchNorm
+from varprop.simulator.theory.convolution import centred_edges, with_edges
 from varprop.simulator.theory.depthwise import depthwise_law
 from varprop.simulator.theory.pairs import PairKernel, regridded, windows
 from varprop.simulator.theory.sampling import levelled, normalised, shifted
@@ -23,7 +24,10 @@ _MODES = 8  # leading modes of the data that a channel's variance is resolved in
 def batch_normalised(operation: BatchNorm, signal: Signal) -> Signal:
     """Return the signal after batch normalisation by the statistics of the batch."""
     sample, origin, strays = None, signal.origin, signal.strays
-    amplitude, edges = signal.amplitude, signal.edges
+    amplitude = signal.amplitude
+    if amplitude is not None:
+        amplitude = centred_edges(signal.kernel, amplitude, signal.common)
+    edges = 1.0 if amplitude is None else float(amplitude.mean())
     taps = signal.weighted.taps if signal.weighted is not None else None
     if taps is not None:
         assert signal.weighted is not None
@@ -34,9 +38,9 @@ def batch_normalised(operation: BatchNorm, signal: Signal) -> Signal:
         kernel = windows(signal.weighted.input, law.taps, signal.weighted.window).centred()
         if kernel.size != signal.kernel.size:
             kernel = regridded(kernel, signal.kernel.size)
+        if signal.weighted.window.inside and amplitude is None:
+            kernel = with_edges(kernel, signal.kernel.centred().diagonal.mean(axis=0))
     else:
-        amplitude = _centred_edges(signal)
-        edges = 1.0 if amplitude is None else float(amplitude.mean())
         law, kernel = _normalised(signal, operation.eps, edges)
         if signal.weighted is not None and law.modes is not None:
             before, shared = signal.weighted.strays.variance, signal.weighted.shared
@@ -68,15 +72,6 @@ def batch_normalised(operation: BatchNorm, signal: Signal) -> Signal:
         law=law,
         behind=signal.behind,
     )
-
-
-def _centred_edges(signal: Signal) -> Array | None:
-    """Second moments over a large map once each channel's mean over data and positions is gone, over those inside."""
-    kernel, inside = signal.kernel, signal.kernel.second_moment - signal.kernel.pair_mean
-    if signal.amplitude is None or signal.common is None or inside <= 0.0:
-        return signal.amplitude
-    product = kernel.pair_mean * (float(signal.common.mean()) - 2 * signal.common)
-    return np.asarray((kernel.second_moment * signal.amplitude + product) / inside)
 
 
 def _normalised(signal: Signal, eps: float, edges: float) -> tuple[VarianceLaw, PairKernel]:

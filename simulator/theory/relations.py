@@ -102,7 +102,10 @@ def relations(taps: Taps, size: Size, after: Sample, points: int, law: VarianceL
     alone = scale * kernels.back(np.ones((len(square), 1, count)), power=2)
     seen = float(alone.mean()) * float(arriving.mean()) / float(scale.mean())
     if alike > 0:
-        through += alike * (scale * _passed_alike(sent, slopes, y, points) - through)
+        through, arriving = (
+            field + alike * (scale * _passed_alike(way, slopes, y, points) - field)
+            for field, way in ((through, sent), (arriving, arrived))
+        )
         seen *= 1.0 + alike * (_apart(weights, taps.window.index(size), slopes, scale) - 1.0)
     reweigh = float(through.mean()) / seen if seen > 0 else 1.0
     source = taps.source
@@ -175,16 +178,25 @@ def _passed(way: _Sent, slopes: tuple[Array, Array], square: Array, y: Array | N
 
 
 def _passed_alike(way: _Sent, slopes: tuple[Array, Array], y: Array | None, points: int) -> Array:
-    """Return |W' P D 1|^2 for ones all over one sample's map, to first order in 1 / N."""
+    """Return the diagonal of W' P D A D P W for gradients A alike all over a sample's map, and without their mean.
+
+    At a sample x of B that is, with a = W'1, b = W'y and the means over the sample's map s of slopes and t of slopes
+    by y, less their means over all samples, (W'D1)^2 - [2 W'D1 (a s + b t) - <(a s + b t)^2>] / (B - 1), where <> is
+    the mean over samples of s and t alone.
+    """
+    share = len(slopes[0]) / points
+    share /= 1.0 - share
     total = np.zeros_like(way.spread)
     for s, back in zip(slopes, way.slopes, strict=True):
+        total += back**2 / 2
         if y is None:
-            total += back**2 / 2
             continue
         assert way.ones is not None
         assert way.y is not None
-        missing = way.ones * s.mean(axis=0) + way.y * (s * y).mean(axis=0)
-        total += back * (back / 2 - len(s) / points * missing)
+        mean, along = (field.mean(axis=0) - _mean(field) for field in (s, s * y))
+        total -= share * back * (way.ones * mean + way.y * along)
+        first, second = way.ones**2 * np.mean(mean**2, axis=0), way.y**2 * np.mean(along**2, axis=0)
+        total += share / 2 * (first + 2 * way.ones * way.y * np.mean(mean * along, axis=0) + second)
     return total
 
 
