@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from varprop.simulator.initializers import WeightLaw
-from varprop.simulator.theory.maps import Size, Window, clipped_offsets, offsets
+from varprop.simulator.theory.maps import Ints, Size, Window, clipped_offsets, offsets, pairs_apart
 from varprop.simulator.theory.pairs import PairKernel, grown, offset_means
 from varprop.simulator.theory.sampling import Sample
 from varprop.simulator.theory.stencils import Stencils, moments
@@ -133,17 +133,33 @@ def tap_covariance(kernel: PairKernel, window: Window) -> Array:
 
 def _tap_covariance_by_offset(kernel: PairKernel, window: Window) -> Array:
     """Do the same deep inside a large map, where K is a function of the offset."""
-    (kh, kw), profile, out = window.kernel, offset_means(kernel), window.out_size(kernel.size)
-    mean = kernel.layout.weight @ profile
+    profile = offset_means(kernel)
+    near, far = _taps_apart(kernel.size, window)
+    found = profile[0, near] - far @ (kernel.layout.weight @ profile)
+    return np.asarray(found[offsets(window.kernel)])
+
+
+@lru_cache(maxsize=32)
+def _taps_apart(size: Size, window: Window) -> tuple[Ints, Array]:
+    """Offsets of two taps in one window, and the share of every offset in those of all windows.
+
+    Returns
+    -------
+    near, far
+        By offset of the taps: the number of that in `offsets`, and shares of these numbers, which sum to one.
+    """
+    (kh, kw), out = window.kernel, window.out_size(size)
     down, across = (np.arange(1 - count, count) for count in out)
-    pairs = np.outer(out[0] - np.abs(down), out[1] - np.abs(across)) / (out[0] * out[1]) ** 2
-    found = np.empty((2 * kh - 1, 2 * kw - 1))
-    for i, j in np.ndindex(found.shape):
-        apart = i + 1 - kh, j + 1 - kw
-        far = clipped_offsets(down * window.stride[0] + apart[0], across * window.stride[1] + apart[1], kernel.size)
-        near = clipped_offsets(np.array(apart[:1]), np.array(apart[1:]), kernel.size)
-        found[i, j] = profile[0, near[0, 0]] - np.sum(pairs * mean[far])
-    return np.asarray(found.ravel()[offsets(window.kernel)])
+    pairs = (pairs_apart(out) / (out[0] * out[1]) ** 2).ravel()
+    rows, cols = np.arange(1 - kh, kh), np.arange(1 - kw, kw)
+    count = (2 * size[0] - 1) * (2 * size[1] - 1)
+    far = [
+        clipped_offsets(down * window.stride[0] + row, across * window.stride[1] + col, size)
+        for row in rows
+        for col in cols
+    ]
+    shares = np.stack([np.bincount(where.ravel(), pairs, minlength=count) for where in far])
+    return clipped_offsets(rows, cols, size).ravel(), np.asarray(shares, dtype=np.float64)
 
 
 def tap_nodes(taps: int, law: WeightLaw, count: int) -> Array:

@@ -33,7 +33,7 @@ _IN_CACHE = 2**15  # entries of a kernel worked on at a time
 _STRIDE = 8  # powers of a polynomial that are formed one by one
 _TILE = 64  # points on a side of what is worked on of a larger one
 _LEGENDRE = np.polynomial.legendre.leggauss(40)
-_ROUNDING = 1e-12  # of a power of the correlation that is left out; expansions are known to 1e-6
+_ROUNDING = 1e-9  # of a power of the correlation that is left out; expansions are known to 1e-6
 GAUSSIAN_FROM = 1e5  # dimensions of a sphere whose points count as Gaussian
 FAR = 250.0  # log of the second moment up to which an activation is evaluated as it is
 

@@ -66,17 +66,7 @@ class Window:
 
     def index(self, size: Size) -> Ints:
         """Flat input position under each tap of each output, shape (taps, outputs); -1 in the zero padding."""
-        h, w = size
-        out_h, out_w = self.out_size(size)
-        top, left = self.before
-        i, j = np.divmod(np.arange(self.taps), self.kernel[1])
-        rows = np.arange(out_h)[None, :] * self.stride[0] + i[:, None] - top
-        cols = np.arange(out_w)[None, :] * self.stride[1] + j[:, None] - left
-        if self.inside:
-            rows, cols = np.clip(rows, 0, h - 1), np.clip(cols, 0, w - 1)
-        valid = ((rows >= 0) & (rows < h))[:, :, None] & ((cols >= 0) & (cols < w))[:, None, :]
-        flat = np.where(valid, rows[:, :, None] * w + cols[:, None, :], -1)
-        return np.asarray(flat.reshape(self.taps, -1), dtype=np.intp)
+        return _index(self, size)
 
     def averaging(self, size: Size) -> Array:
         """Matrix that averages a map over the windows, shape (outputs, inputs)."""
@@ -95,14 +85,29 @@ class Window:
         return np.asarray(loads.reshape(self.kernel) / (total if total > 0 else 1.0))
 
 
+@lru_cache(maxsize=32)
+def _index(window: Window, size: Size) -> Ints:
+    h, w = size
+    out_h, out_w = window.out_size(size)
+    top, left = window.before
+    i, j = np.divmod(np.arange(window.taps), window.kernel[1])
+    rows = np.arange(out_h)[None, :] * window.stride[0] + i[:, None] - top
+    cols = np.arange(out_w)[None, :] * window.stride[1] + j[:, None] - left
+    if window.inside:
+        rows, cols = np.clip(rows, 0, h - 1), np.clip(cols, 0, w - 1)
+    valid = ((rows >= 0) & (rows < h))[:, :, None] & ((cols >= 0) & (cols < w))[:, None, :]
+    flat = np.where(valid, rows[:, :, None] * w + cols[:, None, :], -1)
+    found = np.asarray(flat.reshape(window.taps, -1), dtype=np.intp)
+    found.flags.writeable = False  # it is shared
+    return found
+
+
 def overlaps(loads: Array) -> Array:
     """Share of every offset in pairs of two taps, shape (2 rows - 1, 2 columns - 1), no offset in the middle."""
     rows, cols = loads.shape
-    found = np.zeros((2 * rows - 1, 2 * cols - 1))
-    for i in range(rows):
-        for j in range(cols):
-            found[rows - 1 - i : 2 * rows - 1 - i, cols - 1 - j : 2 * cols - 1 - j] += loads[i, j] * loads
-    return found
+    pairs = np.outer(loads, loads).ravel()
+    found = np.bincount(offsets((rows, cols)).ravel(), pairs)
+    return np.asarray(found.reshape(2 * rows - 1, 2 * cols - 1), dtype=np.float64)
 
 
 def window_sum(field: Array, window: Window) -> Array:
@@ -128,7 +133,7 @@ def size_of(field: Array) -> Size:
     return field.shape[0], field.shape[1]
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=64)
 def offsets(size: Size) -> Ints:
     """Return a number for each offset between two positions of a map, shape (positions, positions)."""
     rows, cols = np.divmod(np.arange(size[0] * size[1]), size[1])
@@ -139,15 +144,24 @@ def offsets(size: Size) -> Ints:
 
 def by_offset(values: Array, size: Size) -> Array:
     """Mean of a matrix over positions by offset, shape (2 height - 1, 2 width - 1)."""
-    count = np.outer(*(side - np.abs(np.arange(1 - side, side)) for side in size))
+    count = pairs_apart(size)
     return np.asarray(np.bincount(offsets(size).ravel(), values.ravel()).reshape(count.shape) / count)
+
+
+@lru_cache(maxsize=64)
+def pairs_apart(size: Size) -> Array:
+    """Return the number of pairs of positions of a map at each offset, shape (2 height - 1, 2 width - 1)."""
+    down, across = (side - np.abs(np.arange(1 - side, side)) for side in size)
+    return np.outer(down, across).astype(np.float64)
 
 
 def at_offsets(field: Array, down: Ints, across: Ints) -> Array:
     """Values of a field by offset, shape (*down.shape, *across.shape); zero beyond the map."""
-    padded = np.pad(field, 1)
+    padded = np.zeros((field.shape[0] + 2, field.shape[1] + 2))
+    padded[1:-1, 1:-1] = field
     rows, cols = (
-        np.clip(offset + size // 2 + 1, 0, size + 1) for offset, size in zip((down, across), field.shape, strict=True)
+        np.minimum(np.maximum(offset + (size // 2 + 1), 0), size + 1)
+        for offset, size in zip((down, across), field.shape, strict=True)
     )
     return np.asarray(padded[rows[..., None, None], cols].reshape(*down.shape, *across.shape))
 
@@ -164,5 +178,8 @@ def pair_of_offset(size: Size) -> Ints:
 def clipped_offsets(down: Ints, across: Ints, size: Size) -> Ints:
     """Return the number, in `offsets` of a map of `size`, of the offset nearest to each (down, across)."""
     h, w = size
-    rows, cols = np.clip(down, 1 - h, h - 1) + h - 1, np.clip(across, 1 - w, w - 1) + w - 1
+    rows, cols = (
+        np.minimum(np.maximum(down, 1 - h), h - 1) + (h - 1),
+        np.minimum(np.maximum(across, 1 - w), w - 1) + (w - 1),
+    )
     return np.asarray(rows[:, None] * (2 * w - 1) + cols[None, :])

@@ -189,11 +189,17 @@ class PairKernel:
     def scaled(self, factor: float, log_factor: float = 0.0) -> PairKernel:
         """Kernel times ``factor * exp(log_factor)``, renormalised where the values drift away from one."""
         log_scale = self.log_scale + log_factor
-        largest = abs(factor) * float(self.diagonal.max(initial=0.0))  # a kernel is nowhere larger
+        if factor == 1.0 and 1e-6 < self._largest < 1e6:
+            return self if log_factor == 0.0 else PairKernel(self.layout, self.size, self.values, log_scale)
+        largest = abs(factor) * self._largest
         if largest > 0 and not 1e-6 < largest < 1e6:
             factor, log_scale = factor / largest, log_scale + float(np.log(largest))
-        values = self.values if factor == 1.0 else self.values * factor
-        return replace(self, values=values, log_scale=log_scale)
+        return PairKernel(self.layout, self.size, self.values * factor, log_scale)
+
+    @cached_property
+    def _largest(self) -> float:
+        """Largest entry: a kernel is nowhere larger than on its diagonal."""
+        return float(self.diagonal.max(initial=0.0))
 
     def unit(self, log_scale: float) -> float:
         """Return the size of ``exp(log_scale / 2)`` in this kernel's own units of a value."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from math import sqrt
 
 import numpy as np
@@ -47,7 +48,7 @@ class Strays:
     third: float = 0.0
     places: Array | None = None
 
-    @property
+    @cached_property
     def variance(self) -> float:
         """Variance of the deviation, relative to the squared second moment."""
         return sum(map(_square, self.sources.values()))
@@ -160,6 +161,8 @@ class Strays:
         """Return the correlations on a map whose fresh deviations have the given ones; zero padding adds none."""
         if self.places is None or any(n > m for n, m in zip(self.places.shape, fresh.shape, strict=True)):
             return fresh
+        if self.places.shape == fresh.shape:
+            return self.places
         down, across = (np.arange(n) - n // 2 for n in fresh.shape)
         return at_offsets(self.places, down, across)
 

@@ -19,7 +19,7 @@ from varprop.simulator.theory.strays import NONE, Strays, together
 
 Array = NDArray[np.float64]
 
-_VALUES = 2**14  # of a sum that its law at an edge is averaged over; all positions have one law inside
+_VALUES = 2**12  # of a sum that its law at an edge is averaged over; all positions have one law inside
 _DIGITS = 2  # of the terms' deviations at a position, over those inside, that are told apart
 
 
@@ -114,16 +114,16 @@ def edges_after_sum(function: ActivationFunction, terms: Sequence[Signal]) -> tu
     levels, where = np.unique(np.round(fields.reshape(len(terms), -1), _DIGITS), axis=1, return_inverse=True)
     drawn = _alike([term.draw().values[:, :1] for term in terms])
     some = slice(None, None, max(drawn[0].size // _VALUES, 1))
-    drawn = [values[some] for values in drawn]
-    found = []
-    for level in (np.ones(len(terms)), *levels.T):
-        total = np.tensordot(level, drawn, axes=1)
-        value = function.value(total)
-        found.append([np.mean(value**2), np.mean(function.derivative(total) ** 2), np.mean(value)])
-    (value, slope, mean), *rest = np.array(found)
-    values, slopes, means = np.array(rest)[where.ravel()].T.reshape(3, *fields[0].shape)
-    return (
-        np.divide(values, value, out=np.ones_like(values), where=value != 0),
-        np.divide(slopes, slope, out=np.ones_like(slopes), where=slope != 0),
-        (means - mean) / (np.sqrt(value) or 1.0),
+    total = np.column_stack([np.ones(len(terms)), levels]).T @ [values[some].ravel() for values in drawn]
+    value, slope = function.value(total), function.derivative(total)
+    # At every level, that inside first.
+    squares, slopes_squared = (np.einsum("lv,lv->l", field, field) / field.shape[1] for field in (value, slope))
+    means = value.mean(axis=1)
+    values, slopes = (
+        np.divide(size, size[0], out=np.ones_like(size), where=size[0] != 0) for size in (squares, slopes_squared)
     )
+    apart = (means - means[0]) / (np.sqrt(squares[0]) or 1.0)
+    at_levels, at_slopes, at_means = (
+        field[1:][where.ravel()].reshape(fields[0].shape) for field in (values, slopes, apart)
+    )
+    return at_levels, at_slopes, at_means
