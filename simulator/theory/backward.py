@@ -153,9 +153,10 @@ def _(
     slopes, tilted = output.duals.derivative, output.duals.tilted
     values = gradient.kernel.values * slopes.values
     kernel = replace(gradient.kernel, values=values).scaled(gradient.selection, slopes.log_scale)
-    with np.errstate(over="ignore"):  # no normalisation comes next then, and nobody asks
+    alignment = None
+    if tilted is not None:
         unit = float(np.exp(tilted.log_scale + gradient.kernel.log_scale - kernel.log_scale))
-    alignment = gradient.kernel.pair_product_mean(tilted) * unit
+        alignment = gradient.kernel.pair_product_mean(tilted) * unit
     related = output.relations(gradient.kernel.alike())
     tilt = gradient.tilt * related.tilt
     # Of a product of slopes, and of covariances, only what is linear in each channel is opposed.

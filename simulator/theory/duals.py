@@ -33,7 +33,7 @@ _IN_CACHE = 2**15  # entries of a kernel worked on at a time
 _STRIDE = 8  # powers of a polynomial that are formed one by one
 _TILE = 64  # points on a side of what is worked on of a larger one
 _LEGENDRE = np.polynomial.legendre.leggauss(40)
-_ROUNDING = 1e-9  # of a power of the correlation that is left out; expansions are known to 1e-6
+_ROUNDING = 1e-7  # of a power of the correlation that is left out; expansions are known to 1e-6
 GAUSSIAN_FROM = 1e5  # dimensions of a sphere whose points count as Gaussian
 FAR = 250.0  # log of the second moment up to which an activation is evaluated as it is
 
@@ -47,7 +47,8 @@ class Duals:
     mean
         E phi(z) at each point, shape (profiles, positions), in units of ``exp(kernel.log_scale / 2)``.
     kernel, derivative, tilted
-        Pair kernels of phi(z), phi'(z) and z phi'(z), on the blocks of the input kernel.
+        Pair kernels of phi(z), phi'(z) and z phi'(z), on the blocks of the input kernel; the last is None where it was
+        not asked for.
     linear
         (E phi')^2 / E phi'^2, averaged over points: share of the slopes' second moment that a linear function has.
     """
@@ -55,7 +56,7 @@ class Duals:
     mean: Array
     kernel: PairKernel
     derivative: PairKernel
-    tilted: PairKernel
+    tilted: PairKernel | None
     linear: float
 
 
@@ -168,7 +169,9 @@ def _orthonormal(order: int, u: Array, dimensions: float) -> Array:
     return basis
 
 
-def apply_activation(function: ActivationFunction, kernel: PairKernel, dimensions: float = math.inf) -> Duals:
+def apply_activation(
+    function: ActivationFunction, kernel: PairKernel, dimensions: float = math.inf, tilted: bool = True
+) -> Duals:
     """Push the pair kernel of Gaussian points, or of points on a sphere of so many dimensions, through an activation.
 
     Positively homogeneous functions use their closed forms; the others series, whose truncated tail is put on the next
@@ -191,7 +194,7 @@ def apply_activation(function: ActivationFunction, kernel: PairKernel, dimension
     own = np.arange(blocks[1])
     correlation[: layout.profiles, own, own] = 0.0  # known exactly, below
     results = []
-    for table, exact in zip(coefficients, moments, strict=True):
+    for table, exact in list(zip(coefficients, moments, strict=True))[: 3 if tilted else 2]:
         tail = np.sqrt(np.maximum(exact - np.einsum("nk,nk->n", table, table), 0.0))
         series = np.concatenate([table, tail[:, None]], axis=1).reshape(*sigma.shape, -1)
         series = np.ascontiguousarray(series.transpose(0, 2, 1))
@@ -202,9 +205,10 @@ def apply_activation(function: ActivationFunction, kernel: PairKernel, dimension
         values[: layout.profiles, own, own] = exact.reshape(sigma.shape)
         results.append(replace(kernel, values=values, log_scale=0.0).scaled(1.0))
     mean = coefficients[0][:, 0].reshape(sigma.shape)
-    out, derivative, tilted = results
+    out, derivative, *more = results
     linear = float(np.sum(coefficients[1][:, 0] ** 2) / np.sum(moments[1])) if moments[1].any() else 0.0
-    return Duals(mean * out.unit(0.0), out, derivative.scaled(1.0, extra), tilted.scaled(1.0, extra), linear)
+    third = more[0].scaled(1.0, extra) if more else None
+    return Duals(mean * out.unit(0.0), out, derivative.scaled(1.0, extra), third, linear)
 
 
 def _closed_form(function: ActivationFunction, kernel: PairKernel, dimensions: float) -> Duals:

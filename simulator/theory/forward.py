@@ -114,7 +114,8 @@ def _(operation: ZeroPad, node: Node, network: Network, inputs: list[Signal]) ->
 def _(operation: Activation, node: Node, network: Network, inputs: list[Signal]) -> Signal:
     (signal,) = inputs
     function = activation(operation.function)
-    duals = apply_activation(function, signal.kernel, np.inf if signal.law is None else signal.law.sphere)
+    sphere = np.inf if signal.law is None else signal.law.sphere
+    duals = apply_activation(function, signal.kernel, sphere, tilted=_behind_normalisation(node, network))
     origin = None
     followed: Callable[[], Sample] | None = None
     related: Callable[[float], Relations] = unrelated
@@ -160,6 +161,14 @@ def _(operation: Activation, node: Node, network: Network, inputs: list[Signal])
         relations=related,
         duals=duals,
     )
+
+
+def _behind_normalisation(node: Node, network: Network) -> bool:
+    """Tell whether a normalisation comes next on the way back, which asks how the gradient goes with its output."""
+    before = network.nodes[node.inputs[0]]
+    while isinstance(before.operation, ZeroPad):
+        before = network.nodes[before.inputs[0]]
+    return isinstance(before.operation, BatchNorm)
 
 
 def _bent(signal: Signal) -> bool:
