@@ -164,7 +164,7 @@ def test_float32_is_float64_up_to_rounding(network):
 def test_convolutions_in_pieces_are_convolutions_whole(monkeypatch):
     network, batch = convolutions(), gaussian((4, 9, 8), 3)
     whole = simulate_trials(network, batch, trials=1, seed=0, dtype="float64")
-    monkeypatch.setattr("varprop.simulator.montecarlo.operations.COLUMNS_SIZE", 1)
+    monkeypatch.setattr("varprop.simulator.montecarlo.convolution.COLUMNS_SIZE", 1)
     pieces = simulate_trials(network, batch, trials=1, seed=0, dtype="float64")
     for one, other in zip(whole, pieces, strict=True):
         np.testing.assert_allclose(one.log_second_moment, other.log_second_moment, atol=SAME_DRAWS)

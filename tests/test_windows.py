@@ -30,6 +30,17 @@ def plain(x, weights, geometry, outputs):
     return out
 
 
+def weighed(x, weights, table, shared, out):
+    """Write to `out`, and compare the moments that come with it, of all channels as one trial's."""
+    mean, variance, summary = np.empty((1, len(out))), np.empty((1, len(out))), np.empty((1, 3))
+    weigh(x.reshape(-1), weights, table, shared, out.reshape(-1), mean, variance, summary)
+    axes = (1, 2, 3)
+    np.testing.assert_allclose(mean[0], out.mean(axis=axes), rtol=ROUNDING, atol=ROUNDING)
+    np.testing.assert_allclose(variance[0], out.var(axis=axes), rtol=ROUNDING, atol=ROUNDING)
+    averages = [out.mean(), (out**2).mean(), out.var(axis=axes).mean()]
+    np.testing.assert_allclose(summary[0], averages, rtol=ROUNDING, atol=ROUNDING)
+
+
 @pytest.mark.parametrize("name", GEOMETRIES)
 def test_sums_over_windows_and_their_transpose(name):
     geometry, multiplier = GEOMETRIES[name]
@@ -38,10 +49,10 @@ def test_sums_over_windows_and_their_transpose(name):
     x = rng.standard_normal((CHANNELS, *geometry.inputs, BATCH))
     weights = rng.standard_normal((outputs, geometry.kernel[0] * geometry.kernel[1]))
     out, back = np.full((outputs, *geometry.outputs, BATCH), np.nan), np.full(x.shape, np.nan)
-    weigh(x.reshape(-1), weights, runs(geometry, BATCH, False), (multiplier, 1), out.reshape(-1))
+    weighed(x, weights, runs(geometry, BATCH, False), (multiplier, 1), out)
     np.testing.assert_allclose(out, plain(x, weights, geometry, outputs), rtol=ROUNDING, atol=ROUNDING)
     gradient = rng.standard_normal(out.shape)
-    weigh(gradient.reshape(-1), weights, runs(geometry, BATCH, True), (1, multiplier), back.reshape(-1))
+    weighed(gradient, weights, runs(geometry, BATCH, True), (1, multiplier), back)
     assert (back * x).sum() == pytest.approx((gradient * out).sum(), rel=ROUNDING)
     for channel in range(CHANNELS):  # one number of the input moves what the plain loops say
         probe = np.zeros(x.shape)

@@ -12,7 +12,8 @@ from collections import Counter
 
 from varprop.simulator.errors import UserError
 from varprop.simulator.limits import weight_count
-from varprop.simulator.montecarlo.operations import overwrites, piece_rows, pointwise
+from varprop.simulator.montecarlo.convolution import piece_rows, pointwise
+from varprop.simulator.montecarlo.operations import overwrites
 from varprop.simulator.montecarlo.pool import HUGE
 from varprop.simulator.montecarlo.trial import Plan
 from varprop.simulator.network import Conv2d, Linear

@@ -14,16 +14,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from varprop.simulator.montecarlo.call import Call
 from varprop.simulator.montecarlo.controls import COUNT, LayerControls, layer_controls
 from varprop.simulator.montecarlo.draws import COTANGENT, Draws, Parameters
-from varprop.simulator.montecarlo.operations import (
-    Call,
-    backward,
-    forward,
-    reads_source,
-    standardized,
-    takes_unstored,
-)
+from varprop.simulator.montecarlo.normalisation import standardized
+from varprop.simulator.montecarlo.operations import backward, forward, reads_source, takes_unstored
 from varprop.simulator.montecarlo.pool import Pool
 from varprop.simulator.montecarlo.signal import Signal, add_in_place, measured
 from varprop.simulator.montecarlo.weightless import Unseen

@@ -15,9 +15,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from varprop.simulator.jit import kernel, reduction, step
-from varprop.simulator.montecarlo.sums import Number, Place
+from varprop.simulator.montecarlo.sums import (
+    LARGE,
+    PIECE,
+    SMALL,
+    Number,
+    Place,
+    exact_sums,
+    piece_sums,
+    row_moments,
+)
 
 Array = NDArray[np.floating]
+Statistics = NDArray[np.float64]
 Pair = tuple[int, int]
 Places = NDArray[np.uint64]
 Integers = NDArray[np.int64]
@@ -135,17 +145,30 @@ def add_sum(
 
 
 @kernel
-def weigh(x: Array, weights: Array, table: Runs, shared: Pair, out: Array) -> None:
-    """Write every target's weighted sum.
+def weigh(
+    x: Array,
+    weights: Array,
+    table: Runs,
+    shared: Pair,
+    out: Array,
+    mean: Statistics,
+    variance: Statistics,
+    summary: Statistics,
+) -> None:
+    """Write every target's weighted sum, and the moments of what comes out.
 
     x and out are flat maps, weights (outputs, kh * kw) with a row for every output channel. Of these, shared[0] after
     one another read the same channel of x, and the sums of shared[1] go to the same channel of out; one of both is 1.
+    Mean and variance are (trials, channels of out), summary is (trials, 3), as of `pointwise.moments`: a channel's are
+    taken while it is still cached.
     """
     targets, lengths, starts, places, taps = table
     factors, size = weights.reshape(-1), np.uint64(weights.shape[1])
     outputs = np.uint64(weights.shape[0])
     inward, outward = np.uint64(shared[0]), np.uint64(shared[1])
     n, m = np.uint64(x.size) * inward // outputs, np.uint64(out.size) * outward // outputs
+    share, channels = 1.0 / np.float64(m), np.uint64(mean.shape[1])
+    summary[:] = 0.0
     one, two, three, four, six = np.uint64(1), np.uint64(2), np.uint64(3), np.uint64(4), np.uint64(6)
     for o in range(outputs):
         first, start, w = o // inward * n, o // outward * m, o * size
@@ -179,3 +202,19 @@ def weigh(x: Array, weights: Array, table: Runs, shared: Pair, out: Array) -> No
             while k < end:
                 add_sum(out, to, x, (first + places[k],), (factors[w + taps[k]],), count)
                 k += one
+        if o % outward < outward - one:
+            continue
+        total = squares = 0.0
+        stop = start + m
+        for place in range(start, stop, PIECE):
+            more = piece_sums(out, place, min(place + PIECE, stop), out[start])
+            total += np.float64(more[0])
+            squares += np.float64(more[1])
+        if not SMALL < squares < LARGE:
+            total, squares = exact_sums(out, start, stop, out[start])
+        t, c = o // outward // channels, o // outward % channels
+        mean[t, c], second_moment, variance[t, c] = row_moments(out[start], share, total, squares)
+        summary[t, 0] += mean[t, c]
+        summary[t, 1] += second_moment
+        summary[t, 2] += variance[t, c]
+    summary /= channels
