@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from varprop.simulator.theory.maps import Size, Window
 
 Array = NDArray[np.float64]
 Rows = tuple[int, int]  # first and one after the last
+Slices = tuple[slice, slice]
 
 
 @dataclass(frozen=True)
@@ -46,28 +48,34 @@ def _met(shift: int, stride: int, size: int, out: int) -> Rows:
     return max(-(shift // stride), 0), min((size - 1 - shift) // stride + 1, out)
 
 
+@lru_cache(maxsize=64)
+def _meetings(window: Window, size: Size) -> list[tuple[int, Slices, Slices]]:
+    """Return the number of every live tap, the outputs at which it meets the map, and what it meets there."""
+    return [(tap.number, _outputs(tap), _inputs(tap, window)) for tap in live_taps(window, size)]
+
+
 class Stencils:
     """Kernels of sampled channels, shape (taps, channels), on a map."""
 
     def __init__(self, weights: Array, window: Window, size: Size) -> None:
         self._weights, self._window, self._size = weights, window, size
         self._out = window.out_size(size)
-        self.taps = live_taps(window, size)
 
     def forward(self, field: Array) -> Array:
         """Convolve."""
         maps, window = _whole(field, self._window, self._size)
         total = np.zeros((*self._out, *field.shape[1:]))
-        for tap in live_taps(window, (maps.shape[0], maps.shape[1])):
-            total[_outputs(tap)] += self._weights[tap.number] * maps[_inputs(tap, window)]
+        for tap, outputs, inputs in _meetings(window, (maps.shape[0], maps.shape[1])):
+            total[outputs] += self._weights[tap] * maps[inputs]
         return total.reshape(-1, *field.shape[1:])
 
     def back(self, field: Array, power: int = 1) -> Array:
         """Apply the transpose, of the weights or of their squares."""
         maps = field.reshape(*self._out, *field.shape[1:])
         total = np.zeros((*self._size, *field.shape[1:]))
-        for tap in self.taps:
-            total[_inputs(tap, self._window)] += self._weights[tap.number] ** power * maps[_outputs(tap)]
+        weights = self._weights if power == 1 else self._weights**power
+        for tap, outputs, inputs in _meetings(self._window, self._size):
+            total[inputs] += weights[tap] * maps[outputs]
         return total.reshape(-1, *field.shape[1:])
 
 
@@ -82,33 +90,43 @@ def moments(field: Array, window: Window, size: Size) -> tuple[Array, Array]:
         Shapes (channels, taps) and (channels, taps, taps).
     """
     maps, window = _whole(field, window, size)
-    taps = live_taps(window, (maps.shape[0], maps.shape[1]))
+    height, width = maps.shape[:2]
     count, channels = window.taps, field.shape[2]
     mean, products = np.zeros((count, channels)), np.zeros((count, count, channels))
     summed = maps.sum(axis=2)
-    apart = defaultdict(list)
-    for index, one in enumerate(taps):
-        mean[one.number] = summed[_inputs(one, window)].sum(axis=(0, 1))
-        for other in taps[index:]:
-            apart[other.place[0] - one.place[0], other.place[1] - one.place[1]].append((one, other))
-    height, width = maps.shape[:2]
-    for (down, across), pairs in apart.items():
-        if down >= height or abs(across) >= width:
-            continue
-        left = max(-across, 0)
-        first = maps[: height - down, left : width - max(across, 0)]
-        second = maps[down:, left + across : width + min(across, 0)]
-        product = np.einsum("hwsc,hwsc->hwc", first, second)
-        for one, other in pairs:
-            both = replace(one, rows=_shared(one.rows, other.rows), cols=_shared(one.cols, other.cols))
-            if both.rows[0] >= both.rows[1] or both.cols[0] >= both.cols[1]:
-                continue
-            rows, cols = _inputs(both, window)
-            found = product[rows, slice(cols.start - left, cols.stop - left, cols.step)].sum(axis=(0, 1))
-            products[one.number, other.number] = products[other.number, one.number] = found
+    for tap, _, inputs in _meetings(window, (height, width)):
+        mean[tap] = summed[inputs].sum(axis=(0, 1))
+    for first, second, pairs in _pairs(window, (height, width)):
+        product = np.einsum("hwsc,hwsc->hwc", maps[first], maps[second])
+        for one, other, where in pairs:
+            products[one, other] = products[other, one] = product[where].sum(axis=(0, 1))
     out = window.out_size((height, width))
     points = out[0] * out[1] * field.shape[1]
     return mean.T / points, products.transpose(2, 0, 1) / points
+
+
+@lru_cache(maxsize=64)
+def _pairs(window: Window, size: Size) -> list[tuple[Slices, Slices, list[tuple[int, int, Slices]]]]:
+    """Return, for each offset of two taps, what of a map is multiplied with what, and where the taps meet products."""
+    height, width = size
+    taps = live_taps(window, size)
+    apart = defaultdict(list)
+    for index, one in enumerate(taps):
+        for other in taps[index:]:
+            both = replace(one, rows=_shared(one.rows, other.rows), cols=_shared(one.cols, other.cols))
+            if both.rows[0] < both.rows[1] and both.cols[0] < both.cols[1]:
+                apart[other.place[0] - one.place[0], other.place[1] - one.place[1]].append((both, other.number))
+    found = []
+    for (down, across), both_taps in apart.items():
+        left = max(-across, 0)
+        first = slice(0, height - down), slice(left, width - max(across, 0))
+        second = slice(down, height), slice(left + across, width + min(across, 0))
+        meetings = []
+        for both, number in both_taps:
+            rows, cols = _inputs(both, window)
+            meetings.append((both.number, number, (rows, slice(cols.start - left, cols.stop - left, cols.step))))
+        found.append((first, second, meetings))
+    return found
 
 
 def _whole(field: Array, window: Window, size: Size) -> tuple[Array, Window]:
@@ -124,11 +142,11 @@ def _shared(first: Rows, second: Rows) -> Rows:
     return max(first[0], second[0]), min(first[1], second[1])
 
 
-def _outputs(tap: Tap) -> tuple[slice, slice]:
+def _outputs(tap: Tap) -> Slices:
     return slice(*tap.rows), slice(*tap.cols)
 
 
-def _inputs(tap: Tap, window: Window) -> tuple[slice, slice]:
+def _inputs(tap: Tap, window: Window) -> Slices:
     rows, cols = (
         slice(stride * along[0] + place - before, stride * (along[1] - 1) + place - before + 1, stride)
         for stride, along, place, before in zip(
