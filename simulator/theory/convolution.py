@@ -37,7 +37,6 @@ def convolved(operation: Conv2d, node: Node, network: Network, signal: Signal) -
     kernel = windows(signal.kernel, np.diag(window.shares), window).scaled(
         float(linear_second_moment(per_group, law.variance, 1.0))
     )
-    covariance = tap_covariance(signal.kernel, window)
     strays, seen = _strays(operation, node, signal, window, kernel)
     source, sample, taps, amplitude, common = signal.kernel, None, None, None, None
     if signal.amplitude is not None:
@@ -48,7 +47,7 @@ def convolved(operation: Conv2d, node: Node, network: Network, signal: Signal) -
         common = (under.mean(axis=1) @ under).reshape(amplitude.shape)
     if operation.depthwise:
         edges = 1.0 if amplitude is None else float(centred_edges(kernel, amplitude, common).mean())
-        expected = covariance * (edges * float(np.exp(signal.kernel.log_scale)))
+        expected = tap_covariance(signal.kernel, window) * (edges * float(np.exp(signal.kernel.log_scale)))
         sample, taps = _depthwise(signal, window, law, expected)
     behind = None if taps is None else (taps, _unpadded(signal))
     shrinks = kernel.values.shape[1] < signal.kernel.values.shape[1]

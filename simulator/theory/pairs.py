@@ -158,11 +158,15 @@ class PairKernel:
 
     def centred(self) -> PairKernel:
         """Kernel of the same variable less its mean over the batch and all positions (channel by channel)."""
+        return self._centred
+
+    @cached_property
+    def _centred(self) -> PairKernel:
         rows = self.row_mean()
         left, right = rows[self.layout.left], rows[self.layout.right]
         values = self.values - (left - self.pair_mean)[:, :, None]
         values -= right[:, None, :]
-        return replace(self, values=values)
+        return PairKernel(self.layout, self.size, values, self.log_scale)
 
     def modes(self, count: int) -> tuple[Array, Array]:
         """Leading eigenvalues and eigenvectors of the kernel as an operator on the batch's points.
