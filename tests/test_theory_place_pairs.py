@@ -120,6 +120,18 @@ def test_sums_of_sources():
     assert crossed == pytest.approx(2 * 0.3 / 4, rel=1e-6)
 
 
+def test_sources_of_one_name():
+    """A second source of a name adds its own covariance, and the first keeps what windows made alike."""
+    white = np.stack([np.eye(4), np.zeros((4, 4))])
+    kernel = PairKernel(Layout.exchangeable(10**9), (2, 2), white)
+    window = Window((3, 3), (1, 1), (1, 1, 1, 1))
+    blurred = NONE.plus("one", 0.3, kernel).averaged("window", window, kernel, kernel)
+    same, other = (blurred.plus(name, 0.2, kernel) for name in ("one", "other"))
+    assert same.variance == pytest.approx(blurred.variance + 0.2)
+    again = [strays.averaged("window", window, kernel, kernel).variance for strays in (same, other)]
+    assert again[0] == pytest.approx(again[1], rel=1e-6)
+
+
 def blocks(width, count):
     """Residual blocks of pointwise and depthwise layers on a map of four positions."""
     net = NetworkBuilder("blocks", "torch", (width, 2, 2))

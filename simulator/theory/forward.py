@@ -145,7 +145,9 @@ def _(operation: Activation, node: Node, network: Network, inputs: list[Signal])
         # A channel's kernel is another after the activation, and the more so the less linear that is.
         known = followed() if followed is not None and signal.sample is not None else None
         factor = min(_response(signal, out, duals, known), 1.0)
-        passed = strays.through(factor, duals.derivative)
+        # A line is fitted to sampled channels at all positions, most of all where they vary most.
+        varies = signal.kernel.diagonal.mean(axis=0)
+        passed = strays.through(factor, duals.derivative, np.ones_like(varies) if known is None else varies)
         left = passed.variance / strays.variance if strays.variance > 0 else 1.0
         strays = passed.plus(node.name, (1.0 - left) / signal.width, out)
     return Signal(

@@ -63,15 +63,16 @@ class Strays:
         sources = {source: factor * c for source, c in self.sources.items()}
         return replace(self, sources=sources, third=self.third * factor**3)
 
-    def through(self, factor: float, slopes: PairKernel) -> Strays:
+    def through(self, factor: float, slopes: PairKernel, level: Array) -> Strays:
         """Return what is left behind an activation of the given factor, and of these mean products of its slopes.
 
-        Near the edges of a map, where the signal is smaller, its slopes are others.
+        Near the edges of a map, where the signal is smaller, its slopes are others: the factor is their mean, with the
+        weights `level` of the positions.
         """
         if not self.rooted:
             return self.times(factor)
         cross = slopes.values[min(slopes.layout.profiles, len(slopes.values) - 1) :].mean(axis=0)
-        factors = factor * (cross + cross.T) / (2 * float(cross.mean()))
+        factors = factor * (cross + cross.T) / (2 * float(level @ cross @ level / level.sum() ** 2))
         shape = place_pairs.shape(slopes.size)
         sources = {
             name: place_pairs.scaled(c, factors, slopes.size)
@@ -89,12 +90,15 @@ class Strays:
         # A random covariance of relative variance 1 / n of that of the channels before.
         third = self.third + 3 * before * variance + variance**2
         sources = self.on(kernel)
-        own = sqrt(_square(sources.get(name, 0.0)) + variance)
         if self._few(kernel):
-            return Strays({**sources, name: own * _fresh(kernel)}, third)
+            own = sqrt(variance) * _fresh(kernel)
+            if name in sources:
+                own = place_pairs.root(place_pairs.total([np.asarray(sources[name]), own]))
+            return Strays({**sources, name: own}, third)
         fresh = _alike(kernel)
         places = (before * self._known(fresh) + variance * fresh) / (before + variance)
-        return Strays({**sources, name: own}, third, places)
+        size = sqrt(_square(sources.get(name, 0.0)) + variance)
+        return Strays({**sources, name: size}, third, places)
 
     def _few(self, kernel: PairKernel) -> bool:
         """Tell whether roots are kept on the map of a kernel: on small ones, and with the zeros around them."""
