@@ -55,6 +55,15 @@ class WeightLaw:
     framework_fan_out: int
     matrix: tuple[int, int] | None = None
 
+    def fresh(self, outputs: int, fan_in: float) -> float:
+        """Variance over draws of the outputs' mean product for two unlike inputs, over the squared second moment.
+
+        It is one over the number of independent outputs, to leading order. Of rows of a random orthogonal matrix it is
+        m (n - m) / (n (n - 1) (n + 2)) times n^2 / m^2, that of a projection on m of n dimensions: a whole basis leaves
+        nothing to chance.
+        """
+        return 1 / outputs if self.matrix is None else max(1 / outputs - 1 / fan_in, 0.0)
+
     @property
     def variance(self) -> float:
         """Variance of one weight."""

@@ -22,10 +22,12 @@ from varprop.simulator.theory.opposition import handed_on, projected, returned, 
 from varprop.simulator.theory.pairs import Layout, PairKernel
 from varprop.simulator.theory.strays import NONE, Strays
 from varprop.simulator.theory.variance_law import quadratic_form_law
+from varprop.simulator.weight_law import WeightLaw
 from varprop.tests.tolerances import (
     BEYOND,
     DEEP_LINEAR,
     NARROW_STEP,
+    ORTHOGONAL_STEP,
     PAIRS_OF_PLACES,
     RANDOM_MATRIX,
     ROUNDING,
@@ -350,3 +352,25 @@ def test_normalisation_behind_global_pooling(samples, function):
     network = net.build()
     batch = load_batch("gaussian", network.nodes[0].shape, samples, 0)
     assert steps(predict(network, batch), simulate(network, batch, trials=1000, seed=1))[-1] < NARROW_STEP / 2
+
+
+@pytest.mark.parametrize("rows", [16, 64])
+def test_products_of_orthogonal_rows(rows):
+    """Their mean for two unlike inputs varies as that of a projection; a whole basis keeps every product."""
+    size, draws = 64, 4000
+    rng = np.random.default_rng(0)
+    basis = np.linalg.qr(rng.standard_normal((draws, size, rows)))[0]
+    found = np.var(np.sum(basis[:, 0] * basis[:, 1], axis=1)) * (size / rows) ** 2
+    law = WeightLaw("orthogonal", 0.0, 1 / math.sqrt(size), 1.0, 0.0, size, rows, matrix=(rows, size))
+    assert found == pytest.approx(law.fresh(rows, size), rel=BEYOND * math.sqrt(2 / draws) + 1 / size, abs=ROUNDING)
+
+
+def test_orthogonal_weights_with_normalisation():
+    """Rows of one length and at right angles: nothing explodes, where independent weights gain a tenth a layer."""
+    network = build("mlp", depth=6, width=64, activation="linear", norm="batch", init="orthogonal")
+    batch = load_batch("gaussian", network.nodes[0].shape, 32, 0)
+    found = compare(predict(network, batch), simulate(network, batch, trials=100, seed=3))
+    assert len(found.steps) == 5
+    for step in found.steps:
+        noise = abs(step.agreement.relative / step.agreement.z)
+        assert abs(step.agreement.relative) < ORTHOGONAL_STEP + BEYOND * noise

@@ -106,3 +106,6 @@ of layers that share them."""
 STEP_AT_POOLING = 0.02
 """A step through depthwise layers near a global pooling: gradients count as white noise and a part that is the same all
 over a map, where neighbours are more alike than others; eight samples, of which that part has one value each."""
+
+ORTHOGONAL_STEP = 0.02
+"""A backward step of a linear net of 64 channels with normalisation and orthogonal weights: 1 / width is left out."""

@@ -113,7 +113,10 @@ def _returned(
     handed = (found - fresh) / within if within > 0 else 1.0
     field = field * (1.0 + (handed - 1.0) / groups)
     field[len(field) // 2, len(field[0]) // 2] += fresh
-    return law.weighted_inverse / law.inverse * left / alone, field
+    kept = law.weighted_inverse / law.inverse * left / alone
+    # Orthogonal rows keep every gradient's length.
+    isometric = output.weighted.law.matrix is not None and output.width <= output.weighted.fan_in
+    return 1.0 if isometric else kept, field
 
 
 def _at_data(gradient: Gradient, moments: Array, window: Window, size: tuple[int, ...]) -> Gradient:

@@ -66,7 +66,7 @@ def convolved(operation: Conv2d, node: Node, network: Network, signal: Signal) -
     weighted = Weighted(law, per_group * window.live, source, seen, strays.variance, window, taps)
     if network.has_batch_norm and not operation.depthwise:
         # Channels of a depthwise layer are those before it, whose number counts once.
-        strays = strays.plus(node.name, 1 / operation.out_channels, kernel)
+        strays = strays.plus(node.name, law.fresh(operation.out_channels, weighted.fan_in), kernel)
     return Signal(
         kernel,
         np.zeros_like(kernel.diagonal),

@@ -74,7 +74,9 @@ def _(operation: Linear, node: Node, network: Network, inputs: list[Signal]) -> 
         kernel,
         np.zeros_like(kernel.diagonal),
         operation.out_features,
-        strays=signal.strays.plus(node.name, 1 / operation.out_features, kernel) if network.has_batch_norm else NONE,
+        strays=signal.strays.plus(node.name, law.fresh(operation.out_features, operation.in_features), kernel)
+        if network.has_batch_norm
+        else NONE,
         weighted=Weighted(law, operation.in_features, signal.kernel, signal.strays, signal.strays.variance),
         origin=Gaussian(kernel, key_of(node.name)),
     )

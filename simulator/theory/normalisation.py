@@ -84,6 +84,10 @@ def _normalised(signal: Signal, eps: float, edges: float) -> tuple[VarianceLaw, 
     if signal.weighted is not None:
         fan_in, kurtosis = float(signal.weighted.fan_in), signal.weighted.law.excess_kurtosis
         strayed = signal.weighted.strays.variance, signal.weighted.strays.third
+        if signal.weighted.law.matrix is not None:
+            # A row is part of a point on a sphere of N dimensions: Var v = 2 (tr C^2 - (tr C)^2 / N) N / (N + 2).
+            dimensions = max(signal.weighted.law.matrix)
+            kurtosis = -2.0 * fan_in * (1.0 + 2.0 * (_alike(centred) + strayed[0])) / (dimensions + 2.0)
     values, vectors = centred.modes(_MODES)
     # A mode below the average of as many as there are weights has no direction of its own.
     values = values[values > q / fan_in]
