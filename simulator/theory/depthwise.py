@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from varprop.simulator.initializers import WeightLaw
-from varprop.simulator.theory.maps import Ints, Size, Window, clipped_offsets, offsets, pairs_apart
+from varprop.simulator.theory.maps import Ints, Size, Window, bordered, clipped_offsets, offsets, pairs_apart
 from varprop.simulator.theory.pairs import PairKernel, grown, offset_means
 from varprop.simulator.theory.sampling import Sample
 from varprop.simulator.theory.stencils import Stencils, moments
@@ -124,8 +124,8 @@ def tap_covariance(kernel: PairKernel, window: Window) -> Array:
         kernel, window = grown(kernel, window), Window(window.kernel, window.stride)
     index = window.index(kernel.size)
     layout, positions = kernel.layout, kernel.values.shape[1]
-    same = np.pad(kernel.values[: layout.profiles].mean(axis=0), (0, 1))
-    mean = np.pad(np.tensordot(layout.weight, kernel.values, axes=1), (0, 1))
+    same = bordered(kernel.values[: layout.profiles].mean(axis=0))
+    mean = bordered(np.tensordot(layout.weight, kernel.values, axes=1))
     moment = same[index[:, None, :], index[None, :, :]].mean(axis=2)
     select = np.stack([np.bincount(k % (positions + 1), minlength=positions + 1) for k in index]) / index.shape[1]
     return np.asarray(moment - select @ mean @ select.T, dtype=np.float64)

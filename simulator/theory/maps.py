@@ -133,6 +133,13 @@ def size_of(field: Array) -> Size:
     return field.shape[0], field.shape[1]
 
 
+def bordered(matrix: Array) -> Array:
+    """Return a matrix with a last row and column of zeros, which -1 of `Window.index` finds."""
+    found = np.zeros((matrix.shape[0] + 1, matrix.shape[1] + 1))
+    found[:-1, :-1] = matrix
+    return found
+
+
 @lru_cache(maxsize=64)
 def offsets(size: Size) -> Ints:
     """Return a number for each offset between two positions of a map, shape (positions, positions)."""

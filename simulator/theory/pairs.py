@@ -113,12 +113,13 @@ class PairKernel:
     @cached_property
     def second_moment(self) -> float:
         """Mean of the diagonal."""
-        return float(self.diagonal.mean())
+        return float(self.diagonal.sum()) / self.diagonal.size
 
     @cached_property
     def pair_mean(self) -> float:
         """Mean over all pairs of points of the batch."""
-        return float(self.layout.weight @ self.values.mean(axis=(1, 2)))
+        flat = self.values.reshape(len(self.values), -1)
+        return float(self.layout.weight @ flat.sum(axis=1)) / flat.shape[1]
 
     @property
     def variance(self) -> float:
@@ -129,11 +130,12 @@ class PairKernel:
         """Mean over all partners of each point, shape (profiles, positions)."""
         layout = self.layout
         count, paired = layout.profiles, layout.paired
-        own = self.values[:count].mean(axis=2)
+        points = self.values.shape[1]
+        own = self.values[:count].sum(axis=2)
         if len(layout.left) == count:
-            return np.asarray(own, dtype=np.float64)
-        either = np.concatenate([self.values[count:].mean(axis=2), self.values[count:].mean(axis=1)])
-        return np.asarray(own / paired + (1 - 1 / paired) * (layout.partners @ either), dtype=np.float64)
+            return np.asarray(own / points, dtype=np.float64)
+        either = np.concatenate([self.values[count:].sum(axis=2), self.values[count:].sum(axis=1)])
+        return np.asarray((own / paired + (1 - 1 / paired) * (layout.partners @ either)) / points, dtype=np.float64)
 
     def alike(self) -> float:
         """Mean correlation of different positions of a sample, zero where it is negative."""
@@ -383,7 +385,10 @@ def _padded(kernel: PairKernel, window: Window) -> Array:
     values = kernel.mapped()
     if not any(window.padding):
         return values
-    return np.pad(values, ((0, 0), (top, bottom), (left, right), (top, bottom), (left, right)))
+    (h, w), count = kernel.size, len(values)
+    padded = np.zeros((count, h + top + bottom, w + left + right, h + top + bottom, w + left + right))
+    padded[:, top : top + h, left : left + w, top : top + h, left : left + w] = values
+    return padded
 
 
 def _slices(out: Size, window: Window) -> list[tuple[slice, slice]]:

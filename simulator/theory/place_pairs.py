@@ -24,7 +24,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from varprop.simulator.theory.maps import Ints, Padding, Size, Window, at_offsets
+from varprop.simulator.theory.maps import Ints, Padding, Size, Window, at_offsets, bordered
 
 Array = NDArray[np.float64]
 
@@ -64,7 +64,7 @@ def _pairs(size: Size) -> _Pairs:
 
 def products(covariance: Array, size: Size) -> Array:
     """Return r(p, q) r(p', q') by offset, shape (offsets, positions, positions), weighted as roots are."""
-    pairs, padded = _pairs(size), np.pad(covariance, (0, 1))
+    pairs, padded = _pairs(size), bordered(covariance)
     first, second = (padded[which[:, :, None], which[:, None, :]] for which in (pairs.first, pairs.second))
     return np.asarray(first * second * pairs.weight[:, None, None])
 
@@ -84,7 +84,7 @@ def alike(correlation: Array, level: Array, size: Size) -> Array:
     known = at_offsets(correlation, down, across)
     shifted = known[np.subtract.outer(rows, rows) + size[0] - 1, np.subtract.outer(cols, cols) + size[1] - 1]
     root = np.sqrt(np.maximum(level, 0.0))
-    first = np.pad(shifted, (0, 1))[_pairs(size).first[:, :, None], _pairs(size).first[:, None, :]]
+    first = bordered(shifted)[_pairs(size).first[:, :, None], _pairs(size).first[:, None, :]]
     return np.asarray(first * products(np.outer(root, root), size))
 
 
@@ -124,7 +124,7 @@ def windowed(field: Array, window: Window, size: Size) -> Array:
 def scaled(field: Array, factors: Array, size: Size) -> Array:
     """Return a root of entries that are multiplied by factors of their two positions, shape (positions, positions)."""
     pairs = _pairs(size)
-    return np.asarray(field * np.pad(factors, (0, 1))[pairs.first, pairs.second][:, :, None])
+    return np.asarray(field * bordered(factors)[pairs.first, pairs.second][:, :, None])
 
 
 def padded(field: Array, padding: Padding, size: Size) -> Array:

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 from numpy.typing import NDArray
 
 from varprop.simulator.theory.depthwise import Taps, excess, tap_nodes
-from varprop.simulator.theory.maps import Ints, Size
+from varprop.simulator.theory.maps import Ints, Size, bordered
 from varprop.simulator.theory.sampling import Sample, channel_products, channel_squares
 from varprop.simulator.theory.stencils import Stencils
 from varprop.simulator.theory.variance_law import VarianceLaw
@@ -204,7 +205,7 @@ def _apart(weights: Array, under: Ints, slopes: tuple[Array, Array], scale: Arra
     """Return what ones bring through slopes and weights that know nothing of one another, over what noise does."""
     moments = (weights * scale) @ weights.T
     flat = [s.reshape(len(s), -1) for s in slopes]
-    between = np.pad(sum(s @ s.T for s in flat), (0, 1))  # of two outputs; nothing lies beyond the edge
+    between = bordered(reduce(np.add, (s @ s.T for s in flat)))  # of two outputs; nothing lies beyond the edge
     # Which output lies over an input, tap by tap; a tap reaches an input at most once.
     over = np.full((len(under), int(under.max()) + 2), -1)
     for outputs, inputs in zip(over, under, strict=True):
@@ -228,4 +229,5 @@ def _overlap(field: Array, slopes: tuple[Array, Array], y: Array, alike: float) 
 
 def _mean(field: Array) -> Array:
     """Mean of each channel."""
-    return np.asarray(field.mean(axis=(0, 1)))
+    flat = field.reshape(-1, field.shape[2])
+    return np.asarray(flat.sum(axis=0) / len(flat))
