@@ -41,27 +41,52 @@ def ours(work: Work, threads: int = 1, clock: Clock = time.process_time) -> floa
 
 
 def roofline(work: Work) -> float:
-    """Return the seconds that a trial's products, passes and draws take one thread at the machine's own rates.
+    """Return the seconds that a trial's products, memory and draws take one thread at the machine's own rates.
 
-    Products: forward and back, at the rate of a matrix product of 512 (BLAS, one thread). Passes: every number is
-    written and read once each way, at the rate of a copy. Draws: a normal for every weight, at our own rate.
+    Every operation is ideal by itself: it reads its inputs once and writes its output once, and a normalisation, the
+    activation behind it and all moments are one operation. So every map but those in between is written and read
+    forward, and so is its gradient on the way back; what a normalisation or activation reads is read then once more.
+
+    Products: multiply-adds at the rate of a matrix product of 512 (BLAS, one thread), the best there is: the narrow
+    products of a network do not reach it. Memory: at the rate of a copy from one array to another of the map's size,
+    which a core's cache holds or not; but maps that wait for the way back are written and read again, and weights read
+    both ways, at the rate of copies between arrays that are as large together as all of these. Draws: a normal for
+    every weight, at our own rate. What is added up could overlap in part, and chains of operations could be fused;
+    what a trial does between its operations, and arithmetic other than products, count as nothing.
     """
     from threadpoolctl import threadpool_limits
 
     from varprop.simulator.montecarlo.draws import WEIGHT, Draws
+    from varprop.simulator.montecarlo.trial import Plan
 
-    nodes, batch = work.network.nodes, len(work.batch.data)
-    numbers = batch * sum(int(np.prod(node.shape)) for node in nodes)
-    products = 2 * batch * sum((node.fan_in or 0) * int(np.prod(node.shape)) for node in nodes)
+    nodes, batch, plan = work.network.nodes, len(work.batch.data), Plan(work.network, frozenset())
+    sizes = [batch * int(np.prod(node.shape)) for node in nodes]
+    products = 2 * sum((node.fan_in or 0) * size for node, size in zip(nodes, sizes, strict=True))
     weights = sum(map(weight_count, nodes))
-    a, b = np.ones((2, 512, 512), np.float32)
-    x, y = np.ones((2, 2**22), np.float32)
+    stored = [(size, kept) for size, kept, made in zip(sizes, plan.kept, plan.unstored, strict=True) if not made]
+    waiting = weights + sum(size for size, kept in stored if kept)
+    a, b, x = np.ones((512, 512), np.float32), np.ones((512, 512), np.float32), np.ones(2**22, np.float32)
     draws = Draws(0, 0, 1, np.float32)
     with threadpool_limits(1, user_api="blas"):
         product = _best(lambda: np.matmul(a, b)) / 512**3
-    copy = _best(lambda: np.copyto(y, x)) / x.size
+    near, far = {size: _copy(size, 2 * size) for size in {*sizes}}, _copy(2**18, waiting)
+    # A copy is a read and a write.
+    memory = sum(size * (1.5 * near[size] + far if kept else 2 * near[size]) for size, kept in stored) + weights * far
     normal = _best(lambda: draws.normals(0, WEIGHT, x[np.newaxis])) / x.size
-    return products * product + 2 * numbers * copy + weights * normal
+    return products * product + memory + weights * normal
+
+
+def _copy(size: int, total: int) -> float:
+    """Return the seconds a number of copies between arrays of `size` numbers that hold `total` together."""
+    arrays = np.ones((max(2, total // size), size), np.float32)
+    pairs, rounds = len(arrays) // 2, max(1, 2**21 // total)
+
+    def work() -> None:
+        for _ in range(rounds):
+            for source in range(0, 2 * pairs, 2):
+                np.copyto(arrays[source + 1], arrays[source])
+
+    return _best(work) / (rounds * pairs * size)
 
 
 def growth(values: Sequence[int], times: Sequence[float]) -> float:
@@ -114,8 +139,8 @@ def speed_table(neural_tangents: Path | None) -> str:
         f"| {long.name}, 10,000 trials, two threads, wall clock (measured: {long.trials}) | {seconds:.0f} s | | | |",
         *_neural_tangents_rows(neural_tangents),
         "",
-        f"MobileNetV2 runs at {share:.0%} of the machine's own rates for its products, one copy of every number each "
-        f"way and its draws; of its trials {controlled:.0f} do what {plain:.0f} do without control variates. Without "
+        f"MobileNetV2 runs at {share:.0%} of the machine's own rates for its products, its draws and what operations "
+        f"must read and write; of its trials {controlled:.0f} do what {plain:.0f} do without control variates. Without "
         f"weights, time grows as width^{_exponent('width'):.2f} (1024 to 8192) and depth^{_exponent('depth'):.2f} "
         f"(25 to 200). Times are of a trial, processor time of one thread where nothing else is said, medians of "
         f"{ROUNDS} rounds in turns, {_machine()}.",

@@ -25,10 +25,13 @@ class Work:
 
 
 def mobilenet(depth: int = 16) -> Work:
-    """Return the direct engine's work; `depth` counts blocks, of which the network has 16."""
+    """Return the direct engine's work; `depth` counts blocks, of which the network has 16.
+
+    A run's start, a tenth of a second, goes with a third of the trials that bring every standard error below 1%.
+    """
     network = build("mobilenet_v2", depth=depth)
     name = "MobileNetV2" if depth == 16 else f"MobileNetV2 of {depth} blocks"
-    return Work(f"{name}, 32x32, batch 64", network, load_batch("gaussian", (3, 32, 32), 64, 0), 16, 4)
+    return Work(f"{name}, 32x32, batch 64", network, load_batch("gaussian", (3, 32, 32), 64, 0), 64, 4)
 
 
 def mlp(width: int, depth: int, batch: int, trials: int = 8) -> Work:
