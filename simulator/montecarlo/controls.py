@@ -78,7 +78,8 @@ def averages(
     n = np.uint64(rows.size // (trials * outputs))
     unit, share, zero = 1.0 / (np.float64(n) * variance), 1.0 / outputs, rows.dtype.type(0)
     for t in range(trials):
-        found[t] = 0.0
+        for k in range(COUNT):
+            found[t, k] = 0.0
         for c in range(outputs):
             first = np.uint64(t * outputs + c) * n
             total = squares = 0.0
@@ -89,12 +90,11 @@ def averages(
             if not SMALL < squares < LARGE:
                 total, squares = exact_sums(rows, first, first + n, zero)
             found[t, 0] += total * total * unit
-            for k in range(offsets.size):
+            for k in range(COUNT - 1):
                 found[t, k + 1] += 1.0 / (squares * unit + offsets[k])
-        found[t] *= share
-        found[t, 0] -= 1.0
-        for k in range(offsets.size):
-            found[t, k + 1] -= inverses[k]
+        found[t, 0] = found[t, 0] * share - 1.0
+        for k in range(COUNT - 1):
+            found[t, k + 1] = found[t, k + 1] * share - inverses[k]
 
 
 def layer_controls(network: Network, unseen: Set[int]) -> Mapping[int, LayerControls]:

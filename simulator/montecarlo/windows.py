@@ -168,7 +168,8 @@ def weigh(
     inward, outward = np.uint64(shared[0]), np.uint64(shared[1])
     n, m = np.uint64(x.size) * inward // outputs, np.uint64(out.size) * outward // outputs
     share, channels = 1.0 / np.float64(m), np.uint64(mean.shape[1])
-    summary[:] = 0.0
+    for row in range(len(summary)):
+        summary[row, 0] = summary[row, 1] = summary[row, 2] = 0.0
     one, two, three, four, six = np.uint64(1), np.uint64(2), np.uint64(3), np.uint64(4), np.uint64(6)
     for o in range(outputs):
         first, start, w = o // inward * n, o // outward * m, o * size
@@ -214,7 +215,6 @@ def weigh(
             total, squares = exact_sums(out, start, stop, out[start])
         t, c = o // outward // channels, o // outward % channels
         mean[t, c], second_moment, variance[t, c] = row_moments(out[start], share, total, squares)
-        summary[t, 0] += mean[t, c]
-        summary[t, 1] += second_moment
-        summary[t, 2] += variance[t, c]
-    summary /= channels
+        summary[t, 0] += mean[t, c] / channels
+        summary[t, 1] += second_moment / channels
+        summary[t, 2] += variance[t, c] / channels
