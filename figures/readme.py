@@ -56,7 +56,8 @@ class Bounds:
 
 BOUNDS = Bounds()
 
-_FEW_SAMPLES = "few pieces stand for the images: in the first layers, and where a stride leaves too little of each"
+_FEW_SAMPLES = "behind the stem a few images, or pieces of them, stand for the batch"
+_ONE_SIZE = "behind strides points of different size count as alike, and means over a map come out too large"
 _SHORTCUT = "sums of branches spread less from draw to draw than is taken"
 
 
@@ -87,10 +88,10 @@ ROWS = [
     *(_mobilenet(framework, "he_normal", "gaussian", **_LARGE) for framework in ("torch", "keras")),
     _mobilenet("torch", "he_normal", "photo", _FEW_SAMPLES, **_LARGE),
     *(_resnet(framework, "gaussian", _SHORTCUT) for framework in ("torch", "keras")),
-    *(_resnet(framework, "photo", f"{_SHORTCUT}; {_FEW_SAMPLES}") for framework in ("torch", "keras")),
+    *(_resnet(framework, "photo", f"{_FEW_SAMPLES}; {_ONE_SIZE}") for framework in ("torch", "keras")),
     *(
         _resnet("torch", source, cause, **{**_LARGE, "trials": 40})
-        for source, cause in (("gaussian", _SHORTCUT), ("photo", f"{_SHORTCUT}; {_FEW_SAMPLES}"))
+        for source, cause in (("gaussian", _SHORTCUT), ("photo", f"{_FEW_SAMPLES}; {_ONE_SIZE}"))
     ),
 ]
 

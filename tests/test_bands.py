@@ -104,9 +104,6 @@ def test_what_is_not_known_is_none() -> None:
     assert [probability_below(fixed, log) for log in (-1.0, 1.0)] == [0.0, 1.0]
 
 
-@pytest.mark.xfail(
-    strict=True, reason="cubes of correlations cancel, and a part of the pairs says too little, all too much"
-)
 def test_pieces_of_images_spread_as_the_images_do() -> None:
     """Spread of logs on maps carried by pieces: with correlations beyond them it would vanish after activations."""
     net = NetworkBuilder("pieces", "torch", (3, 32, 32))

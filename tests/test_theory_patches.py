@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 
+from varprop.simulator.architectures import build
 from varprop.simulator.initializers import parse_initializer
 from varprop.simulator.inputs import load_batch
 from varprop.simulator.montecarlo import simulate
 from varprop.simulator.network import NetworkBuilder
 from varprop.simulator.theory import engine, predict
 from varprop.simulator.theory.maps import Window
-from varprop.simulator.theory.patches import gathered, matched, statistics
+from varprop.simulator.theory.pairs import Layout, PairKernel
+from varprop.simulator.theory.patches import gathered, levelled, matched, statistics
+from varprop.simulator.theory.sampling import linear
 from varprop.tests.tolerances import BEYOND, DEEP_ROUNDING, NEAR, ROUNDING
 
 
@@ -61,6 +64,50 @@ def test_directions_in_which_patches_do_not_vary_are_left():
     found = matched(patches, np.zeros(3), np.diag([4.0, 0.0, 0.0]))
     np.testing.assert_allclose(found[:, 1:], 0.0, atol=DEEP_ROUNDING)
     np.testing.assert_allclose(np.mean(found[:, 0] ** 2), 4.0, rtol=DEEP_ROUNDING)
+
+
+def test_levelled_patches_have_the_mean_and_the_spread_at_each_output():
+    rng = np.random.default_rng(4)
+    patches, wanted = rng.standard_normal((3, 4, 5)), 1 + rng.standard_normal((20, 4, 5)) * np.arange(5.0)
+    patches[:, :, 4] = 2.0  # nothing there to spread
+    found = levelled(patches, wanted)
+    np.testing.assert_allclose(found.mean(axis=0), wanted.mean(axis=0), rtol=DEEP_ROUNDING)
+    spread = wanted.var(axis=0).mean(axis=0)
+    np.testing.assert_allclose(found.var(axis=0).mean(axis=0), [*spread[:4], 0.0], atol=DEEP_ROUNDING)
+
+
+def test_channels_linear_in_the_data_have_their_kernel():
+    """Products of the batch's points and the quantiles of a channel's variance, which come evenly."""
+    rng = np.random.default_rng(5)
+    features = rng.standard_normal((6, 8, 10)) * np.array([4.0, 2.0, *[1.0] * 6])[:, None]
+    layout = Layout.all_pairs(6, 6)
+    gram = np.einsum("sep,tfq,ef->stpq", features, features, np.eye(8))
+    kernel = PairKernel(layout, (1, 10), gram[layout.left, layout.right])
+    values = linear(features, kernel, 0).values
+    found = np.einsum("psc,qtc->stpq", values, values) / values.shape[2]
+    np.testing.assert_allclose(found, gram, atol=DEEP_ROUNDING * gram.max())
+    covariance = np.cov(features.transpose(1, 0, 2).reshape(8, -1), bias=True)
+    draws = rng.standard_normal((50_000, 8))
+    v = np.einsum("ce,ce->c", draws @ covariance, draws)
+    # Evenly taken quantiles leave much less noise than as many draws would.
+    own, count = values.var(axis=(0, 1)), values.shape[2] // 2
+    assert abs(np.mean(1 / own) - np.mean(1 / v)) < np.std(1 / v) / np.sqrt(count)
+
+
+def test_first_channels_depend_on_the_whole_batch():
+    """Behind the stem's depthwise layer 1 / v depends on all images: of five alone it was 5% less."""
+    network, batch = build("mobilenet_v2", framework="torch"), load_batch("photo", (3, 32, 32), 64, 0)
+    names = [node.name for node in network.nodes]
+    law = engine._forward(network, batch)[names.index("stem.depthwise.bn")].law
+    first, rng = plain_patches(batch.data, Window((3, 3), (2, 2), (1, 1, 1, 1))), np.random.default_rng(6)
+    under, found = Window((3, 3), (1, 1), (1, 1, 1, 1)), []
+    for _ in range(400):
+        z = np.einsum("e,sep->sp", rng.standard_normal(27), first).reshape(64, 1, 16, 16)
+        a = np.clip((z - z.mean()) / z.std(), 0.0, 6.0)
+        taps = gathered(a, under.index((16, 16)), under).transpose(1, 0, 2).reshape(9, -1)
+        weights = rng.standard_normal((64, 9)) * np.sqrt(2 / 9)
+        found.append(np.mean(1 / (np.einsum("wk,kl,wl->w", weights, np.cov(taps, bias=True), weights) + 1e-5)))
+    assert abs(law.inverse - np.mean(found)) < BEYOND * np.std(found) / np.sqrt(len(found)) + NEAR * law.inverse
 
 
 def test_channels_of_the_first_convolution_vary_as_on_the_whole_batch():

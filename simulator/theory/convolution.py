@@ -13,8 +13,8 @@ from varprop.simulator.network import Conv2d, Network, Node
 from varprop.simulator.theory.depthwise import Taps, depthwise, tap_covariance
 from varprop.simulator.theory.maps import Size, Window, size_of, window_sum
 from varprop.simulator.theory.pairs import PairKernel, merged, plus, regridded, windows
-from varprop.simulator.theory.patches import gathered, matched, statistics
-from varprop.simulator.theory.sampling import Sample
+from varprop.simulator.theory.patches import gathered, levelled, matched, statistics
+from varprop.simulator.theory.sampling import Sample, affordable
 from varprop.simulator.theory.signal import Gaussian, Signal, Weighted, cropped, fixed, key_of
 from varprop.simulator.theory.strays import NONE, Strays
 
@@ -100,6 +100,7 @@ def _first_convolution(operation: Conv2d, node: Node, network: Network, signal: 
     index = window.index((data.shape[2], data.shape[3]))
     layout = signal.kernel.layout
     small = layout.carried(node.shape)
+    data = data[: affordable(layout, small[0] * small[1])]
     amplitude = common = None
     if small != size:
         assert signal.known is not None
@@ -108,15 +109,20 @@ def _first_convolution(operation: Conv2d, node: Node, network: Network, signal: 
         inside = float(amplitude.ravel()[under == under.max()].mean())
         amplitude = amplitude / inside if inside > 0 else np.ones(size)
         maps = index.reshape(-1, *size)
-        pieces = np.stack([cropped(maps, small, k).reshape(len(maps), -1) for k in range(layout.profiles)])
+        pieces = np.stack([cropped(maps, small, k).reshape(len(maps), -1) for k in range(len(data))])
         patches = gathered(data, pieces, window)
     else:
         patches = gathered(data, index, window)
+    patches, others = patches[: layout.profiles], patches[layout.profiles :]
     if small != size or layout.profiles < layout.batch:
         assert signal.known is not None
         mean, covariance = statistics(signal.known, index, window)
         edges = 1.0 if amplitude is None else float(amplitude.mean())
+        if small == size:
+            patches = levelled(patches, gathered(signal.known, index, window))
         patches = matched(patches, mean / np.sqrt(edges), covariance / edges)
+        if len(others):
+            others = matched(others, mean / np.sqrt(edges), covariance / edges)
         if amplitude is not None and mean.any():
             (everywhere,) = gathered(signal.known.mean(axis=0)[None], index, window)
             common = (mean @ everywhere).reshape(size) * (edges / float(mean @ mean))
@@ -126,16 +132,27 @@ def _first_convolution(operation: Conv2d, node: Node, network: Network, signal: 
         float(linear_second_moment(per_group, law.variance, 1.0))
     )
     kernel = with_bias(kernel, node, network)
+    features = _features(np.concatenate([patches, others]), network, node, law) if len(others) else None
     return Signal(
         kernel,
         np.zeros_like(kernel.diagonal),
         operation.out_channels,
         strays=NONE.plus(node.name, 1 / operation.out_channels, kernel) if network.has_batch_norm else NONE,
         weighted=Weighted(law, per_group * window.live, signal.kernel, window=window),
-        origin=Gaussian(kernel, key_of(node.name)),
+        origin=Gaussian(kernel, key_of(node.name), features=features),
         amplitude=amplitude,
         common=common,
     )
+
+
+def _features(patches: Array, network: Network, node: Node, law: WeightLaw) -> Array:
+    """Return what a channel of the first convolution is a sum of with weights of variance one."""
+    features = np.asarray(patches * np.sqrt(law.second_moment))
+    bias = bias_law(node, network.framework)
+    if bias is None or bias.second_moment == 0.0:
+        return features
+    alone = np.full((len(features), 1, features.shape[2]), np.sqrt(bias.second_moment))
+    return np.concatenate([features, alone], axis=1)
 
 
 def _strays(operation: Conv2d, node: Node, signal: Signal, window: Window, after: PairKernel) -> tuple[Strays, Strays]:

@@ -139,7 +139,8 @@ def _(operation: Activation, node: Node, network: Network, inputs: list[Signal])
             taps, size = signal.behind
             inside = _cropped(sample, signal.kernel.size, taps.window.out_size(size))
             points = signal.kernel.layout.batch * node.shape[1] * node.shape[2]
-            related = partial(relations, taps, size, inside, points, signal.law)
+            images = signal.kernel.layout.profiles > 1
+            related = partial(relations, taps, size, inside, points, signal.law, images)
     out = duals.kernel
     amplitude, slopes, shifts = _edges_after(function, signal)
     strays = signal.strays

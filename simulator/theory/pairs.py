@@ -243,6 +243,9 @@ def merged(kernel: PairKernel) -> PairKernel:
     blocks = [kernel.values[:count].mean(axis=0)]
     if layout.batch > 1:
         cross = kernel.values[count:].mean(axis=0)
+        # Of the batch's pairs of different samples some were represented by a profile with itself.
+        own = (1 / layout.paired - 1 / layout.batch) / (1 - 1 / layout.batch)
+        cross = own * blocks[0] + (1 - own) * cross
         blocks.append((cross + cross.T) / 2)
     return replace(kernel, layout=layout_out, values=np.stack(blocks))
 

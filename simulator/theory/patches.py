@@ -2,6 +2,7 @@
 
 Every channel of that convolution is a linear function of a patch. So the mean and the covariance of all patches say all
 that there is to know of its mean and variance over the data, and the pieces whose pairs are carried are given both.
+Images that are carried whole are given the mean and the spread at each position before that.
 """
 
 from __future__ import annotations
@@ -52,6 +53,18 @@ def matched(patches: Array, mean: Array, covariance: Array) -> Array:
     root = _power(covariance, 0.5)
     change = root @ _power(root @ spread @ root, -0.5) @ root
     return np.asarray(mean[:, None] + change @ centred)
+
+
+def levelled(patches: Array, wanted: Array) -> Array:
+    """Give patches, shape (samples, entries, outputs), the mean that others have at each output, and their spread.
+
+    What a few images have more of at the border or in the middle a depthwise layer takes for a difference of places.
+    """
+    own, mean = patches.mean(axis=0), wanted.mean(axis=0)
+    level, aim = (np.mean((field - middle) ** 2, axis=(0, 1)) for field, middle in ((patches, own), (wanted, mean)))
+    return np.asarray(
+        mean + (patches - own) * np.sqrt(np.divide(aim, level, out=np.zeros_like(level), where=level > 0))
+    )
 
 
 def _power(matrix: Array, exponent: float) -> Array:

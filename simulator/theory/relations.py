@@ -24,7 +24,8 @@ from varprop.simulator.theory.variance_law import VarianceLaw
 Array = NDArray[np.float64]
 
 _POINTS = 64  # of the data at which a channel is looked at: with 256 the same noise is left, that of the channels
-_SAMPLES = 4  # of the batch at least, as images differ
+_SAMPLES = 4  # of the batch at least
+_IMAGES = 16  # and of images, which differ
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,9 @@ def unrelated(alike: float) -> Relations:
     return UNRELATED
 
 
-def relations(taps: Taps, size: Size, after: Sample, points: int, law: VarianceLaw | None, alike: float) -> Relations:
+def relations(
+    taps: Taps, size: Size, after: Sample, points: int, law: VarianceLaw | None, images: bool, alike: float
+) -> Relations:
     """Return how the gradient's way through a depthwise layer depends on the channel.
 
     The gradient that arrives at the activation behind the layer is taken as white over the data, plus a part that is
@@ -83,11 +86,13 @@ def relations(taps: Taps, size: Size, after: Sample, points: int, law: VarianceL
         N: the channel's values over batch and positions behind the layer.
     law
         Of the normalisation between, if there is one.
+    images
+        Whether the sampled points are those of images, not of draws of one law.
     alike
         Correlation of the arriving gradient at different positions of a sample.
     """
     assert after.slopes is not None
-    count, samples = len(taps.covariances), max(_SAMPLES, _POINTS // (size[0] * size[1]))
+    count, samples = len(taps.covariances), max(_IMAGES if images else _SAMPLES, _POINTS // (size[0] * size[1]))
     weights = tap_nodes(taps.window.taps, taps.law, count).T
     kernels = Stencils(weights, taps.window, size)
     halves = (after.slopes[:, :samples, :count], after.slopes[:, :samples, count:])

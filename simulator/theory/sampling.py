@@ -26,7 +26,10 @@ Array = NDArray[np.float64]
 _CHANNELS = 256  # at least, of an exchangeable batch; of images, whose channels differ more, twice as many
 _MOST = 2048
 _VALUES = 2**17  # values that a sample of an exchangeable batch holds at most
+_LINEAR = 2**21  # values that a sample of channels that are linear in images holds at most
 _RANK = 300  # leading directions kept of a kernel over many points
+_CANDIDATES = 32  # weights that one is taken of
+_GOLDEN = (5**0.5 - 1) / 2  # step of a sequence of which any part is spread evenly
 _POWERS = 16  # steps of the power method; a direction that rules stands out
 _SOLVED = 64  # points up to which a covariance that has negative directions is resolved into all its directions
 _ROUNDING = 1e-10  # share of the largest below which a direction's variance is nothing but rounding
@@ -101,6 +104,39 @@ def draw(kernel: PairKernel, key: int) -> Sample:
         z = _normal(rng, 1, channels, assemble(kernel)).reshape(samples, positions, channels)
         z = np.ascontiguousarray(z.transpose(1, 0, 2))
     return of_size(z, kernel)
+
+
+def affordable(layout: Layout, positions: int) -> int:
+    """Return the number of samples that channels linear in the data are drawn at."""
+    return max(_LINEAR // (positions * counts(layout, positions)[1]), layout.profiles)
+
+
+def linear(features: Array, kernel: PairKernel, key: int) -> Sample:
+    """Draw channels that are linear in features of the data, shape (samples, features, positions), with unit weights.
+
+    There may be more samples than the kernel's. A channel's variance over the data takes its quantiles, evenly:
+    where few directions of the data rule, what is divided by it depends on a few channels. The weights' covariance is
+    that of their law, as far as there are as many channels as features, and the channels' kernel is exact then.
+    """
+    samples, entries, positions = features.shape
+    flat = features.transpose(1, 0, 2).reshape(entries, -1)
+    half = counts(kernel.layout, positions)[1] // 2
+    weights = np.random.Generator(np.random.SFC64(key)).standard_normal((entries, half * _CANDIDATES))
+    covariance = np.cov(flat, bias=True)
+    variance = np.einsum("ec,ec->c", weights, covariance @ weights)
+    weights = weights[:, np.argsort(variance)[(ranks(half) * _CANDIDATES).astype(int)]]
+    if entries <= half:
+        weights = np.linalg.solve(np.linalg.cholesky(weights @ weights.T / half), weights)
+    values = (flat.T @ weights).reshape(samples, positions, half).transpose(1, 0, 2)
+    return of_size(np.concatenate([values, -values], axis=2), kernel)
+
+
+def ranks(count: int) -> Array:
+    """Return the middles of equal shares, from 0 to `count`, in an order of which any part is spread evenly."""
+    order = np.argsort(np.arange(count) * _GOLDEN % 1.0)
+    found = np.empty(count)
+    found[order] = np.arange(count) + 0.5
+    return found
 
 
 def of_size(values: Array, kernel: PairKernel) -> Sample:
@@ -283,7 +319,7 @@ def correct(duals: Duals, after: Sample, before: PairKernel) -> Duals:
     if gaussian > 0:
         factor = np.where(varies, np.sqrt(exact / gaussian), 1.0)
         derivative = replace(derivative, values=derivative.values * np.outer(factor, factor)).scaled(1.0)
-    gaps = [true - drawn for true, drawn in zip(_averages(before), _kernels(after.inputs), strict=True)]
+    gaps = [true - drawn for true, drawn in zip(_averages(before), _carried(after.inputs, before.layout), strict=True)]
     np.fill_diagonal(gaps[0], 0.0)  # sizes were brought to the kernel's already
     slopes = _averages(duals.derivative)
     kernel = shifted(duals.kernel, after, [gap * slope for gap, slope in zip(gaps, slopes, strict=True)])
@@ -373,7 +409,7 @@ def shifted(kernel: PairKernel, sample: Sample, missed: Sequence[Array | float] 
     with a position where the sample is one number, as zero padding is, have a number of their own.
     """
     layout = kernel.layout
-    same, cross = (values + more for values, more in zip(_kernels(sample.values), missed, strict=True))
+    same, cross = (values + more for values, more in zip(_carried(sample.values, layout), missed, strict=True))
     numbers = offsets(kernel.size)
     varies = sample.varies
     if not varies.all():
@@ -414,6 +450,19 @@ def _kernels(values: Array) -> tuple[Array, Array]:
         return same, same
     total = values.sum(axis=1)
     return same, (total @ total.T / channels - samples * same) / (samples * (samples - 1))
+
+
+def _carried(values: Array, layout: Layout) -> tuple[Array, Array]:
+    """Return `_kernels` as a layout's blocks stand for them.
+
+    Of a few samples that stand for all of a batch, more pairs are of one with itself than of the many drawn at.
+    """
+    same, cross = _kernels(values)
+    samples, paired = values.shape[1], layout.paired
+    if paired < min(samples, layout.batch):
+        every = same / samples + (1 - 1 / samples) * cross
+        cross = (every - same / paired) / (1 - 1 / paired)
+    return same, cross
 
 
 def channel_squares(values: Array) -> Array:

@@ -19,7 +19,7 @@ from varprop.simulator.theory.duals import Duals
 from varprop.simulator.theory.maps import Size, Window
 from varprop.simulator.theory.pairs import PairKernel
 from varprop.simulator.theory.relations import Relations, unrelated
-from varprop.simulator.theory.sampling import Sample, activated, draw, normalised
+from varprop.simulator.theory.sampling import Sample, activated, draw, linear, normalised
 from varprop.simulator.theory.strays import NONE, Strays
 from varprop.simulator.theory.variance_law import VarianceLaw
 
@@ -38,6 +38,7 @@ class Gaussian:
     edges: float = 1.0  # and how much smaller that was than deep inside the map
     function: ActivationFunction | None = None
     parts: tuple[Gaussian, ...] = ()  # that it is the sum of
+    features: Array | None = None  # of the data, shape (samples, features, positions), that it is linear in
 
     def draw(self) -> Sample:
         """Draw channels of the node."""
@@ -47,6 +48,8 @@ class Gaussian:
     def _drawn(self) -> Sample:
         if self.parts:
             sample = Sample(np.sum([part.draw().values for part in self.parts], axis=0))
+        elif self.features is not None:
+            sample = linear(self.features, self.kernel, self.key)
         else:
             sample = draw(self.kernel, self.key)
         if self.eps is not None:

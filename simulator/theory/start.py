@@ -42,7 +42,7 @@ Ints = NDArray[np.intp]
 
 _DRAWS = 4000  # subsets of a batch compared to find one that stands for it
 _WHOLE = 4_000_000  # kernel entries up to which a batch of real images is carried whole
-_BUDGET = 1_000_000  # kernel entries carried of a larger one
+_BUDGET = 1_400_000  # kernel entries carried of a larger one
 _NEAR = 8  # rows and columns of large maps where only neighbours matter
 _PIECE = 12  # rows and columns of its pieces
 _SMALL = 500_000  # kernel entries up to which an exchangeable batch is carried whole
@@ -87,11 +87,14 @@ def start(batch: Batch, network: Network) -> Start:
     if samples <= _FLAT and _entries(samples, maps, CUT) <= _WHOLE:
         return Start(np.arange(samples), Layout.all_pairs(samples, samples), lean)
     # Maps that are carried whole have their true edges; of larger ones many small pieces say more than few large ones.
-    cut = CUT if all(max(shape[1:]) <= CUT for shape in maps) else _PIECE
+    padded = {node.shape for node in network.nodes if isinstance(node.operation, ZeroPad)}
+    unpadded = [shape for shape in maps if shape not in padded]
+    whole = all(max(shape[1:]) <= CUT for shape in unpadded)
+    cut = max(max(shape[1:]) for shape in maps) if whole else _PIECE
     keep = min(samples, _FLAT)
-    while keep > 2 and _entries(keep, maps, cut) > _BUDGET:
+    while keep > 2 and _entries(keep, unpadded, cut) > _BUDGET:
         keep -= 1
-    layout = replace(Layout.all_pairs(keep, samples), whole=cut, cut=cut, pieces=cut == _PIECE)
+    layout = replace(Layout.all_pairs(keep, samples), whole=cut, cut=cut, pieces=not whole)
     if lean:
         layout = replace(layout, paired=keep)
     return Start(_representative(batch.data, keep), layout, lean)
@@ -181,7 +184,8 @@ def _carried(values: Array, how: Start) -> tuple[PairKernel, Array, Array | None
     if how.lean:
         # One entry a pair says how large the data are; patches say the rest.
         kernel, mean = _paired(chosen.reshape(len(chosen), -1, 1), (1, 1), how.layout)
-        return kernel, mean, None, chosen
+        others = np.setdiff1d(np.arange(len(values)), how.chosen)
+        return kernel, mean, None, np.concatenate([chosen, values[others]])
     small, amplitude = how.layout.carried(values.shape[1:]), None
     if small != values.shape[2:]:
         square = np.mean(values**2, axis=(0, 1))

@@ -112,7 +112,9 @@ def edges_after_sum(function: ActivationFunction, terms: Sequence[Signal]) -> tu
     known = [np.ones(1) if term.amplitude is None else term.amplitude for term in terms]
     fields = np.sqrt(np.broadcast_arrays(*known))
     levels, where = np.unique(np.round(fields.reshape(len(terms), -1), _DIGITS), axis=1, return_inverse=True)
-    drawn = _alike([term.draw().values[:, :1] for term in terms])
+    # Draws of one law are alike, images are not.
+    first = slice(1) if terms[0].kernel.layout.profiles == 1 else slice(None)
+    drawn = _alike([term.draw().values[:, first] for term in terms])
     some = slice(None, None, max(drawn[0].size // _VALUES, 1))
     total = np.column_stack([np.ones(len(terms)), levels]).T @ [values[some].ravel() for values in drawn]
     value, slope = function.value(total), function.derivative(total)
