@@ -7,17 +7,18 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from varprop.simulator.errors import UserError, did_you_mean
-from varprop.simulator.formula.function import Formula, formula
-from varprop.simulator.formula.grammar import LONGEST, mentions_x
-from varprop.simulator.formula.terms import shortened
 from varprop.simulator.generated import activations as scalar
 from varprop.simulator.generated import arrays, moments
 from varprop.simulator.quadrature import gaussian_dual, gaussian_mean, verified_mean
+
+if TYPE_CHECKING:
+    from varprop.simulator.formula.function import Formula
 
 Array = NDArray[np.float64]
 Line = tuple[float, float]
@@ -210,13 +211,18 @@ def activation(text: str) -> ActivationFunction:
     >>> activation("max(x, 0.2*x)").second_moment(1.0)
     array(0.52)
     """
-    if mentions_x(text) or len(text) > LONGEST:
-        return _written(formula(text))
     match = re.fullmatch(r"\s*(\w+)\s*(?:\(\s*(?:(\w+)\s*=)?\s*([^()=]*?)\s*\))?\s*", text)
-    if match is None:
-        raise UserError(
-            "activation", shortened(text), "a name, a name with a number like leaky_relu(0.2), or a formula in x"
-        )
+    if match is None or match[1] not in _FAMILIES or "x" in text:
+        # Written ones are read by what a named one starts sooner without.
+        from varprop.simulator.formula.function import formula
+        from varprop.simulator.formula.grammar import LONGEST, mentions_x
+        from varprop.simulator.formula.terms import shortened
+
+        if mentions_x(text) or len(text) > LONGEST:
+            return _written(formula(text))
+        if match is None:
+            expected = "a name, a name with a number like leaky_relu(0.2), or a formula in x"
+            raise UserError("activation", shortened(text), expected)
     name, key, number = match.groups()
     if name not in _FAMILIES:
         raise did_you_mean("activation", name, list(NAMES))
