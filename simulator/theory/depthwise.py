@@ -186,8 +186,9 @@ def _unit_nodes(taps: int, distribution: str) -> Array:
     for _ in range(64):
         root = (1.0 + root) ** (1.0 / (taps + 1))
     unit = (np.arange(1, NODES + 1)[:, None] * root ** -np.arange(1.0, taps + 1)) % 1.0
-    rank = np.argsort(np.argsort(unit, axis=0), axis=0)
-    return _quantiles(distribution)[rank]
+    nodes = np.empty_like(unit)
+    np.put_along_axis(nodes, np.argsort(unit, axis=0), _quantiles(distribution)[:, None], axis=0)
+    return nodes
 
 
 @lru_cache(maxsize=3)
