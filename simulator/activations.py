@@ -213,7 +213,7 @@ def activation(text: str) -> ActivationFunction:
     """
     match = re.fullmatch(r"\s*(\w+)\s*(?:\(\s*(?:(\w+)\s*=)?\s*([^()=]*?)\s*\))?\s*", text)
     if match is None or match[1] not in _FAMILIES or "x" in text:
-        # Written ones are read by what a named one starts sooner without.
+        # What reads written ones is imported for them alone: named ones start sooner so.
         from varprop.simulator.formula.function import formula
         from varprop.simulator.formula.grammar import LONGEST, mentions_x
         from varprop.simulator.formula.terms import shortened

@@ -163,11 +163,11 @@ def test_a_large_kernel_is_looked_at_in_part() -> None:
     side = 24
     place = np.arange(side**2)
     near = np.exp(-np.abs(place[:, None] // side - place // side) - np.abs(place[:, None] % side - place % side))
-    kernel = PairKernel(Layout.exchangeable(5), (side, side), np.stack([near, np.zeros_like(near)])).centred()
+    kernel = PairKernel(Layout.exchangeable(5), (side, side), np.stack([near, np.zeros_like(near)])).centred
     diagonal = kernel.diagonal / kernel.second_moment
     assert abs(pair_mean(kernel, np.array([0.0, 1.0]), level=np.ones_like(diagonal))) < 1e-4 * float(np.mean(near**2))
     square = pair_mean(kernel, np.array([0.0, 0.0, 1.0]))
-    assert square == pytest.approx(kernel.pair_square_mean() / kernel.second_moment**2, rel=0.1)
+    assert square == pytest.approx(kernel.pair_square_mean / kernel.second_moment**2, rel=0.1)
 
 
 @pytest.mark.parametrize("inside", [1.0, 0.4])

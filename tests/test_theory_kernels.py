@@ -175,11 +175,11 @@ def test_means_and_centring_are_those_of_the_whole_matrix():
     n = len(full)
     assert kernel.second_moment == pytest.approx(np.trace(full) / n, rel=ROUNDING)
     assert kernel.pair_mean == pytest.approx(full.mean(), rel=ROUNDING * 10)
-    assert kernel.pair_square_mean() == pytest.approx(np.mean(full**2), rel=ROUNDING * 10)
+    assert kernel.pair_square_mean == pytest.approx(np.mean(full**2), rel=ROUNDING * 10)
     assert kernel.pair_product_mean(other) == pytest.approx(np.mean(full * whole(other)), rel=ROUNDING * 10)
     np.testing.assert_allclose(kernel.row_mean().ravel(), full.mean(axis=1), atol=ROUNDING * 10)
     projector = np.eye(n) - 1 / n
-    np.testing.assert_allclose(whole(kernel.centred()), projector @ full @ projector, atol=ROUNDING * 10)
+    np.testing.assert_allclose(whole(kernel.centred), projector @ full @ projector, atol=ROUNDING * 10)
 
 
 def test_one_profile_stands_for_many_samples():
@@ -187,8 +187,8 @@ def test_one_profile_stands_for_many_samples():
     small = stationary((3, 4))
     full = unmerged(small, Layout.all_pairs(4, 4))
     assert small.pair_mean == pytest.approx(full.pair_mean, rel=ROUNDING)
-    assert small.pair_square_mean() == pytest.approx(full.pair_square_mean(), rel=ROUNDING)
-    np.testing.assert_allclose(merged(full.centred()).values, small.centred().values, atol=ROUNDING)
+    assert small.pair_square_mean == pytest.approx(full.pair_square_mean, rel=ROUNDING)
+    np.testing.assert_allclose(merged(full.centred).values, small.centred.values, atol=ROUNDING)
 
 
 def test_a_few_samples_stand_for_a_batch():

@@ -190,8 +190,8 @@ def test_what_blocks_stray_by():
     expected = []
     for node, signal in zip(network.nodes, signals, strict=True):
         if isinstance(node.operation, Add):
-            centred = signal.kernel.centred()
-            expected.append(centred.pair_square_mean() / centred.second_moment**2 + signal.strays.variance)
+            centred = signal.kernel.centred
+            expected.append(centred.pair_square_mean / centred.second_moment**2 + signal.strays.variance)
     error = measured.std(axis=0) / math.sqrt(draws)
     assert np.all(np.abs(measured.mean(axis=0) - expected) < BEYOND * error + RANDOM_MATRIX * np.array(expected))
 

@@ -200,7 +200,7 @@ def _(
     alignment = gradient.alignment
     if alignment is None:
         alignment = kernel.pair_product_mean(output.kernel) * float(np.exp(output.kernel.log_scale))
-    centred = kernel.centred()
+    centred = kernel.centred
     before = centred.second_moment + kernel.pair_mean
     # The scalar recurrence gives the size; the two projections take their part out of the kernel.
     size = float(batch_norm_gradient(before, kernel.pair_mean, alignment, own.mean, op.eps)) * (own.mean + op.eps)

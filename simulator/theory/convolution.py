@@ -188,8 +188,8 @@ def _depthwise(signal: Signal, window: Window, law: WeightLaw, expected: Array) 
 def _pooled_over_samples(kernel: PairKernel) -> tuple[PairKernel, float]:
     """Treat the samples as draws of one law; how much their kernels differ becomes part of the spread."""
     together = merged(kernel)
-    before, after = kernel.centred(), together.centred()
-    lost = before.pair_square_mean() - after.pair_square_mean()
+    before, after = kernel.centred, together.centred
+    lost = before.pair_square_mean - after.pair_square_mean
     return together, max(lost, 0.0) / after.second_moment**2 if after.second_moment > 0 else 0.0
 
 

@@ -112,8 +112,7 @@ def overlaps(loads: Array) -> Array:
 
 def window_sum(field: Array, window: Window) -> Array:
     """Sum of a map under each window by `shares`, shape (h, w) to (out_h, out_w); zeros beyond the edges."""
-    padded = np.append(field.ravel(), 0.0)
-    size = field.shape[0], field.shape[1]
+    padded, size = np.append(field.ravel(), 0.0), size_of(field)
     return np.asarray(window.shares @ padded[window.index(size)]).reshape(window.out_size(size))
 
 
@@ -129,7 +128,7 @@ def window_scatter(field: Array, window: Window, size: Size) -> Array:
 
 
 def size_of(field: Array) -> Size:
-    """Size of one map."""
+    """Size of a map, whose first axes are rows and columns."""
     return field.shape[0], field.shape[1]
 
 

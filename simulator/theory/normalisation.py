@@ -35,18 +35,18 @@ def batch_normalised(operation: BatchNorm, signal: Signal) -> Signal:
         law = depthwise_law(taps, operation.eps)
         # Dividing by v damps the directions of w that make v large.
         assert law.taps is not None
-        kernel = windows(signal.weighted.input, law.taps, signal.weighted.window).centred()
+        kernel = windows(signal.weighted.input, law.taps, signal.weighted.window).centred
         if kernel.size != signal.kernel.size:
             kernel = regridded(kernel, signal.kernel.size)
         if signal.weighted.window.inside and amplitude is None:
-            kernel = with_edges(kernel, signal.kernel.centred().diagonal.mean(axis=0))
+            kernel = with_edges(kernel, signal.kernel.centred.diagonal.mean(axis=0))
     else:
         law, kernel = _normalised(signal, operation.eps, edges)
         if signal.weighted is not None and law.modes is not None:
             before, shared = signal.weighted.strays.variance, signal.weighted.shared
             left, third = law.strayed
             part = shared / before if before > 0 else 0.0
-            strays = strays.normalised(shared, (left * part, third * part**2), _alike(signal.kernel.centred()))
+            strays = strays.normalised(shared, (left * part, third * part**2), _alike(signal.kernel.centred))
     if signal.sample is not None or (origin is not None and (any(signal.padding) or origin.function is not None)):
         if taps is None:
             law = _sampled_law(signal, law, operation.eps)
@@ -60,7 +60,7 @@ def batch_normalised(operation: BatchNorm, signal: Signal) -> Signal:
         kernel = replace(kernel, log_scale=0.0).scaled(law.ratio / (kernel.second_moment * edges))
     else:
         # Far below eps the variance says nothing any more, and may be out of range.
-        kernel = signal.kernel.centred().scaled(1 / operation.eps if operation.eps > 0 else 0.0)
+        kernel = signal.kernel.centred.scaled(1 / operation.eps if operation.eps > 0 else 0.0)
     return Signal(
         kernel,
         np.zeros_like(kernel.diagonal),
@@ -76,7 +76,7 @@ def batch_normalised(operation: BatchNorm, signal: Signal) -> Signal:
 
 def _normalised(signal: Signal, eps: float, edges: float) -> tuple[VarianceLaw, PairKernel]:
     """Law of a channel's variance that sums many modes of the data, and the kernel after division, up to a factor."""
-    centred = signal.kernel.centred()
+    centred = signal.kernel.centred
     q = centred.second_moment
     scale = float(np.exp(signal.kernel.log_scale)) * edges
     # Layers without weights of their own see a sum of endlessly many.
@@ -95,7 +95,7 @@ def _normalised(signal: Signal, eps: float, edges: float) -> tuple[VarianceLaw, 
         values = values[:0]
     vectors = vectors[: len(values)]
     rest = max(q - float(values.sum()), 0.0)
-    rest_square = max(centred.pair_square_mean() - float(np.sum(values**2)), 0.0)
+    rest_square = max(centred.pair_square_mean - float(np.sum(values**2)), 0.0)
     if centred.layout.profiles > 1 and len(values):
         # All modes were looked at: none of the rest is larger than the least of the leading ones.
         rest_square = min(rest_square, rest * float(values[-1]))
@@ -155,7 +155,7 @@ def _sphere(centred: PairKernel, ratio: float) -> float:
 
 def _alike(kernel: PairKernel) -> float:
     """Return the mean squared correlation of two points."""
-    return min(kernel.pair_square_mean() / kernel.second_moment**2, 1.0) if kernel.second_moment else 1.0
+    return min(kernel.pair_square_mean / kernel.second_moment**2, 1.0) if kernel.second_moment else 1.0
 
 
 def _stands_out(share: float, alike: float, strayed: float) -> bool:

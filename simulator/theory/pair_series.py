@@ -131,7 +131,7 @@ def mean_square_correlation(kernel: PairKernel, inside: float = 1.0) -> float:
     q = kernel.second_moment
     if not q:
         return 1.0
-    found = kernel.pair_square_mean() / q**2
+    found = kernel.pair_square_mean / q**2
     if inside < 1.0:
         profiles, points = kernel.layout.profiles, kernel.values.shape[1]
         own, root = kernel.values[:profiles], _inverse_root(kernel.diagonal)

@@ -145,12 +145,9 @@ class PairKernel:
         own = float(self.values[: self.layout.profiles].sum(axis=(1, 2)).mean()) / positions
         return float(np.clip((own / self.second_moment - 1.0) / (positions - 1), 0.0, 1.0))
 
+    @cached_property
     def pair_square_mean(self) -> float:
         """Mean of the squared kernel over all pairs of points."""
-        return self._pair_square_mean
-
-    @cached_property
-    def _pair_square_mean(self) -> float:
         return self.pair_product_mean(self)
 
     def pair_product_mean(self, other: PairKernel) -> float:
@@ -158,12 +155,9 @@ class PairKernel:
         flat, also = (k.values.reshape(len(k.values), -1) for k in (self, other))
         return float(self.layout.weight @ np.einsum("bi,bi->b", flat, also)) / flat.shape[1]
 
+    @cached_property
     def centred(self) -> PairKernel:
         """Kernel of the same variable less its mean over the batch and all positions (channel by channel)."""
-        return self._centred
-
-    @cached_property
-    def _centred(self) -> PairKernel:
         rows = self.row_mean()
         left, right = rows[self.layout.left], rows[self.layout.right]
         values = self.values - (left - self.pair_mean)[:, :, None]

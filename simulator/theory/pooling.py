@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from varprop.simulator.network import AveragePool, MaxPool, Node, ZeroPad
 from varprop.simulator.theory.convolution import regrown, with_edges
-from varprop.simulator.theory.maps import Window, window_sum
+from varprop.simulator.theory.maps import Window, size_of, window_sum
 from varprop.simulator.theory.pairs import merged, regridded, whole_map_mean
 from varprop.simulator.theory.sampling import Sample, levelled, mapped, matched
 from varprop.simulator.theory.signal import Gaussian, Signal, fixed
@@ -51,13 +51,13 @@ def globally_averaged(signal: Signal) -> Signal:
     if signal.amplitude is None:
         return _linear_map(signal, window.averaging(signal.kernel.size), window)
     # The inside of a map says what two positions share; each position counts with its amplitude.
-    size = signal.amplitude.shape[0], signal.amplitude.shape[1]
     root = float(np.sqrt(signal.amplitude).mean())
     # Behind anything but an activation, which has a mean, near positions are most of what is in common.
     common = root if signal.duals is None else float(signal.common_root.mean())
     positions = signal.kernel.values.shape[1]
     pooled = _linear_map(signal, np.full((1, positions), common / positions), window)
-    values = whole_map_mean(signal.kernel, size) * root**2 + signal.kernel.pair_mean * (common**2 - root**2)
+    whole = whole_map_mean(signal.kernel, size_of(signal.amplitude))
+    values = whole * root**2 + signal.kernel.pair_mean * (common**2 - root**2)
     kernel = replace(signal.kernel, size=(1, 1), values=values[:, None, None]).scaled(1.0)
     return replace(pooled, kernel=kernel, mean=pooled.mean * kernel.unit(pooled.kernel.log_scale), amplitude=None)
 

@@ -13,7 +13,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from varprop.simulator.theory.maps import Size, Window
+from varprop.simulator.theory.maps import Size, Window, size_of
 
 Array = NDArray[np.float64]
 Rows = tuple[int, int]  # first and one after the last
@@ -65,7 +65,7 @@ class Stencils:
         """Convolve."""
         maps, window = _whole(field, self._window, self._size)
         total = np.zeros((*self._out, *field.shape[1:]))
-        for tap, outputs, inputs in _meetings(window, (maps.shape[0], maps.shape[1])):
+        for tap, outputs, inputs in _meetings(window, size_of(maps)):
             total[outputs] += self._weights[tap] * maps[inputs]
         return total.reshape(-1, *field.shape[1:])
 
@@ -90,17 +90,16 @@ def moments(field: Array, window: Window, size: Size) -> tuple[Array, Array]:
         Shapes (channels, taps) and (channels, taps, taps).
     """
     maps, window = _whole(field, window, size)
-    height, width = maps.shape[:2]
     count, channels = window.taps, field.shape[2]
     mean, products = np.zeros((count, channels)), np.zeros((count, count, channels))
     summed = maps.sum(axis=2)
-    for tap, _, inputs in _meetings(window, (height, width)):
+    for tap, _, inputs in _meetings(window, size_of(maps)):
         mean[tap] = summed[inputs].sum(axis=(0, 1))
-    for first, second, pairs in _pairs(window, (height, width)):
+    for first, second, pairs in _pairs(window, size_of(maps)):
         product = np.einsum("hwsc,hwsc->hwc", maps[first], maps[second])
         for one, other, where in pairs:
             products[one, other] = products[other, one] = product[where].sum(axis=(0, 1))
-    out = window.out_size((height, width))
+    out = window.out_size(size_of(maps))
     points = out[0] * out[1] * field.shape[1]
     return mean.T / points, products.transpose(2, 0, 1) / points
 

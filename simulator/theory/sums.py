@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from varprop.simulator.activations import ActivationFunction
 from varprop.simulator.network import Network, Node
 from varprop.simulator.theory.pairs import PairKernel, plus
-from varprop.simulator.theory.sampling import crossed, of_size
+from varprop.simulator.theory.sampling import crossed, of_size, position_squares
 from varprop.simulator.theory.signal import Gaussian, Signal, key_of
 from varprop.simulator.theory.strays import NONE, Strays, together
 
@@ -119,13 +119,10 @@ def edges_after_sum(function: ActivationFunction, terms: Sequence[Signal]) -> tu
     total = np.column_stack([np.ones(len(terms)), levels]).T @ [values[some].ravel() for values in drawn]
     value, slope = function.value(total), function.derivative(total)
     # At every level, that inside first.
-    squares, slopes_squared = (np.einsum("lv,lv->l", field, field) / field.shape[1] for field in (value, slope))
-    means = value.mean(axis=1)
-    values, slopes = (
-        np.divide(size, size[0], out=np.ones_like(size), where=size[0] != 0) for size in (squares, slopes_squared)
+    squares, slopes_squared, means = position_squares(value), position_squares(slope), value.mean(axis=1)
+    by_level = (
+        *(np.divide(size, size[0], out=np.ones_like(size), where=size[0] != 0) for size in (squares, slopes_squared)),
+        (means - means[0]) / (np.sqrt(squares[0]) or 1.0),
     )
-    apart = (means - means[0]) / (np.sqrt(squares[0]) or 1.0)
-    at_levels, at_slopes, at_means = (
-        field[1:][where.ravel()].reshape(fields[0].shape) for field in (values, slopes, apart)
-    )
-    return at_levels, at_slopes, at_means
+    values, slopes, shifts = (field[1:][where.ravel()].reshape(fields[0].shape) for field in by_level)
+    return values, slopes, shifts
