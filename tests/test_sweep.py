@@ -129,6 +129,7 @@ MISTAKES = {
 @pytest.mark.parametrize("arguments", MISTAKES.values(), ids=MISTAKES.keys())
 def test_a_mistake_is_one_line_and_exit_code_2(arguments, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", "")  # some machines have Slurm
     (tmp_path / "file").write_text("")
     assert main(arguments) == 2
     printed = capsys.readouterr()
@@ -335,13 +336,13 @@ def test_two_processes_on_one_store(undisturbed, tmp_path):
 def test_a_lost_worker_process_costs_nothing(tmp_path, monkeypatch):
     grid = points(["mlp"], {"depth": list(range(2, 6)), "width": [8], "batch": [4]})
     monkeypatch.setenv(MARK, str(tmp_path / "died"))
-    monkeypatch.setattr("varprop.simulator.sweep.run.evaluate", dies_once)
+    monkeypatch.setattr("varprop.simulator.sweep.run.evaluate_all", dies_once)
     assert sweep(grid, workers=2) == [evaluate(point) for point in grid]
     assert (tmp_path / "died").exists()
 
 
 def test_workers_that_always_die_are_reported(monkeypatch):
-    monkeypatch.setattr("varprop.simulator.sweep.run.evaluate", dies)
+    monkeypatch.setattr("varprop.simulator.sweep.run.evaluate_all", dies)
     with pytest.raises(UserError, match="workers that die"):
         sweep(points(["mlp"], {"depth": [2], "width": [8], "batch": [4]}))
 
@@ -355,18 +356,35 @@ def test_a_point_that_a_cluster_loses_is_sent_again(monkeypatch, tmp_path, losse
 
         def submit(self, function, /, *args, **kwargs):  # type: ignore[no-untyped-def]
             self.sent += 1
-            future: Future[Outcome] = Future()
+            future: Future[list[Outcome]] = Future()
             if self.sent <= losses:
                 future.set_exception(ConnectionError("lost"))
             else:
                 future.set_result(function(*args, **kwargs))
             return future
 
-    monkeypatch.setattr("varprop.simulator.sweep.run.executor", lambda *_: nullcontext((Lossy(), 1)))
+    monkeypatch.setattr("varprop.simulator.sweep.run.executor", lambda *_: nullcontext((Lossy(), 1, 1)))
     store = Store(tmp_path)
     (outcome,) = sweep(points(["mlp"], {"depth": [2], "width": [8], "batch": [4]}), store=store)
     assert outcome.status == status
     assert len(store) == (status == "ok")
+
+
+def test_points_are_dealt_to_no_more_tasks_than_a_cluster_takes(monkeypatch):
+    """Each task has long points and short ones, and the result has the order of the points."""
+    sent: list[list[int | None]] = []
+
+    class Few(Executor):
+        def submit(self, function, points, /):  # type: ignore[no-untyped-def,override]
+            sent.append([point.settings.depth for point in points])
+            future: Future[list[Outcome]] = Future()
+            future.set_result(function(points))
+            return future
+
+    monkeypatch.setattr("varprop.simulator.sweep.run.executor", lambda *_: nullcontext((Few(), math.inf, 2)))
+    grid = points(["mlp"], {"depth": [1, 2, 3, 4, 5], "width": [8], "batch": [4]})
+    assert sweep(grid) == [evaluate(point) for point in grid]
+    assert sent == [[5, 3, 1], [4, 2]]
 
 
 def test_an_error_of_ours_is_a_failed_row_that_is_not_kept(tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from threadpoolctl import threadpool_limits
@@ -45,6 +46,11 @@ class Outcome:
     def from_bytes(data: bytes) -> Outcome:
         """Read what `to_bytes` wrote."""
         return Outcome(**json.loads(data))
+
+
+def evaluate_all(points: Sequence[Point]) -> list[Outcome]:
+    """Run points one after the other."""
+    return [evaluate(point) for point in points]
 
 
 def evaluate(point: Point) -> Outcome:

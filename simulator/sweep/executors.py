@@ -22,6 +22,7 @@ R = TypeVar("R")
 SLURM = "slurm"
 
 _CONNECT = 10.0  # seconds for a Dask scheduler to answer
+_JOBS = 200  # of Slurm, which takes seconds to start one, and of which a user may have a few hundred
 _POLL = 1.0  # seconds between looks at Slurm's jobs
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
 
@@ -32,8 +33,8 @@ def cores() -> int:
 
 
 @contextmanager
-def executor(scheduler: str | None, workers: int, folder: Path | None) -> Iterator[tuple[Executor, float]]:
-    """Yield what runs the points, and how many it runs at a time.
+def executor(scheduler: str | None, workers: int, folder: Path | None) -> Iterator[tuple[Executor, float, float]]:
+    """Yield what runs tasks, how many it runs at a time, and how many there should be at most.
 
     Parameters
     ----------
@@ -53,17 +54,17 @@ def executor(scheduler: str | None, workers: int, folder: Path | None) -> Iterat
         spawn = multiprocessing.get_context("spawn")
         with _one_thread_each(), ProcessPoolExecutor(workers, spawn, _start_worker) as pool:
             try:
-                yield pool, workers
+                yield pool, workers, math.inf
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 for process in multiprocessing.active_children():
                     process.terminate()  # a point may take minutes; nobody waits for it any more
                 raise
     elif scheduler == SLURM:
-        yield _Slurm(folder or Path("slurm")), math.inf
+        yield _Slurm(folder or Path("slurm")), math.inf, _JOBS
     elif scheduler.startswith(("tcp://", "tls://")):
-        with _dask(scheduler) as found:
-            yield found
+        with _dask(scheduler) as (pool, slots):
+            yield pool, slots, math.inf
     else:
         raise UserError("--scheduler", scheduler, f"tcp://HOST:PORT of a Dask scheduler, or {SLURM}")
 

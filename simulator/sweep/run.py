@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from varprop.simulator.errors import UserError
-from varprop.simulator.sweep.evaluate import Outcome, evaluate, failure
+from varprop.simulator.sweep.evaluate import Outcome, evaluate_all, failure
 from varprop.simulator.sweep.executors import executor
 from varprop.simulator.sweep.points import Point
 from varprop.simulator.sweep.store import Store
@@ -59,8 +59,8 @@ def sweep(
     while waiting and lost <= _RESTARTS:
         before = len(found)
         try:
-            with executor(scheduler, workers, folder) as (pool, slots):
-                _collect(pool, slots * _AHEAD, waiting, pending, store, found, progress)
+            with executor(scheduler, workers, folder) as (pool, slots, most):
+                _collect(pool, slots * _AHEAD, _dealt(waiting, most), pending, store, found, progress)
         except BrokenExecutor:
             lost = lost + 1 if len(found) == before else 1
             waiting = [key for key in waiting if key not in found]
@@ -71,43 +71,54 @@ def sweep(
     return [found[key] for key in keys]
 
 
+def _dealt(keys: list[str], most: float) -> list[list[str]]:
+    """Deal points to tasks, at most so many, each from the longest to the shortest."""
+    count = int(min(len(keys), most))
+    return [keys[first::count] for first in range(count)]
+
+
 def _collect(
     pool: Executor,
     ahead: float,
-    waiting: Sequence[str],
+    tasks: list[list[str]],
     pending: dict[str, Point],
     store: Store | None,
     found: dict[str, Outcome],
     progress: Progress | None,
 ) -> None:
-    running: dict[Future[Outcome], str] = {}
+    running: dict[Future[list[Outcome]], list[str]] = {}
     attempts: Counter[str] = Counter()
-    queue = iter(waiting)
+
+    def submit(keys: list[str]) -> None:
+        running[pool.submit(evaluate_all, [pending[key] for key in keys])] = keys
+
+    queue = iter(tasks)
     total = len(pending)
-    start = len(pending) - len(waiting) - len(found)
+    start = total - sum(map(len, tasks)) - len(found)
     more = True
     while more or running:
         while more and len(running) < ahead:
-            key = next(queue, None)
-            if key is None:
+            task = next(queue, None)
+            if task is None:
                 more = False
-            elif not _known(key, store, found):  # another process may have done it by now
-                running[pool.submit(evaluate, pending[key])] = key
+            elif keys := [key for key in task if not _known(key, store, found)]:  # another process may have done some
+                submit(keys)
         done, _ = wait(running, return_when=FIRST_COMPLETED) if running else (set(), set())
         for future in done:
-            key = running.pop(future)
+            keys = running.pop(future)
             error = future.exception()
             if isinstance(error, BrokenExecutor):
                 raise error
-            if error is not None and attempts[key] < _RESTARTS:
+            if error is not None and attempts[keys[0]] < _RESTARTS:
                 # A point's own errors are outcomes: this is the cluster's, which lost a worker or a connection.
-                attempts[key] += 1
-                running[pool.submit(evaluate, pending[key])] = key
+                attempts[keys[0]] += 1
+                submit(keys)
                 continue
-            outcome = future.result() if error is None else failure(error)
-            if store is not None and outcome.status != "failed":
-                store.put(key, outcome.to_bytes())
-            found[key] = replace(outcome, layers=[])
+            outcomes = future.result() if error is None else [failure(error)] * len(keys)
+            for key, outcome in zip(keys, outcomes, strict=True):
+                if store is not None and outcome.status != "failed":
+                    store.put(key, outcome.to_bytes())
+                found[key] = replace(outcome, layers=[])
         if progress is not None:
             progress(start + len(found), total)
 
