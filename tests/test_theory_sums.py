@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from varprop.simulator.activations import activation
+from varprop.simulator.architectures import build
 from varprop.simulator.initializers import parse_initializer
 from varprop.simulator.inputs import load_batch
 from varprop.simulator.montecarlo.engine import simulate_trials
@@ -15,8 +16,9 @@ from varprop.simulator.network import NetworkBuilder
 from varprop.simulator.theory import predict
 from varprop.simulator.theory.duals import apply_activation
 from varprop.simulator.theory.pairs import Layout, PairKernel
-from varprop.simulator.theory.sampling import Sample, activated, correct, draw, shifted
+from varprop.simulator.theory.sampling import Sample, activated, correct, draw, shifted, signs
 from varprop.simulator.theory.signal import Signal
+from varprop.simulator.theory.start import start
 from varprop.simulator.theory.sums import edges_after_sum
 from varprop.tests.tolerances import BEYOND, NEAR, ROUNDING
 
@@ -57,6 +59,41 @@ def test_what_a_sample_misses_of_far_positions_is_given_back():
     deviation = np.std(given, ddof=1)
     assert deviation < np.std(plain, ddof=1) / 3
     assert abs(np.mean(given) - duals.kernel.values[0].mean()) < BEYOND * deviation / np.sqrt(len(given))
+
+
+def test_far_positions_are_corrected_together():
+    """Of a pair of corners there is one in a map: what a sample says of all far pairs has a third of its noise."""
+    size, points = (8, 8), 64
+    same = 0.98 * np.eye(points) + 0.02
+    kernel = PairKernel(Layout.exchangeable(64), size, np.stack([same, np.zeros_like(same)]))
+    samples = [draw(kernel, key) for key in range(40)]
+    corners = np.array([shifted(kernel, sample).values[0][0, -1] for sample in samples])
+    alone = np.array([np.mean(sample.values[0] * sample.values[-1]) for sample in samples])
+    assert corners.std(ddof=1) < alone.std(ddof=1) / 3
+    assert abs(corners.mean() - 0.02) < BEYOND * corners.std(ddof=1) / np.sqrt(len(corners))
+
+
+@pytest.mark.parametrize("alike", [0.0, 0.9])
+def test_gradients_of_signs_have_the_products_of_normal_ones_and_less_noise(alike):
+    same = alike + (1 - alike) * np.eye(4)
+    kernel = PairKernel(Layout.exchangeable(64), (2, 2), np.stack([same, 0.1 * same]))
+    slope = np.random.default_rng(0).uniform(size=(4, 1, draw(kernel, 0).values.shape[2]))
+
+    def products(noise):
+        fields = (draw(kernel, key, noise).values * slope for key in range(100))
+        return np.array([np.mean(field[0] * field[1]) for field in fields])
+
+    normal, found = products(np.random.Generator.standard_normal), products(signs)
+    error = np.sqrt((normal.var(ddof=1) + found.var(ddof=1)) / 100)
+    assert abs(found.mean() - normal.mean()) < BEYOND * error
+    assert found.std(ddof=1) < (0.6 if alike else 1.2) * normal.std(ddof=1)
+
+
+@pytest.mark.parametrize(("side", "carried"), [(40, {40: 8, 20: 8, 10: 10}), (32, {32: 8, 16: 8, 8: 8})])
+def test_maps_that_are_averaged_whole_are_carried_whole(side, carried):
+    network = build("resnet", depth=3, size=side)
+    layout = start(load_batch("gaussian", network.nodes[0].shape, 64, 0), network).layout
+    assert {rows: layout.carried((1, rows, rows))[0] for rows in carried} == carried
 
 
 @pytest.mark.parametrize("function", ["relu", "tanh"])

@@ -24,6 +24,7 @@ from varprop.simulator.theory.sampling import (
     mapped,
     position_squares,
     shifted,
+    signs,
 )
 
 Array = NDArray[np.float64]
@@ -76,8 +77,8 @@ class Drawn:
 
 
 def drawn(kernel: PairKernel, key: int) -> Drawn:
-    """Draw a gradient that is not tied to the channels."""
-    return Drawn(draw(replace(kernel, log_scale=0.0), key).values, 0.0).like(kernel)
+    """Draw a gradient that is not tied to the channels; only its products are looked at."""
+    return Drawn(draw(replace(kernel, log_scale=0.0), key, signs).values, 0.0).like(kernel)
 
 
 def plus(parts: list[Drawn]) -> Drawn:

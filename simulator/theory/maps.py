@@ -13,6 +13,8 @@ Ints = NDArray[np.intp]
 Size = tuple[int, int]
 Padding = tuple[int, int, int, int]
 
+_NEAR = 4  # rows and columns up to which every offset has a number of its own
+
 
 @dataclass(frozen=True)
 class Window:
@@ -146,6 +148,19 @@ def offsets(size: Size) -> Ints:
     down = rows[:, None] - rows[None, :] + size[0] - 1
     across = cols[:, None] - cols[None, :] + size[1] - 1
     return np.asarray(down * (2 * size[1] - 1) + across)
+
+
+@lru_cache(maxsize=64)
+def near_offsets(size: Size) -> Ints:
+    """Return what `offsets` does, with one number for all offsets beyond half of the map and beyond `_NEAR`.
+
+    Few pairs of positions are as far apart: what is drawn at those of a single offset is mostly noise.
+    """
+    rows, cols = np.divmod(np.arange(size[0] * size[1]), size[1])
+    down, across = (np.abs(np.subtract.outer(along, along)) for along in (rows, cols))
+    far = (down > max(size[0] // 2, _NEAR)) | (across > max(size[1] // 2, _NEAR))
+    numbers = offsets(size)
+    return np.where(far, int(numbers.max()) + 1, numbers)
 
 
 def by_offset(values: Array, size: Size) -> Array:

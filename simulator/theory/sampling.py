@@ -8,7 +8,7 @@ corrects the Gaussian averages.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from statistics import NormalDist
@@ -18,14 +18,15 @@ from numpy.typing import NDArray
 
 from varprop.simulator.activations import ActivationFunction
 from varprop.simulator.theory.duals import Duals
-from varprop.simulator.theory.maps import Ints, Size, by_offset, offsets
+from varprop.simulator.theory.maps import Ints, Size, by_offset, near_offsets, offsets
 from varprop.simulator.theory.pairs import Layout, PairKernel
 
 Array = NDArray[np.float64]
+Noise = Callable[[np.random.Generator, Size], Array]
 
 _CHANNELS = 256  # at least, of an exchangeable batch; of images, whose channels differ more, twice as many
 _MOST = 2048
-_VALUES = 2**17  # values that a sample of an exchangeable batch holds at most
+_VALUES = 2**16  # values that a sample of an exchangeable batch holds at most
 _LINEAR = 2**21  # values that a sample of channels that are linear in images holds at most
 _RANK = 300  # leading directions kept of a kernel over many points
 _CANDIDATES = 32  # weights that one is taken of
@@ -78,32 +79,43 @@ def counts(layout: Layout, positions: int) -> tuple[int, int]:
     return min(layout.batch, max(_VALUES // (channels * positions), 2)), channels
 
 
-def draw(kernel: PairKernel, key: int) -> Sample:
-    """Draw Gaussian channels with the given kernel; `key` keeps the draws of different nodes apart."""
+def draw(kernel: PairKernel, key: int, noise: Noise = np.random.Generator.standard_normal) -> Sample:
+    """Draw channels with the given kernel, Gaussian if `noise` is; `key` keeps the draws of different nodes apart."""
     layout, positions = kernel.layout, kernel.values.shape[1]
     samples, channels = counts(layout, positions)
     rng = np.random.Generator(np.random.SFC64(key))
     if layout.profiles == 1:
         if layout.batch == 1:
-            z = _normal(rng, 1, channels, kernel.values[0], kernel.size)
+            z = _coloured(noise, rng, 1, channels, kernel.values[0], kernel.size)
         else:
             # A batch's own covariance between samples may have either sign, but that of the batch's mean and that of
             # what is left of every sample are positive: draw these.
             own, cross = kernel.values
             rest = layout.batch - samples
-            apart = _normal(rng, samples + (rest > 0), channels, own - cross, kernel.size)
+            apart = _coloured(noise, rng, samples + (rest > 0), channels, own - cross, kernel.size)
             z = apart[:, :samples]
             summed = z.sum(axis=1, keepdims=True)
             if rest:
                 summed += np.sqrt(rest) * apart[:, samples:]
             # What samples share is of a few directions, which are no function of the offset near edges.
-            shared = _normal(rng, 1, channels, cross + (own - cross) / layout.batch)
+            shared = _coloured(noise, rng, 1, channels, cross + (own - cross) / layout.batch)
             shared -= summed / layout.batch
             z += shared
     else:
-        z = _normal(rng, 1, channels, assemble(kernel)).reshape(samples, positions, channels)
+        z = _coloured(noise, rng, 1, channels, assemble(kernel)).reshape(samples, positions, channels)
         z = np.ascontiguousarray(z.transpose(1, 0, 2))
     return of_size(z, kernel)
+
+
+def signs(rng: np.random.Generator, shape: Size) -> Array:
+    """Draw numbers that are 1 or -1.
+
+    Whatever is of second order in a linear function of them has the mean that it has of normal ones, and less variance
+    (Hutchinson, "A stochastic estimator of the trace of the influence matrix", Communications in Statistics 18, 1989).
+    """
+    count = shape[0] * shape[1]
+    bits = np.unpackbits(np.frombuffer(rng.bytes(-(-count // 8)), np.uint8), count=count)
+    return np.where(bits.reshape(shape), 1.0, -1.0)
 
 
 def affordable(layout: Layout, positions: int) -> int:
@@ -156,13 +168,13 @@ def repeated(channels: Array, layout: Layout) -> Sample:
     return Sample(np.ascontiguousarray(channels.transpose(2, 0, 1)[..., turn]))
 
 
-def _normal(
-    rng: np.random.Generator, samples: int, channels: int, covariance: Array, size: Size | None = None
+def _coloured(
+    noise: Noise, rng: np.random.Generator, samples: int, channels: int, covariance: Array, size: Size | None = None
 ) -> Array:
     """Draw channels and their negatives, shape (points, samples, channels); `size` is that of points that are a map."""
     root = _root(covariance, size)
-    half = root @ rng.standard_normal((root.shape[1], samples * (channels // 2)))
-    if samples == 1:
+    half = root @ noise(rng, (root.shape[1], samples * (channels // 2)))
+    if samples == 1 and noise is not signs:
         _evenly(half, covariance)
     half = half.reshape(len(half), samples, -1)
     both = np.empty((len(half), samples, 2 * half.shape[2]))
@@ -404,13 +416,14 @@ def _averages(kernel: PairKernel) -> tuple[Array, Array]:
 def shifted(kernel: PairKernel, sample: Sample, missed: Sequence[Array | float] = (0.0, 0.0)) -> PairKernel:
     """Move a kernel's averages to those of sampled channels, and what these miss of the mean product of two points.
 
-    The shift is one number for each offset between two positions, within a sample and between samples: few enough that
-    the noise of the sample stays small. It is a correlation's: points differ in size, and products with them. Pairs
+    The shift is one number for each offset between two positions, and one for all far ones, within a sample and between
+    samples: few enough that the noise of the sample stays small, and that a stride, which makes near offsets of far
+    ones, finds little of it. It is a correlation's: points differ in size, and products with them. Pairs
     with a position where the sample is one number, as zero padding is, have a number of their own.
     """
     layout = kernel.layout
     same, cross = (values + more for values, more in zip(_carried(sample.values, layout), missed, strict=True))
-    numbers = offsets(kernel.size)
+    numbers = near_offsets(kernel.size)
     varies = sample.varies
     if not varies.all():
         both = np.add.outer(varies.astype(int), varies.astype(int))

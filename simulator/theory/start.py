@@ -83,7 +83,8 @@ def start(batch: Batch, network: Network) -> Start:
     lean = _lean(network)
     maps = [node.shape for node in network.nodes[1 if lean else 0 :] if len(node.shape) == 3]
     if batch.exchangeable and (samples > _FLAT or _entries(samples, maps, CUT) > _SMALL):
-        return Start(None, replace(Layout.exchangeable(samples), cut=_reach(network)), False)
+        cut = _reach(network)
+        return Start(None, replace(Layout.exchangeable(samples), whole=max(cut, _pooled(network)), cut=cut), False)
     if samples <= _FLAT and _entries(samples, maps, CUT) <= _WHOLE:
         return Start(np.arange(samples), Layout.all_pairs(samples, samples), lean)
     # Maps that are carried whole have their true edges; of larger ones many small pieces say more than few large ones.
@@ -107,6 +108,20 @@ def _reach(network: Network) -> int:
     large map where normalisation has left nothing else; of the spread over draws it is a small part.
     """
     return CUT if any(_looks_far(network, node) for node in network.nodes) else _NEAR
+
+
+def _pooled(network: Network) -> int:
+    """Return the most rows or columns, of those that may be carried, of maps that a mean over all of is taken of.
+
+    Such a mean sees edges and what far positions share, which whole maps have right.
+    """
+    sides = [
+        side
+        for node in network.nodes
+        if isinstance(node.operation, GlobalAveragePool)
+        for side in network.nodes[node.inputs[0]].shape[1:]
+    ]
+    return max((side for side in sides if side <= CUT), default=0)
 
 
 def _looks_far(network: Network, node: Node) -> bool:
