@@ -30,7 +30,7 @@ from varprop.simulator.provenance import source_digest
 from varprop.simulator.sweep import cost
 from varprop.simulator.sweep.evaluate import Outcome, evaluate
 from varprop.simulator.sweep.executors import _Slurm
-from varprop.simulator.sweep.points import points
+from varprop.simulator.sweep.points import Point, points
 from varprop.simulator.sweep.run import sweep
 from varprop.simulator.sweep.store import Store
 from varprop.simulator.sweep.summary import USABLE, summary
@@ -408,14 +408,36 @@ def test_dry_run_says_how_many_and_how_long(tmp_path, capsys):
     assert "2 kept" in capsys.readouterr().out
 
 
-def test_cost_model_recovers_a_linear_law(monkeypatch):
-    """Of points whose time is linear in nodes and squared positions, six tell the sum of all."""
-    grid = points(["plain_conv", "mlp"], {"depth": list(range(1, 20)), "size": [4, 8]})
-    law = np.array([5e-4, 2e-7, 0.0, 0.0, 0.0])
-    monkeypatch.setattr(cost, "evaluate", lambda point: time.sleep(float(np.dot(law, cost._work(point)))))
-    exact = sum(float(np.dot(law, cost._work(point))) for point in grid)
-    assert cost.estimate(grid, 1) == pytest.approx(exact, rel=0.5)
-    assert cost.estimate(grid, 2) == pytest.approx(exact / 2, rel=0.5)
+def test_cost_model_recovers_what_depends_on_the_kind_of_point():
+    """Of three kinds, each with a price of its own, a few points tell the sum of all; so of training's two prices."""
+    rng = np.random.default_rng(0)
+    price = np.repeat([3e-3, 5e-4, 1e-4], 40)
+    work = np.zeros((120, 4))
+    work[:, 0] = rng.uniform(10, 300, 120)
+    work[:, 2], work[:, 3] = 100 * work[:, 0], rng.uniform(1e9, 1e10, 120)
+    places = cost.chosen_places(work[:, 0], 16)
+    assert {*places // 40} == {0, 1, 2}
+    short = work[places] / [2, 1, 5, 9]
+    rates = np.array([2e-4, 3e-10])
+    seconds = np.column_stack([price[places] * short[:, 0], np.zeros(len(places)), short[:, 2:] @ rates])
+    exact = price * work[:, 0] + work[:, 2:] @ rates
+    assert cost.extrapolated(work, places, short, seconds) == pytest.approx(exact, rel=0.35)
+    assert cost.extrapolated(work, places, short, seconds).sum() == pytest.approx(exact.sum(), rel=0.05)
+
+
+def test_estimates_of_points_that_differ_in_price(monkeypatch):
+    """What a node costs depends on the network and the activation here; points with no network cost nothing."""
+    grid = points(["plain_conv", "mlp"], {"depth": [3, 10, 40, 200_000], "activation": ["relu", "tanh"]}, trials=9)
+
+    def law(point: Point) -> tuple[float, ...]:
+        settings, (nodes, products, *_) = point.settings, cost._work(point)
+        price = {"plain_conv": 5e-3, "mlp": 1e-3}[settings.network] * {"relu": 1.0, "tanh": 1.5}[settings.activation]
+        return price * nodes, 1e-9 * products, 0.0
+
+    monkeypatch.setattr(cost, "_measured", lambda few, workers: [law(point) for point in few])
+    exact = sum(sum(law(point)) for point in grid)
+    assert cost.estimate(grid, 1) == pytest.approx(exact, rel=0.05)
+    assert cost.estimate(grid, 2) == pytest.approx(exact / 2, rel=0.05)
 
 
 def test_parquet_holds_what_csv_does(tmp_path):
