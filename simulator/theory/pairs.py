@@ -108,7 +108,7 @@ class PairKernel:
     @cached_property
     def diagonal(self) -> Array:
         """Second moment at each point, shape (profiles, positions)."""
-        return np.array(np.einsum("bpp->bp", self.values[: self.layout.profiles]), dtype=np.float64)
+        return np.array(self.values[: self.layout.profiles].diagonal(axis1=1, axis2=2))
 
     @cached_property
     def second_moment(self) -> float:

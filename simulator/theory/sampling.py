@@ -8,6 +8,7 @@ corrects the Gaussian averages.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
@@ -191,7 +192,7 @@ def _evenly(draws: Array, covariance: Array) -> None:
     total = float(np.trace(covariance))
     direction = covariance.sum(axis=0)
     for _ in range(_POWERS):
-        length = float(np.linalg.norm(direction))
+        length = math.sqrt(float(direction @ direction))
         if length == 0.0:
             return
         image = covariance @ (direction / length)

@@ -256,6 +256,8 @@ def _sum(one: Source, other: Source) -> Source:
 
 def _fresh(kernel: PairKernel) -> Array:
     """Return the root, of variance one, of what products of Gaussian channels with a kernel stray by."""
+    if kernel.size == (1, 1):
+        return np.ones((1, 1, 1))
     covariance = _covariance(kernel)
     if float(np.trace(covariance)) <= _CONSTANT * len(covariance) * kernel.second_moment:
         covariance = np.eye(len(covariance))  # of numbers that do not vary
