@@ -152,6 +152,7 @@ def propagate(
     progress: Progress | None = None,
     *,
     keep_interrupted: bool = False,
+    remarks: bool = True,
 ) -> Run:
     """Run the engines that the settings ask for.
 
@@ -165,13 +166,15 @@ def propagate(
         Called after every trial, or every few.
     keep_interrupted
         Whether a KeyboardInterrupt leaves the Monte Carlo trials that are done, and `Run.interrupted`.
+    remarks
+        Whether theory says where its assumptions fail.
     """
     settings, network, batch = problem.settings, problem.network, problem.batch
     theory = monte_carlo = torch = None
     if "theory" in settings.engines:
         from varprop.simulator.theory import predict
 
-        theory = predict(network, batch, profile=settings.profile)
+        theory = predict(network, batch, profile=settings.profile, remarks=remarks)
     if "monte-carlo" in settings.engines:
         from varprop.simulator.montecarlo import simulate
 

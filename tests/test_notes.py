@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -138,6 +140,14 @@ def test_closed_values_of_kurtosis() -> None:
 
 def test_a_wide_plain_net_has_nothing_to_say() -> None:
     assert notes(build("mlp", width=256, depth=5, activation="relu", init=HE)) == {}
+
+
+def test_what_nobody_reads_is_not_said() -> None:
+    network = dense("he_normal", "relu")
+    batch = load_batch("gaussian", network.nodes[0].shape, 4, 0, None)
+    said, silent = predict(network, batch), predict(network, batch, remarks=False)
+    assert any(row.notes for row in said.layers)
+    assert silent.layers == tuple(replace(row, notes=()) for row in said.layers)
 
 
 def test_small_fans_are_named() -> None:

@@ -380,6 +380,17 @@ def test_power_series_of_blocks_and_of_their_tiles(points, dimensions):
     assert found == pytest.approx(expected, rel=SERIES_ROUNDING, abs=SERIES_ROUNDING)
 
 
+@pytest.mark.parametrize("points", [5, 150])
+def test_several_power_series_at_once_are_those_of_each(points):
+    rng = np.random.default_rng(5)
+    correlation = rng.uniform(-1, 1, (3, points, points))
+    correlation[:2] = (correlation[:2] + correlation[:2].transpose(0, 2, 1)) / 2
+    left, right, series = np.array([0, 1, 0]), np.array([0, 1, 1]), rng.standard_normal((3, 2, 20, points))
+    found = power_series(correlation, left, right, series, 40.0)
+    for one, alone in zip(found, series, strict=True):
+        np.testing.assert_array_equal(one, power_series(correlation, left, right, alone, 40.0))
+
+
 def test_polynomials_by_parts_and_of_distinct_entries():
     rng = np.random.default_rng(4)
     series, entries = rng.standard_normal(21), rng.uniform(-1, 1, (3, 71, 71))

@@ -57,7 +57,7 @@ def evaluate(point: Point) -> Outcome:
     """Run a point on one core; what a user's mistake would be elsewhere is an outcome here."""
     try:
         with threadpool_limits(1):
-            run = propagate(prepare(point.settings, point.data_dir), threads=1)
+            run = propagate(prepare(point.settings, point.data_dir), threads=1, remarks=point.layers)
             row = summary(run) | trained(point)
             return Outcome("ok", "", row, layers_data(run) if point.layers else [])
     except UserError as error:

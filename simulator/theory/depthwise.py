@@ -95,20 +95,22 @@ def _of_batch(covariances: Array, under: Array, batch: int) -> Array:
 def depthwise_law(channels: Taps, eps: float) -> VarianceLaw:
     """Law of v = w^T C w over kernels w and input channels, whose covariances C differ."""
     count, taps, _ = channels.covariances.shape
-    weights, norm = _nodes_by_channel(taps, channels.law.distribution, count)
+    weights = _nodes_by_channel(taps, channels.law.distribution, count)
     square = _node_scale(channels.law) ** 2
-    v = np.einsum("cqk,cqk->cq", weights @ (square * channels.covariances), weights)
+    v = np.einsum("ckq,ckq->cq", (square * channels.covariances) @ weights, weights)
     inverse = 1.0 / (v + eps)
     mean = float(inverse.mean())
-    gain = np.einsum("cq,cq->c", norm, inverse) / norm.shape[1]
-    flat = weights.reshape(-1, taps)
+    products = (weights * inverse[:, None]) @ weights.transpose(0, 2, 1) / weights.shape[2]
+    squares = products.diagonal(axis1=1, axis2=2)
+    gain = squares.sum(axis=1)
+    length = float(np.vdot(weights, weights)) / NODES
     return VarianceLaw(
         float(v.mean()),
         float(np.mean(v * inverse)),
         mean,
-        float(gain.mean()) / float(norm.mean()) if square else mean,
-        taps=(weights * (square * inverse)[:, :, None]).reshape(-1, taps).T @ flat / len(flat),
-        squares=square * np.einsum("cqk,cqk,cq->kc", weights, weights, inverse) / weights.shape[1],
+        float(gain.mean()) / length if square else mean,
+        taps=square * products.mean(axis=0),
+        squares=square * squares.T,
         tilt=1.0 if channels.source.inverse is None else excess(gain, channels.source.inverse),
     )
 
@@ -172,10 +174,9 @@ def _node_scale(law: WeightLaw) -> float:
 
 
 @lru_cache(maxsize=8)
-def _nodes_by_channel(taps: int, distribution: str, count: int) -> tuple[Array, Array]:
-    """Share the unit nodes out to channels, shape (count, nodes / count, taps), with their squared lengths."""
-    nodes = _unit_nodes(taps, distribution).reshape(-1, count, taps).transpose(1, 0, 2)
-    return np.ascontiguousarray(nodes), np.sum(nodes**2, axis=2)
+def _nodes_by_channel(taps: int, distribution: str, count: int) -> Array:
+    """Share the unit nodes out to channels, shape (count, taps, nodes / count)."""
+    return np.ascontiguousarray(_unit_nodes(taps, distribution).reshape(-1, count, taps).transpose(1, 2, 0))
 
 
 @lru_cache(maxsize=8)

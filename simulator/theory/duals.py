@@ -193,17 +193,17 @@ def apply_activation(
     np.clip(correlation, -1.0, 1.0, out=correlation)
     own = np.arange(blocks[1])
     correlation[: layout.profiles, own, own] = 0.0  # known exactly, below
-    results = []
-    for table, exact in list(zip(coefficients, moments, strict=True))[: 3 if tilted else 2]:
-        tail = np.sqrt(np.maximum(exact - np.einsum("nk,nk->n", table, table), 0.0))
-        series = np.concatenate([table, tail[:, None]], axis=1).reshape(*sigma.shape, -1)
-        series = np.ascontiguousarray(series.transpose(0, 2, 1))
-        if dimensions == math.inf and (series == series[:1, :, :1]).all():
-            values = on_distinct(partial(polynomial, series=series[0, :, 0] ** 2), correlation, kernel.size)
-        else:
-            values = power_series(correlation, layout.left, layout.right, series, dimensions)
-        values[: layout.profiles, own, own] = exact.reshape(sigma.shape)
-        results.append(replace(kernel, values=values, log_scale=0.0).scaled(1.0))
+    asked = 3 if tilted else 2
+    tails = np.sqrt(np.maximum(moments - np.einsum("tnk,tnk->tn", coefficients, coefficients), 0.0))
+    series = np.concatenate([coefficients, tails[:, :, None]], axis=2)[:asked].reshape(asked, *sigma.shape, -1)
+    if dimensions == math.inf and len(levels) == 1:
+        forms = (partial(polynomial, series=table[0, 0] ** 2) for table in series)
+        found = np.stack([on_distinct(form, correlation, kernel.size) for form in forms])
+    else:
+        series = np.ascontiguousarray(series.swapaxes(2, 3))
+        found = power_series(correlation, layout.left, layout.right, series, dimensions)
+    found[:, : layout.profiles, own, own] = moments[:asked].reshape(asked, *sigma.shape)
+    results = [PairKernel(layout, kernel.size, values).scaled(1.0) for values in found]
     mean = coefficients[0][:, 0].reshape(sigma.shape)
     out, derivative, *more = results
     linear = float(np.sum(coefficients[1][:, 0] ** 2) / np.sum(moments[1])) if moments[1].any() else 0.0
@@ -273,40 +273,45 @@ def _within_range(function: ActivationFunction, kernel: PairKernel) -> tuple[Act
 
 
 def power_series(correlation: Array, left: Ints, right: Ints, series: Array, dimensions: float = math.inf) -> Array:
-    """Return sum_k series[left, k, i] series[right, k, j] P_k(c[b, i, j]), by Clenshaw's rule.
+    """Return sum_k series[left, k, i] series[right, k, j] P_k(c[b, i, j]), by Clenshaw's rule; of several series each.
 
     P_k(c) = c^k for Gaussian points. Terms that are lost in rounding are left out. Some blocks, or a tile of a large
     one, are taken at a time, so that what is worked on stays in the processor's cache. A block of one profile is
     symmetric.
     """
     blocks, points, _ = correlation.shape
-    out = np.empty_like(correlation)
+    out = np.empty((*series.shape[:-3], *correlation.shape))
     if points <= 2 * _TILE:
         some = max(1, _IN_CACHE // points**2)
         for start in range(0, blocks, some):
             part = slice(start, start + some)
-            out[part] = _clenshaw(correlation[part], series[left[part]], series[right[part]], dimensions)
+            first, second = series[..., left[part], :, :], series[..., right[part], :, :]
+            out[..., part, :, :] = _clenshaw(correlation[part], first, second, dimensions)
         return out
     tiles = [slice(start, start + _TILE) for start in range(0, points, _TILE)]
     for block, (one, other) in enumerate(zip(left, right, strict=True)):
         for rows, cols in product(tiles, tiles):
             if one == other and rows.start > cols.start:
-                out[block, rows, cols] = out[block, cols, rows].T
+                out[..., block, rows, cols] = out[..., block, cols, rows].swapaxes(-1, -2)
             else:
-                first, second = series[one][:, rows], series[other][:, cols]
-                out[block, rows, cols] = _clenshaw(correlation[block, rows, cols], first, second, dimensions)
+                first, second = series[..., one, :, rows], series[..., other, :, cols]
+                out[..., block, rows, cols] = _clenshaw(correlation[block, rows, cols], first, second, dimensions)
     return out
 
 
 def _clenshaw(c: Array, first: Array, second: Array, dimensions: float) -> Array:
-    """Return what `power_series` does, of entries `c` of shape (..., i, j) and series of shape (..., k, i or j)."""
+    """Return what `power_series` does, of entries `c` of shape (..., i, j) and series of shape (..., k, i or j).
+
+    The series may have more axes than the entries.
+    """
     d, sphere = dimensions, dimensions < math.inf
     order = first.shape[-2]
     # |P_k(c)| is at most about the k-th power of the larger of c and sqrt(k / d).
     largest = max(float(c.max()), -float(c.min()), math.sqrt(order / d))
     if largest < 1.0:
         order = min(order, 1 + math.ceil(math.log(_ROUNDING) / math.log(max(largest, _ROUNDING))))
-    row, before = np.zeros_like(c), np.zeros_like(c)
+    shape = *first.shape[:-2], *c.shape[-2:]
+    row, before = np.zeros(shape), np.zeros(shape)
     for k in range(order - 1, -1, -1):
         if sphere:
             # P_(k+1) = (2k + d - 2) / (k + d - 2) c P_k - k / (k + d - 2) P_(k-1)

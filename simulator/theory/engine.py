@@ -29,7 +29,7 @@ from varprop.simulator.theory.start import cotangent, known_signal, nothing, sta
 Array = NDArray[np.float64]
 
 
-def predict(network: Network, batch: Batch, *, profile: bool = False) -> Report:
+def predict(network: Network, batch: Batch, *, profile: bool = False, remarks: bool = True) -> Report:
     """Predict the moments of every node, forward and backward, for the given batch.
 
     The batch is fixed; averages run over weight draws. The cotangent at the output is i.i.d. N(0, 1).
@@ -42,6 +42,8 @@ def predict(network: Network, batch: Batch, *, profile: bool = False) -> Report:
         Data of shape (batch, *input shape).
     profile
         Whether to tell the positions of maps apart (`Moments.profile`).
+    remarks
+        Whether to say where assumptions fail (`LayerMoments.notes`).
 
     Returns
     -------
@@ -77,8 +79,10 @@ def predict(network: Network, batch: Batch, *, profile: bool = False) -> Report:
         maps_back = [_profile(gradient, shape) for gradient, shape in zip(gradients, shapes, strict=True)]
         rows = [replace(row, profile=one) for row, one in zip(rows, maps, strict=True)]
         back = [replace(row, profile=one) for row, one in zip(back, maps_back, strict=True)]
-    layers = tuple(map(LayerMoments, rows, back, notes(network, signals, rows, back)))
-    return Report("theory", network, layers, {"input": batch.source, "batch": len(batch.data)})
+    said = notes(network, signals, rows, back) if remarks else [()] * len(network)
+    return Report(
+        "theory", network, tuple(map(LayerMoments, rows, back, said)), {"input": batch.source, "batch": len(batch.data)}
+    )
 
 
 def check_theory(network: Network) -> None:

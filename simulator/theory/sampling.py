@@ -25,6 +25,8 @@ from varprop.simulator.theory.pairs import Layout, PairKernel
 Array = NDArray[np.float64]
 Noise = Callable[[np.random.Generator, Size], Array]
 
+_SIGNS = np.where(np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1), 1.0, -1.0)  # of the bits of a byte
+
 _CHANNELS = 256  # at least, of an exchangeable batch; of images, whose channels differ more, twice as many
 _MOST = 2048
 _VALUES = 2**16  # values that a sample of an exchangeable batch holds at most
@@ -115,8 +117,8 @@ def signs(rng: np.random.Generator, shape: Size) -> Array:
     (Hutchinson, "A stochastic estimator of the trace of the influence matrix", Communications in Statistics 18, 1989).
     """
     count = shape[0] * shape[1]
-    bits = np.unpackbits(np.frombuffer(rng.bytes(-(-count // 8)), np.uint8), count=count)
-    return np.where(bits.reshape(shape), 1.0, -1.0)
+    drawn = np.frombuffer(rng.bytes(-(-count // 8)), np.uint8)
+    return np.take(_SIGNS, drawn, axis=0).ravel()[:count].reshape(shape)
 
 
 def affordable(layout: Layout, positions: int) -> int:
