@@ -116,9 +116,11 @@ def pair_mean(
         rows = -(-points // min(max(_ENTRIES // (looked * points), 2), points))
         while rows > 1 and math.gcd(rows, kernel.size[1]) > 1:
             rows += 1  # points of all columns of a map
-    own = kernel.diagonal
-    arguments = (kernel.values, layout.left, layout.right, layout.profiles, layout.weight, own, level, inside)
-    other = (kernel.values, own, False) if gradient is None else (gradient.values, gradient.diagonal, True)
+    inverse = _inverse_root(kernel.diagonal)
+    arguments = (kernel.values, layout.left, layout.right, layout.profiles, layout.weight, inverse, level, inside)
+    other = (kernel.values, inverse, False)
+    if gradient is not None:
+        other = (gradient.values, _inverse_root(gradient.diagonal), True)
     found = _pair_sum(*arguments, series, *other, spread, square, rows, every)
     if series[1] and (rows > 1 or every > 1):
         # Positive and negative correlations may cancel (they do after normalisation): in the sum over all pairs only.
@@ -148,12 +150,11 @@ def _inverse_root(diagonal: Array) -> Array:
 
 
 def _linear(
-    values: Array, left: Ints, right: Ints, profiles: int, weight: Array, diagonal: Array,
+    values: Array, left: Ints, right: Ints, profiles: int, weight: Array, inverse: Array,
     level: Array, inside: float, row_step: int, block_step: int,
 ) -> float:  # fmt: skip
-    """Sum of the correlation itself, as in `_pair_sum`."""
+    """Sum of the correlation itself, as in `_pair_sum`; `inverse` is that of every point's deviation."""
     blocks, points = len(values), values.shape[1]
-    inverse = _inverse_root(diagonal)
     scaled, rows = inverse * level, np.arange(row_step // 2, points, row_step)
     own, crossing = slice(0, profiles), slice(profiles, blocks, block_step)
     near, others = (
@@ -168,13 +169,12 @@ def _linear(
 
 
 def _pair_sum(
-    values: Array, left: Ints, right: Ints, profiles: int, weight: Array, diagonal: Array,
-    level: Array, inside: float, series: Array, gradient: Array, gradient_diagonal: Array, gated: bool, spread: float,
+    values: Array, left: Ints, right: Ints, profiles: int, weight: Array, inverse: Array,
+    level: Array, inside: float, series: Array, gradient: Array, gradient_inverse: Array, gated: bool, spread: float,
     square: float, row_step: int, block_step: int,
 ) -> float:  # fmt: skip
     """Sum `pair_mean` over every `row_step`-th point, and every `block_step`-th pair of different samples."""
     points, blocks = values.shape[1], len(values)
-    inverse, gradient_inverse = _inverse_root(diagonal), _inverse_root(gradient_diagonal)
     rows = np.arange(row_step // 2, points, row_step)
     total = 0.0
     for chosen, crossing in ((slice(0, profiles), False), (slice(profiles, blocks, block_step), True)):
