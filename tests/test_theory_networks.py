@@ -305,6 +305,15 @@ def normalised_activation(net):
     return head(net)
 
 
+def normalised_last(net):
+    """Each unit ends with the normalisation, so that means over the map see what far positions share alone."""
+    for _ in range(2):
+        net.conv2d(32, 3, HE)
+        net.activation("tanh")
+        net.batch_norm()
+    return head(net)
+
+
 def normalised_output(net):
     net.conv2d(32, 3, HE)
     net.activation("relu")
@@ -361,7 +370,8 @@ AGREE = {
     overlapping_max_pool: [SMALL, LARGE, SMALL_PHOTO, LARGE_PHOTO],
     biases: [SMALL, LARGE, SMALL_PHOTO],
     orthogonal: [SMALL, LARGE, SMALL_PHOTO],
-    normalised_activation: [SMALL, LARGE, SMALL_PHOTO],
+    normalised_activation: [SMALL, LARGE],
+    normalised_last: [SMALL, LARGE],
     normalised_output: [SMALL, LARGE, SMALL_PHOTO],
     mean_less_at_edges: [SMALL, LARGE, SMALL_PHOTO],
 }
@@ -374,6 +384,9 @@ GAPS = {
     ],
     "gradients that come back through nine weights see weights and gates that know of one another": [
         (depthwise_after_depthwise, SMALL),
+    ],
+    "behind an activation, normalised images differ as theory, which corrects their average, does not say": [
+        (normalised_activation, SMALL_PHOTO),
     ],
 }
 

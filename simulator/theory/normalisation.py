@@ -11,7 +11,7 @@ from varprop.simulator.network import BatchNorm
 from varprop.simulator.theory.convolution import centred_edges, with_edges
 from varprop.simulator.theory.depthwise import depthwise_law
 from varprop.simulator.theory.pairs import PairKernel, regridded, windows
-from varprop.simulator.theory.sampling import levelled, normalised, shifted
+from varprop.simulator.theory.sampling import Sample, channel_squares, levelled, missing, normalised, shifted
 from varprop.simulator.theory.signal import Signal, fixed
 from varprop.simulator.theory.variance_law import VarianceLaw, quadratic_form_law
 
@@ -53,7 +53,7 @@ def batch_normalised(operation: BatchNorm, signal: Signal) -> Signal:
         found = normalised(signal.draw(), operation.eps, law.mean, edges)
         sample = fixed(found)
         if taps is None:
-            kernel = shifted(levelled(kernel, found), found)
+            kernel = _as_sampled(kernel, found, signal.kernel.centred)
     elif origin is not None:
         origin = replace(origin, eps=operation.eps, variance=law.mean, edges=edges)
     if law.ratio > _VANISHED:
@@ -140,6 +140,20 @@ def _sampled_law(signal: Signal, gaussian: VarianceLaw, eps: float) -> VarianceL
     v = v * (gaussian.mean / size)
     inverse = 1.0 / (v + eps)
     return VarianceLaw(gaussian.mean, float(np.mean(v * inverse)), float(inverse.mean()), float(inverse.mean()))
+
+
+def _as_sampled(kernel: PairKernel, found: Sample, before: PairKernel) -> PairKernel:
+    """Give a kernel the averages of sampled channels behind a normalisation, given that `before` the division.
+
+    What the sample misses of the kernel before it misses behind, divided by v + eps; a channel counts as its products
+    spread, which goes with v^2.
+    """
+    assert found.inverse is not None
+    undivided = found.values / np.sqrt(found.inverse)
+    spread = channel_squares(undivided) ** 2
+    divided = float(spread @ found.inverse) / float(spread.sum() or 1.0)
+    missed = [gap * divided for gap in missing(before, undivided)]
+    return shifted(levelled(kernel, found), found, missed)
 
 
 def _sphere(centred: PairKernel, ratio: float) -> float:

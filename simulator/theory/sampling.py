@@ -334,13 +334,19 @@ def correct(duals: Duals, after: Sample, before: PairKernel) -> Duals:
     if gaussian > 0:
         factor = np.where(varies, np.sqrt(exact / gaussian), 1.0)
         derivative = replace(derivative, values=derivative.values * np.outer(factor, factor)).scaled(1.0)
-    gaps = [true - drawn for true, drawn in zip(_averages(before), _carried(after.inputs, before.layout), strict=True)]
-    np.fill_diagonal(gaps[0], 0.0)  # sizes were brought to the kernel's already
+    gaps = missing(before, after.inputs)
     slopes = _averages(duals.derivative)
     kernel = shifted(duals.kernel, after, [gap * slope for gap, slope in zip(gaps, slopes, strict=True)])
     mean = duals.mean * kernel.unit(duals.kernel.log_scale)
     more = float(after.values[varies].mean()) * kernel.unit(0.0) - float(mean[:, varies].mean())
     return replace(duals, mean=mean + more * varies, kernel=kernel, derivative=derivative)
+
+
+def missing(kernel: PairKernel, values: Array) -> list[Array]:
+    """Return what sampled channels miss of a kernel's averages, but of sizes, which were brought to it already."""
+    gaps = [true - drawn for true, drawn in zip(_averages(kernel), _carried(values, kernel.layout), strict=True)]
+    np.fill_diagonal(gaps[0], 0.0)
+    return gaps
 
 
 def levelled(kernel: PairKernel, sample: Sample) -> PairKernel:
