@@ -370,7 +370,7 @@ AGREE = {
     overlapping_max_pool: [SMALL, LARGE, SMALL_PHOTO, LARGE_PHOTO],
     biases: [SMALL, LARGE, SMALL_PHOTO],
     orthogonal: [SMALL, LARGE, SMALL_PHOTO],
-    normalised_activation: [SMALL, LARGE],
+    normalised_activation: [SMALL, LARGE, SMALL_PHOTO],
     normalised_last: [SMALL, LARGE],
     normalised_output: [SMALL, LARGE, SMALL_PHOTO],
     mean_less_at_edges: [SMALL, LARGE, SMALL_PHOTO],
@@ -384,9 +384,6 @@ GAPS = {
     ],
     "gradients that come back through nine weights see weights and gates that know of one another": [
         (depthwise_after_depthwise, SMALL),
-    ],
-    "behind an activation, normalised images differ as theory, which corrects their average, does not say": [
-        (normalised_activation, SMALL_PHOTO),
     ],
 }
 

@@ -221,11 +221,10 @@ def _(
     # Gaussian their sample does.
     sampled = output.sample is not None and output.behind is None
     tilt = _together(gradient, output) if sampled else gradient.tilt
-    kernel = kernel.scaled(own.inverse * tilt)
+    left_of_it, kernel = kernel, kernel.scaled(own.inverse * tilt)
 
     def divided(found: Drawn) -> Drawn:
-        inverse = output.draw().inverse
-        # The projections are in the kernel: a few sampled points have others than the batch.
+        inverse, found = output.draw().inverse, found.centred(left_of_it)
         return (found if inverse is None else found.times(np.sqrt(inverse)[None, None])).like(kernel)
 
     draws = stepped_back(gradient, divided)

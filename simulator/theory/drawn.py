@@ -17,6 +17,7 @@ from varprop.simulator.theory.maps import Size, Window
 from varprop.simulator.theory.pairs import Layout, PairKernel
 from varprop.simulator.theory.sampling import (
     Sample,
+    averages,
     counts,
     cropped_piece,
     draw,
@@ -68,6 +69,22 @@ class Drawn:
         wanted = np.sqrt(kernel.diagonal.mean(axis=0) * np.exp(kernel.log_scale - self.log_scale))
         factor = np.divide(wanted, level, out=np.zeros_like(level), where=level > 0)
         return replace(self, values=values * factor[:, None, None])
+
+    def centred(self, kernel: PairKernel) -> Drawn:
+        """Leave of each channel's mean what `kernel` says, that of the gradient less its mean over the whole batch.
+
+        A few sampled points have a mean of their own, which stays.
+        """
+        samples = self.values.shape[1]
+        same, cross = (float(values.mean()) for values in averages(kernel))
+        size = kernel.second_moment * float(np.exp(kernel.log_scale))
+        share = (same + (samples - 1) * cross) / (samples * size) if size > 0 else 0.0
+        mean = self.values.mean(axis=(0, 1))
+        rest = self.values - mean
+        known, left = float(np.mean(mean**2)), float(np.mean(rest**2))
+        if known == 0.0 or share >= 1.0:
+            return self
+        return replace(self, values=rest + mean * np.sqrt(max(share, 0.0) / (1.0 - share) * left / known))
 
     def like(self, kernel: PairKernel) -> Drawn:
         """Scale to the second moment of a kernel."""

@@ -335,7 +335,7 @@ def correct(duals: Duals, after: Sample, before: PairKernel) -> Duals:
         factor = np.where(varies, np.sqrt(exact / gaussian), 1.0)
         derivative = replace(derivative, values=derivative.values * np.outer(factor, factor)).scaled(1.0)
     gaps = missing(before, after.inputs)
-    slopes = _averages(duals.derivative)
+    slopes = averages(duals.derivative)
     kernel = shifted(duals.kernel, after, [gap * slope for gap, slope in zip(gaps, slopes, strict=True)])
     mean = duals.mean * kernel.unit(duals.kernel.log_scale)
     more = float(after.values[varies].mean()) * kernel.unit(0.0) - float(mean[:, varies].mean())
@@ -344,7 +344,7 @@ def correct(duals: Duals, after: Sample, before: PairKernel) -> Duals:
 
 def missing(kernel: PairKernel, values: Array) -> list[Array]:
     """Return what sampled channels miss of a kernel's averages, but of sizes, which were brought to it already."""
-    gaps = [true - drawn for true, drawn in zip(_averages(kernel), _carried(values, kernel.layout), strict=True)]
+    gaps = [true - drawn for true, drawn in zip(averages(kernel), _carried(values, kernel.layout), strict=True)]
     np.fill_diagonal(gaps[0], 0.0)
     return gaps
 
@@ -406,12 +406,12 @@ def crossed(first: PairKernel, second: PairKernel, one: Sample, other: Sample) -
 
 
 def _correlations(kernel: PairKernel) -> list[Array]:
-    """Return `_averages` of a kernel over its second moment."""
+    """Return `averages` of a kernel over its second moment."""
     unit = kernel.second_moment or 1.0
-    return [values / unit for values in _averages(replace(kernel, log_scale=0.0))]
+    return [values / unit for values in averages(replace(kernel, log_scale=0.0))]
 
 
-def _averages(kernel: PairKernel) -> tuple[Array, Array]:
+def averages(kernel: PairKernel) -> tuple[Array, Array]:
     """Return a kernel within a sample and between samples, each averaged over samples."""
     layout, scale = kernel.layout, float(np.exp(kernel.log_scale))
     same = kernel.values[: layout.profiles].mean(axis=0) * scale
