@@ -153,15 +153,10 @@ class _Sent:
     @staticmethod
     def by(back: Callable[..., Array], slopes: tuple[Array, Array], square: Array, y: Array | None) -> _Sent:
         """Send all of them."""
-        spread = back(square, power=2)
-        fields = slopes if y is None else (*slopes, square, y, y * square, np.ones_like(y[:, :1]))
-        # In one go: a tap that meets the map at few places costs as much for one field as for all.
-        ends = np.cumsum([field.shape[1] for field in fields])[:-1]
-        plus, minus, *others = np.split(back(np.concatenate(fields, axis=1)), ends, axis=1)
+        spread, both = back(square, power=2), tuple(back(s) for s in slopes)
         if y is None:
-            return _Sent(spread, (plus, minus), square)
-        by_square, by_y, by_both, by_ones = others
-        return _Sent(spread, (plus, minus), by_square, by_ones, by_y, by_both)
+            return _Sent(spread, both, square)
+        return _Sent(spread, both, back(square), back(np.ones_like(y[:, :1])), back(y), back(y * square))
 
 
 def _unchanged(field: Array, power: int = 1) -> Array:
