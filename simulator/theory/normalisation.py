@@ -88,7 +88,7 @@ def _normalised(signal: Signal, eps: float, edges: float) -> tuple[VarianceLaw, 
             # A row is part of a point on a sphere of N dimensions: Var v = 2 (tr C^2 - (tr C)^2 / N) N / (N + 2).
             dimensions = max(signal.weighted.law.matrix)
             kurtosis = -2.0 * fan_in * (1.0 + 2.0 * (_alike(centred) + strayed[0])) / (dimensions + 2.0)
-    values, vectors = centred.modes(_MODES)
+    values, vectors = centred.modes(int(min(_MODES, fan_in)))
     # Where entries stray, a mode below the average of as many as there are weights has no direction of its own.
     values = values[values > (q / fan_in if strayed[0] > 0.0 else 0.0)]
     if len(values) and not _stands_out(values[0] / q, _alike(centred), strayed[0]):
