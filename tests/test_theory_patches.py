@@ -12,9 +12,10 @@ from varprop.simulator.network import NetworkBuilder
 from varprop.simulator.theory import engine, predict
 from varprop.simulator.theory.maps import Window
 from varprop.simulator.theory.pairs import Layout, PairKernel
-from varprop.simulator.theory.patches import gathered, levelled, matched, statistics
+from varprop.simulator.theory.patches import damped_taps, gathered, levelled, matched, statistics
 from varprop.simulator.theory.sampling import linear
-from varprop.tests.tolerances import BEYOND, DEEP_ROUNDING, NEAR, ROUNDING
+from varprop.simulator.theory.variance_law import VarianceLaw
+from varprop.tests.tolerances import BENT_STEP, BEYOND, DEEP_ROUNDING, NEAR, ROUNDING
 
 
 def plain_patches(maps, window):
@@ -66,6 +67,23 @@ def test_directions_in_which_patches_do_not_vary_are_left():
     np.testing.assert_allclose(np.mean(found[:, 0] ** 2), 4.0, rtol=DEEP_ROUNDING)
 
 
+def test_taps_of_normalised_channels_are_those_of_drawn_weights():
+    """E[w_k w_l / (v + eps)] by drawn weights; smooth images, so that neighbours in a window oppose one another."""
+    rng = np.random.default_rng(0)
+    maps, window, eps = np.cumsum(rng.standard_normal((6, 2, 8, 8)), axis=3), Window((1, 3), (1, 1), (0, 0, 1, 1)), 0.1
+    flat = plain_patches(maps, window).transpose(1, 0, 2).reshape(6, -1)
+    weights = rng.standard_normal((400_000, 6)) * np.sqrt(0.02)
+    v = np.einsum("ni,ij,nj->n", weights, np.cov(flat, bias=True), weights)
+    inverse = 1 / (v + eps)
+    law = VarianceLaw(v.mean(), np.mean(v * inverse), inverse.mean(), 0.0)
+    found = damped_taps(maps, window, 0.02, law)
+    for k, m in np.ndindex(3, 3):
+        drawn = (weights[:, k] * weights[:, m] + weights[:, 3 + k] * weights[:, 3 + m]) / 2 * inverse
+        error = drawn.std() / np.sqrt(len(drawn))
+        assert abs(drawn.mean() - found[k, m] * 0.02 * inverse.mean()) < BEYOND * error
+    assert found[0, 1] < -0.05
+
+
 def test_levelled_patches_have_the_mean_and_the_spread_at_each_output():
     rng = np.random.default_rng(4)
     patches, wanted = rng.standard_normal((3, 4, 5)), 1 + rng.standard_normal((20, 4, 5)) * np.arange(5.0)
@@ -92,6 +110,28 @@ def test_channels_linear_in_the_data_have_their_kernel():
     # Evenly taken quantiles leave much less noise than as many draws would.
     own, count = values.var(axis=(0, 1)), values.shape[2] // 2
     assert abs(np.mean(1 / own) - np.mean(1 / v)) < np.std(1 / v) / np.sqrt(count)
+
+
+def test_gradient_at_normalised_images():
+    """Behind a global pooling, where taps that oppose one another take away 15%, and bent slopes bring back some."""
+    net, he = NetworkBuilder("images", "torch", (3, 12, 12)), parse_initializer("he_normal")
+    net.conv2d(64, 3, he)
+    net.batch_norm()
+    net.activation("relu")
+    net.global_average_pool()
+    net.linear(10, he)
+    network, steps = net.build(), []
+    batch = load_batch("photo", (3, 12, 12), batch=16, seed=0)
+    theory = predict(network, batch)
+    for seed in range(6):
+        logs = [
+            run.layers[0].backward.log_second_moment - run.layers[1].backward.log_second_moment
+            for run in (simulate(network, batch, trials=40, seed=seed), theory)
+        ]
+        steps.append(logs[0] - logs[1])
+    error = float(np.std(steps, ddof=1)) / np.sqrt(len(steps))
+    assert BEYOND * error < 0.08
+    assert abs(np.mean(steps)) < BEYOND * error + BENT_STEP
 
 
 def test_first_channels_depend_on_the_whole_batch():

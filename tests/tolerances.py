@@ -109,3 +109,13 @@ over a map, where neighbours are more alike than others; eight samples, of which
 
 ORTHOGONAL_STEP = 0.02
 """A backward step of a linear net of 64 channels with normalisation and orthogonal weights: 1 / width is left out."""
+
+BENT_POINT = 2e-5
+"""Gradients at single points against finite differences of kernels: steps of 1e-3 squared, times fourth derivatives."""
+
+BENT_MAP = 0.25
+"""Of what bent slopes add on 6 x 6 maps: places at the border, half of all, are smaller and are followed as all are."""
+
+BENT_STEP = 0.03
+"""Of a gradient at data before a normalisation: (2 / fan_in)^2 times the places that know an input, 1 / width, both
+about one percent."""

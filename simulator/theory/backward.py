@@ -26,9 +26,10 @@ from varprop.simulator.network import (
 from varprop.simulator.theory.depthwise import excess
 from varprop.simulator.theory.drawn import Drawn, corrected
 from varprop.simulator.theory.gradient import Gradient, cut_inside, stepped_back
-from varprop.simulator.theory.maps import Size, Window, size_of, window_scatter
+from varprop.simulator.theory.maps import Size, Window, by_offset, size_of, window_scatter
 from varprop.simulator.theory.opposition import handed_on, projected, returned, together
 from varprop.simulator.theory.pairs import PairKernel, unmerged, windows_transposed
+from varprop.simulator.theory.patches import damped_taps
 from varprop.simulator.theory.sampling import channel_squares
 from varprop.simulator.theory.signal import Signal
 from varprop.simulator.theory.unpooling import average_unpooled, globally_unpooled, max_unpooled, unflattened, unpadded
@@ -73,7 +74,13 @@ def _(op: Conv2d, gradient: Gradient, inputs: list[Signal], output: Signal, law:
     moments = moments * (per_group * related.reweigh)
     tilt = related.before * (1.0 if law is None else law.tilt)
     if source.data is not None:
-        return [_at_data(gradient, moments, window, source.data.shape[2:])]
+        back = _at_data(gradient, moments, window, source.data.shape[2:])
+        if law is None or law.modes is None or output.weighted.law.matrix is not None or not law.ratio > 0:
+            return [back]
+        assert source.known is not None
+        damped = damped_taps(source.known, window, output.weighted.law.second_moment, law)
+        more = _through_different(gradient.kernel, damped, window, window.out_size(size))
+        return [replace(back, kernel=back.kernel.scaled(more))]
     if source.amplitude is None:
         arriving = unmerged(gradient.kernel, source.kernel.layout)
         kernel = windows_transposed(arriving, moments, window, source.kernel.size)
@@ -127,6 +134,21 @@ def _at_data(gradient: Gradient, moments: Array, window: Window, size: tuple[int
         field = gradient.amplitude * float(field.mean())
     seen = window_scatter(field, window, (size[0], size[1])) * (float(np.trace(moments)) / window.taps)
     return _of_field(replace(kernel, size=(1, 1), values=np.ones((len(kernel.values), 1, 1))), seen)
+
+
+def _through_different(kernel: PairKernel, taps: Array, window: Window, size: Size) -> float:
+    """Return what comes back through all pairs of taps over what does through equal ones, on a map of `size`."""
+    known = by_offset(kernel.values[: kernel.layout.profiles].mean(axis=0), kernel.size)
+    rows, cols = np.divmod(np.arange(window.taps), window.kernel[1])
+    down, across = rows[:, None] - rows, cols[:, None] - cols
+    meet = (down % window.stride[0] == 0) & (across % window.stride[1] == 0)
+    down, across = down // window.stride[0], across // window.stride[1]
+    h, w = kernel.size
+    products = known[np.clip(down, 1 - h, h - 1) + h - 1, np.clip(across, 1 - w, w - 1) + w - 1]
+    # Near an edge there is no place so far apart.
+    pairs = np.maximum(1 - np.abs(down) / size[0], 0.0) * np.maximum(1 - np.abs(across) / size[1], 0.0)
+    alone = float(np.trace(taps)) * float(known[h - 1, w - 1])
+    return float(np.sum(taps * products * pairs * meet)) / alone if alone > 0 else 1.0
 
 
 def _of_field(unit: PairKernel, field: Array) -> Gradient:

@@ -14,6 +14,7 @@ from varprop.simulator.initializers import weight_law
 from varprop.simulator.network import Flatten, Network, Shape
 from varprop.simulator.report import Batch, LayerMoments, Moments, Profile, Report
 from varprop.simulator.theory.backward import pull_back
+from varprop.simulator.theory.bending import gained
 from varprop.simulator.theory.finite_width import log_laws
 from varprop.simulator.theory.fluctuations import LogLaw, narrow
 from varprop.simulator.theory.forward import propagate
@@ -133,6 +134,9 @@ def _backward(network: Network, signals: list[Signal]) -> list[Gradient]:
         readers = network.consumers[index]
         law = signals[readers[0]].law if len(readers) == 1 else None
         back = pull_back(node.operation, gradient, [signals[i] for i in node.inputs], signals[index], law)
+        if node.fan_in is not None and signals[node.inputs[0]].known is not None:
+            more = gained(network, index, signals, found[::-1], back[0])
+            back = [replace(back[0], kernel=back[0].kernel.scaled(more))]
         for source, piece in zip(node.inputs, back, strict=True):
             # The weights behind a flattening are others at every position.
             fresh = node.fan_in is not None or isinstance(node.operation, Flatten)

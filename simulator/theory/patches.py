@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from varprop.simulator.theory.maps import Ints, Window
+from varprop.simulator.theory.variance_law import VarianceLaw, quadratic_form_law
 
 Array = NDArray[np.float64]
 
@@ -39,6 +40,33 @@ def statistics(maps: Array, index: Ints, window: Window) -> tuple[Array, Array]:
     count = len(maps) * index.shape[-1]
     mean = total / count
     return mean, square / count - np.outer(mean, mean)
+
+
+def damped_taps(maps: Array, window: Window, variance: float, law: VarianceLaw) -> Array:
+    """Return E[w_k w_l / (v + eps)] / (E[w^2] E[1 / (v + eps)]), averaged over input channels, shape (taps, taps).
+
+    Patches of images vary along few directions, and dividing by v damps the weights along these: taps that read much
+    the same then have opposite signs more often than not.
+
+    Parameters
+    ----------
+    maps
+        The data, shape (samples, channels, height, width).
+    window, variance
+        Of the convolution that reads them and of its weights.
+    law
+        Of the variance of its channels, for v and eps.
+    """
+    _, covariance = statistics(maps, window.index((maps.shape[2], maps.shape[3])), window)
+    values, vectors = np.linalg.eigh(covariance)
+    # E[v / (v + eps)] = 1 - eps E[1 / (v + eps)]
+    eps = (1.0 - law.ratio) / law.inverse
+    modes = quadratic_form_law(np.maximum(values, 0.0) * variance, 0.0, 0.0, float(len(values)), eps).modes
+    if modes is None:
+        return np.eye(window.taps)
+    products = (vectors * modes.passed[: len(values)]) @ vectors.T
+    channels = maps.shape[1]
+    return np.asarray(np.einsum("ckcl->kl", products.reshape(channels, window.taps, channels, -1)) / channels)
 
 
 def matched(patches: Array, mean: Array, covariance: Array) -> Array:

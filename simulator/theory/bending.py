@@ -1,0 +1,168 @@
+"""What the gradient at the data gains because slopes know the weights that made them.
+
+Theory takes the weights w of a layer as independent of the slopes phi'(w x) behind it. Few inputs know better. Behind
+any number of wide layers the output y is a Gaussian function of the data x, whose kernel K(x, x') is that of the
+layers, so that exactly (Adler, "The Geometry of Random Fields", 1981, theorem 2.2.2)
+
+    E[(dy / dx_p)^2] = d^2 K(x, x') / dx_p dx'_p    at x' = x.
+
+Let R_p(a, b) = dK(a, b) / dx_p with b held fixed, and T_p(a, b) = d^2 K(a, b) / dx_p dx'_p, for two points a, b of a
+layer. Weights multiply both by their variance, and an activation, by Price's theorem (IRE Trans. Inf. Theory 4, 1958,
+eq. 4), with all expectations at these two points,
+
+    R -> E[phi'_a phi'_b] R(a, b) + E[phi''_a phi_b] R(a, a),
+    T -> E[phi'_a phi'_b] T(a, b) + S(a, b),
+    S = E[phi''_a phi''_b] (R(a, a) R(b, b) + R(a, b) R(b, a))
+        + E[phi'''_a phi'_b] R(a, a) R(b, a) + E[phi'_a phi'''_b] R(a, b) R(b, b).
+
+Without S that is the recursion of independent slopes. As T is linear, S adds the sum of S(a, b) E[g_a g_b] over pairs
+of points, g being the gradient behind the activation: 1 / fan_in of all for each pair of places that know one input,
+and most where gradients are alike, as they are behind a global pooling.
+
+At one point S = R^2 E[(phi'^2)''], which is zero for ReLU; elsewhere its E[phi''_a phi''_b] is that of two deltas,
+1 / (2 pi sqrt(q^2 - K^2)), and E[phi'''_a phi'_b] = -E[phi''_a phi''_b] K / q.
+
+Batch normalisation divides by a channel's own variance v, which depends on the weights, too: large weights make v large
+and y = z / sqrt(v) no larger. To first order S loses, for points c of the batch,
+
+    mean over c of R(a, c) R(b, c)   times   E[(y_a d/dy_a + y_b d/dy_b) phi'(y_a) phi'(y_b)] / v:
+
+all it has at one point behind the first weights, whose length is then without effect. Points of a normalised channel
+lie on a sphere of d dimensions, where products of four coordinates are d / (d + 2) of those of Gaussian ones.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from varprop.simulator.activations import activation
+from varprop.simulator.network import Activation, Network
+from varprop.simulator.theory.duals import FAR
+from varprop.simulator.theory.gradient import Gradient
+from varprop.simulator.theory.maps import Size
+from varprop.simulator.theory.response import (
+    Bends,
+    Data,
+    Response,
+    activated,
+    bends,
+    by_profile,
+    first,
+    followed,
+    follows,
+    numbers,
+)
+from varprop.simulator.theory.signal import Signal
+
+Array = NDArray[np.float64]
+
+_LARGEST = 700.0  # log of a number
+
+
+def gained(network: Network, index: int, signals: list[Signal], gradients: list[Gradient], back: Gradient) -> float:
+    """Return the second moment of the gradient at the data over what independent slopes make of it.
+
+    Followed are chains of weights, normalisations and activations, up to a sum, a pooling or a depthwise layer.
+
+    Parameters
+    ----------
+    index
+        The weighted layer that reads the data.
+    signals
+        Of all nodes.
+    gradients
+        Of this layer and all nodes after it.
+    back
+        What comes back through this layer if slopes are independent.
+    """
+    operation, whole = network.nodes[index].operation, back.kernel.second_moment * back.edges
+    source, weighted = signals[network.nodes[index].inputs[0]], signals[index].weighted
+    if not follows(operation) or not whole > 0.0:
+        return 1.0
+    assert weighted is not None
+    response = first(operation, source, signals[index])
+    chain, profiles = _chain(network, index, signals), response.parts.shape[1]
+    if response.size == (1, 1) and not _bent(network, chain):
+        return 1.0
+    data, known, more = Data.of(source, profiles), _bends(network, chain, signals, profiles), 0.0
+    # Of weights w that are not Gaussian E[w^2 (w x)^2] is another, and at one point that is all that counts.
+    own = 1.0 + weighted.law.excess_kurtosis / 2
+    for after in chain:
+        before, signal, operation = signals[index], signals[after], network.nodes[after].operation
+        if isinstance(operation, Activation):
+            found, gradient = known[after], gradients[after - len(network)]
+            sources = _sources(response, found, data, before)
+            sources[:, -1] *= own
+            own = 1.0
+            arriving = by_profile(gradient.kernel, profiles)
+            if gradient.kernel.size != response.size:
+                arriving = np.take(arriving, numbers(response.size, (1, 1), gradient.kernel.size), axis=1)
+            products = sources * arriving
+            apart = gradient.kernel.log_scale + before.kernel.log_scale - back.kernel.log_scale
+            total = float((products @ response.pairs(response.size)).mean())
+            more += total * math.exp(min(apart, _LARGEST)) * gradient.edges * network.nodes[after].shape[0]
+            response = activated(response, found, before, signal)
+        else:
+            response = followed(operation, response, before, signal)
+        index = after
+    return 1.0 + more / whole
+
+
+def _chain(network: Network, index: int, signals: list[Signal]) -> list[int]:
+    """Return the nodes behind one that can be followed."""
+    found: list[int] = []
+    while len(network.consumers[index]) == 1:
+        before, (index,) = signals[index].kernel, network.consumers[index]
+        operation = network.nodes[index].operation
+        if not follows(operation) or not before.second_moment > 0:
+            break
+        far = abs(before.log_scale) > FAR
+        if far and isinstance(operation, Activation) and not activation(operation.function).homogeneous:
+            break
+        found.append(index)
+    return found
+
+
+def _bent(network: Network, chain: list[int]) -> bool:
+    """Tell whether any activation of a chain is more than two half-lines, which at one point do not count."""
+    operations = [network.nodes[index].operation for index in chain]
+    return any(isinstance(op, Activation) and not activation(op.function).homogeneous for op in operations)
+
+
+def _bends(network: Network, chain: list[int], signals: list[Signal], most: int) -> dict[int, Bends]:
+    """Return the bends of the activations of a chain, those of one kind worked out together."""
+    kinds: dict[tuple[str, Size, int], list[int]] = {}
+    for index in chain:
+        node = network.nodes[index]
+        if isinstance(node.operation, Activation):
+            kernel = signals[node.inputs[0]].kernel
+            kinds.setdefault((node.operation.function, kernel.size, kernel.layout.profiles), []).append(index)
+    found: dict[int, Bends] = {}
+    for (name, *_), indices in kinds.items():
+        kernels = [signals[network.nodes[index].inputs[0]].kernel for index in indices]
+        found.update(zip(indices, bends(activation(name), kernels, most), strict=True))
+    return found
+
+
+def _sources(response: Response, found: Bends, data: Data, signal: Signal) -> Array:
+    """Return S by profile and offset, an input, over the ways from an input to both points."""
+    apart = data.at(response.size, response.jump)
+    twice = data.at(response.size, (2 * response.jump[0], 2 * response.jump[1]))
+    square, means = apart[:, -1:], data.means
+    r0, r1, r2 = response.parts[:, :, :-1]
+    _, s1, s2 = response.own
+    both = s1 * s1 * square + (2 * s1 + s2) * s2 * means
+    crossed = r0 * r0 * twice + 2 * r0 * r1 * apart + r1 * r1 * square + (2 * (r0 + r1) + r2) * r2 * means
+    mixed = s1 * (r0 * apart + r1 * square + r2 * means) + s2 * (r0 + r1 + r2) * means
+    bent, turned = found.bent[:, :-1], found.turned[:, :-1]
+    sources = bent * (both + crossed) + 2 * turned * mixed
+    sources[:, -1:] = found.widened * both
+    if signal.law is not None:
+        scaled = 2 * (turned + found.correlation[:, :-1] * bent)
+        scaled[:, -1:] = found.widened
+        sources -= response.parts[0, :, -1:] ** 2 * (apart - means) * scaled
+        sources /= 1.0 + 2.0 / signal.law.sphere
+    return np.asarray(sources / found.q)

@@ -1,0 +1,305 @@
+"""How the kernel of a map responds to one input: R_p(a, b), the derivative of K(a, b) for x_p at the point a alone.
+
+A window reads x_p at the place a through one of its taps, and x_(p + b - a) at the place b through the same one. Deep
+inside a map that gives all kernels behind it the form
+
+    R_p(a, b) = w(a - p) [r_0(d) x_(p + d) + r_1(d) x_p + r_2(d) mean(x)],    d = b - a,
+
+where w counts the ways from p to a. Weights multiply R by their variance and spread w. An activation makes of it, by
+Price's theorem, E[phi'_a phi'_b] R(a, b) + E[phi''_a phi_b] R(a, a). Of products of responses, summed over inputs, only
+the data's mean products at every offset are left. All is even in d: one half of the offsets is kept, the last without
+any.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from varprop.simulator.activations import ActivationFunction
+from varprop.simulator.network import Activation, BatchNorm, Conv2d, Linear, Operation, ZeroPad
+from varprop.simulator.theory.duals import hermite_expansion
+from varprop.simulator.theory.maps import Ints, Size, by_offset, clipped_offsets
+from varprop.simulator.theory.pairs import PairKernel
+from varprop.simulator.theory.signal import Signal
+
+Array = NDArray[np.float64]
+
+_IMAGES = 8  # of a batch that are looked at, at least
+_VALUES = 400  # that they have under a window, at least
+_ROUNDING = 1e-12  # of 1 - c^2, at offsets where points are one
+_AT_ONCE = 2**15  # entries whose powers are formed at a time
+
+
+@dataclass(frozen=True)
+class Data:
+    """Mean products of the data at every offset of maps of `size`, and mean square of channels' means.
+
+    Products have the shape (profiles, offsets); offsets beyond the largest count as that one.
+    """
+
+    size: Size
+    products: Array
+    means: float
+
+    @staticmethod
+    def of(source: Signal, profiles: int) -> Data:
+        """Take them from a node before the first weights."""
+        values = source.known
+        assert values is not None
+        maps = values if values.ndim == 4 else values[:, :, None, None]
+        means = float(np.mean(maps.mean(axis=(0, 2, 3)) ** 2))
+        if source.data is None:
+            return Data(
+                source.kernel.size, by_profile(source.kernel, profiles) * math.exp(source.kernel.log_scale), means
+            )
+        h, w = maps.shape[2:]
+        full = [2 ** math.ceil(math.log2(2 * side)) for side in (h, w)]  # the discrete transform's copies do not meet
+        power = np.mean(np.abs(np.fft.rfft2(source.data[:profiles], full)) ** 2, axis=1)
+        down, across = np.arange(1 - h, h), np.arange(1 - w, w)
+        pairs = np.outer(h - np.abs(down), w - np.abs(across))
+        products = (np.fft.irfft2(power, full)[:, down[:, None], across] / pairs).reshape(len(power), -1)
+        return Data((h, w), products[:, : products.shape[1] // 2 + 1], means)
+
+    def at(self, size: Size, jump: Size) -> Array:
+        """Return the products at the offsets of a map whose places are `jump` apart in the data."""
+        return np.take(self.products, numbers(size, jump, self.size), axis=1)
+
+
+@dataclass(frozen=True)
+class Response:
+    """The response of a node's kernel.
+
+    Attributes
+    ----------
+    size
+        Of the piece of the map whose offsets are told apart: that of the kernel.
+    jump
+        Rows and columns of the data from one place to the next.
+    ways
+        Of rows and of columns, share of the ways from each of the data's (second axis) that lead to each of the map's.
+    parts
+        r_0, r_1 and r_2 of each profile at each offset, without any, where r_1 has r_0, too, and between samples; in
+        units of the kernel's, shape (3, profiles, offsets + 1).
+    """
+
+    size: Size
+    jump: Size
+    ways: tuple[Array, Array]
+    parts: Array
+
+    @property
+    def own(self) -> Array:
+        """R(a, a), shape (3, profiles, 1)."""
+        return self.parts[:, :, -2:-1]
+
+    def pairs(self, size: Size) -> Array:
+        """Return the ways from one input to two places by their offset on a piece of `size`, averaged over inputs."""
+        rows, cols = self.ways
+        down = _pairs(rows, size[0])
+        found = np.outer(down, down if cols is rows and size[0] == size[1] else _pairs(cols, size[1])).ravel()
+        found = found[: len(found) // 2 + 1]
+        found[:-1] *= 2
+        return found
+
+
+def follows(operation: Operation) -> bool:
+    """Tell whether responses are followed through an operation."""
+    dense = isinstance(operation, Conv2d) and not operation.depthwise
+    return dense or isinstance(operation, Linear | BatchNorm | ZeroPad | Activation)
+
+
+def first(operation: Operation, source: Signal, output: Signal) -> Response:
+    """Return the response behind weights that read the data."""
+    assert source.known is not None
+    assert output.weighted is not None
+    window = output.weighted.window
+    size = (1, 1) if window is None else (source.known.shape[2], source.known.shape[3])
+    # Samples differ in size, and the less the more values they have.
+    profiles = min(source.kernel.layout.profiles, max(_IMAGES, _VALUES // output.weighted.fan_in))
+    parts = np.zeros((3, profiles, _half(size) + 1))
+    # The kernel is a mean over channels.
+    parts[0] = math.exp(-source.kernel.log_scale) / output.weighted.fan_in * (1 if window is None else window.live)
+    parts[:2, :, -2] = parts[1::-1, :, -2]
+    rows = np.eye(size[0])
+    ways = rows, rows if size[0] == size[1] else np.eye(size[1])
+    return followed(operation, Response(size, (1, 1), ways, parts), source, output)
+
+
+def followed(operation: Operation, response: Response, before: Signal, after: Signal) -> Response:
+    """Return the response behind a linear operation or a normalisation."""
+    scale = math.exp(before.kernel.log_scale - after.kernel.log_scale)
+    match operation:
+        case Linear(in_features=fan):
+            assert after.weighted is not None
+            return replace(response, parts=response.parts * (fan * after.weighted.law.second_moment * scale))
+        case Conv2d():
+            assert after.weighted is not None
+            window = after.weighted.window
+            assert window is not None
+            gain = after.weighted.law.second_moment * operation.in_channels / operation.groups * window.taps
+            stride, size = operation.stride, after.kernel.size
+            parts = _regridded(response, size, stride)
+            sides = zip(window.kernel, stride, (window.padding[:2], window.padding[2:]), strict=True)
+            down, across = (
+                _under(kernel, step, padding, len(way), window.central)
+                for (kernel, step, padding), way in zip(sides, response.ways, strict=True)
+            )
+            rows, cols = response.ways
+            whole = down @ rows
+            ways = whole, whole if across is down and cols is rows else across @ cols
+            jump = response.jump[0] * stride[0], response.jump[1] * stride[1]
+            return Response(size, jump, ways, parts * (gain * scale))
+        case BatchNorm():
+            # Nearly all of what the mean is taken over is of other samples.
+            parts = response.parts.copy()
+            varied = before.kernel.variance
+            parts[1:] -= np.stack([parts[1, :, -1:], parts[0, :, -1:] + parts[2, :, -1:]])
+            return replace(response, parts=parts * (after.kernel.second_moment / varied if varied > 0 else 0.0))
+        case ZeroPad(padding=(top, bottom, left, right)):
+            rows, cols = response.ways
+            ways = np.pad(rows, ((top, bottom), (0, 0))), np.pad(cols, ((left, right), (0, 0)))
+            return Response(
+                after.kernel.size, response.jump, ways, _regridded(response, after.kernel.size, (1, 1)) * scale
+            )
+    raise NotImplementedError(type(operation).__name__)
+
+
+@dataclass(frozen=True)
+class Bends:
+    """Means over two points a, b of an activation's input, with its slopes' slopes.
+
+    All have the shape (profiles, offsets + 1), the last of different samples, but those of one point: (profiles, 1).
+
+    Attributes
+    ----------
+    q
+        E z^2, in units of the kernel's.
+    correlation
+        Of the points.
+    slopes, lifted
+        E phi'_a phi'_b and E phi''_a phi_b.
+    bent, turned
+        q E phi''_a phi''_b and q E phi'''_a phi'_b.
+    growth, widened
+        E z phi phi' / q and q E (phi'^2)'', of one point.
+    """
+
+    q: Array
+    correlation: Array
+    slopes: Array
+    lifted: Array
+    bent: Array
+    turned: Array
+    growth: Array
+    widened: Array
+
+
+def bends(function: ActivationFunction, kernels: Sequence[PairKernel], most: int) -> list[Bends]:
+    """Return an activation's bends at kernels of one size, of at most so many profiles."""
+    profiles = [by_profile(kernel, most) for kernel in kernels]
+    middle = profiles[0].shape[1] - 1
+    some = max(1, _AT_ONCE // profiles[0].size)
+    found: list[Bends] = []
+    for start in range(0, len(kernels), some):
+        own, part = profiles[start : start + some], kernels[start : start + some]
+        far = [np.full((len(c), 1), k.pair_mean / k.second_moment) for k, c in zip(part, own, strict=True)]
+        scales = np.concatenate([np.full(len(c), k.log_scale) for k, c in zip(part, own, strict=True)])
+        together, apart = np.concatenate(own), np.concatenate(far)
+        q = np.where(together[:, middle] > 0, together[:, middle], 1.0)[:, None]
+        c = np.clip(np.concatenate([together / q, apart], axis=1), -1.0, 1.0)
+        c[:, middle] = 0.0  # known exactly
+        fields = _half_line_bends(function, q, c) if function.homogeneous else _bends(function, q, c, scales)
+        ends = np.cumsum([len(c) for c in own])[:-1]
+        found += [Bends(*row) for row in zip(*(np.split(field, ends) for field in (q, c, *fields)), strict=True)]
+    return found
+
+
+def _half_line_bends(function: ActivationFunction, q: Array, c: Array) -> tuple[Array, ...]:
+    """Return what `Bends` has after the correlation, of half-lines: phi'' is their slopes' difference at 0."""
+    _, left, right = function.germ_zero
+    density = (right - left) ** 2 / (2 * math.pi)
+    root = np.sqrt(np.maximum(1 - c * c, _ROUNDING))
+    slopes = function.derivative_dual(1.0, 1.0, c)
+    growth = np.full_like(q, (left**2 + right**2) / 2)
+    return slopes, density * root, density / root, -c * density / root, growth, np.zeros_like(q)
+
+
+def _bends(function: ActivationFunction, q: Array, c: Array, log_scale: Array) -> tuple[Array, ...]:
+    """Return the same by Hermite series."""
+    sigma = np.sqrt(q[:, 0]) * np.exp(log_scale / 2)
+    (values, slopes, tilted), (_, square, moved) = hermite_expansion(function, sigma)
+    root = np.sqrt(np.arange(1, slopes.shape[1]))
+    second, third = np.zeros_like(slopes), np.zeros_like(slopes)  # of sigma phi'' and sigma^2 phi'''
+    second[:, :-1] = slopes[:, 1:] * root
+    third[:, :-1] = second[:, 1:] * root
+    series = np.stack([slopes * slopes, second * values / sigma[:, None], second * second, third * slopes], axis=1)
+    powers = np.repeat(c[:, None], slopes.shape[1], axis=1)
+    powers[:, 0] = 1.0
+    found = np.moveaxis(series @ np.cumprod(powers, axis=1), 1, 0)
+    growth = np.einsum("nk,nk->n", values, tilted) / sigma**2
+    return *found, growth[:, None], (moved / sigma**2 - square)[:, None]
+
+
+def activated(response: Response, found: Bends, before: Signal, after: Signal) -> Response:
+    """Return the response behind an activation."""
+    own = response.own
+    parts = response.parts * found.slopes + own * found.lifted
+    parts[:, :, -2:-1] = own * found.growth
+    parts *= math.exp(before.kernel.log_scale - after.kernel.log_scale)
+    return Response(response.size, response.jump, response.ways, parts)
+
+
+def by_profile(kernel: PairKernel, most: int) -> Array:
+    """Mean product of two places of each of the first samples by offset, shape (profiles, offsets)."""
+    blocks, half = kernel.values[: min(kernel.layout.profiles, most)], _half(kernel.size)
+    if half == 1:
+        return blocks[:, 0]
+    return np.array([by_offset(block, kernel.size).ravel()[:half] for block in blocks])
+
+
+def _regridded(response: Response, size: Size, stride: Size) -> Array:
+    """Return the parts on a map of another size, of places a stride apart."""
+    if stride == (1, 1) and size == response.size:
+        return response.parts
+    return response.parts[:, :, np.append(numbers(size, stride, response.size), -1)]
+
+
+def _half(size: Size) -> int:
+    """Return the number of offsets of a map, of two opposite ones one."""
+    return (2 * size[0] - 1) * (2 * size[1] - 1) // 2 + 1
+
+
+@lru_cache(maxsize=64)
+def _under(kernel: int, step: int, padding: tuple[int, int], size: int, central: bool) -> Array:
+    """Share of every row or column of a map among those under each window, shape (windows, size)."""
+    first = np.arange((size + sum(padding) - kernel) // step + 1) * step - padding[0]
+    taps = np.arange(size) - first[:, None]
+    return np.where(taps == kernel // 2, 1.0, 0.0) if central else ((taps >= 0) & (taps < kernel)) / kernel
+
+
+def _pairs(ways: Array, size: int) -> Array:
+    """Sum of the products of two rows of `ways`, by how far these are apart, up to `size` - 1 and all beyond."""
+    products = ways @ ways.T
+    found = np.bincount(_apart(len(ways), size), products.ravel(), minlength=2 * size - 1)
+    return np.asarray(found / ways.shape[1], dtype=np.float64)
+
+
+@lru_cache(maxsize=64)
+def _apart(count: int, size: int) -> Ints:
+    """Return how far each two of `count` rows are apart, at most `size` - 1, counted from that far back."""
+    apart = np.arange(count) - np.arange(count)[:, None]
+    return np.asarray(np.clip(apart, 1 - size, size - 1) + size - 1).ravel()
+
+
+@lru_cache(maxsize=64)
+def numbers(size: Size, jump: Size, known: Size) -> Ints:
+    """Return for each offset of a map of `size`, in steps of `jump`, its place among those of one of size `known`."""
+    down, across = (np.arange(1 - side, side) * step for side, step in zip(size, jump, strict=True))
+    place = clipped_offsets(down, across, known).ravel()
+    return np.minimum(place, 2 * _half(known) - 2 - place)[: _half(size)]

@@ -1,0 +1,181 @@
+"""Gradients at the data: slopes know the weights before them.
+
+The oracle is the definition. The output is a Gaussian function of the data with the layers' kernel, and the gradient's
+second moment the kernel's mixed derivative, taken by finite differences of dual activations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from varprop.simulator.activations import ActivationFunction, activation
+from varprop.simulator.initializers import parse_initializer
+from varprop.simulator.inputs import load_batch
+from varprop.simulator.montecarlo import simulate
+from varprop.simulator.network import Network, NetworkBuilder
+from varprop.simulator.report import Batch
+from varprop.simulator.theory import predict
+from varprop.tests.tolerances import BENT_MAP, BENT_POINT, BENT_STEP, BEYOND, KINK
+
+Array = NDArray[np.float64]
+
+HE = parse_initializer("he_normal")
+OUTPUTS = 4
+
+
+def perceptron(function: str, depth: int, inputs: int, width: int = 64, norm: bool = False) -> Network:
+    net = NetworkBuilder("perceptron", "torch", (inputs,))
+    for _ in range(depth):
+        net.linear(width, HE)
+        if norm:
+            net.batch_norm(eps=0.0)
+        net.activation(function)
+    net.linear(OUTPUTS, HE)
+    return net.build()
+
+
+def convolutions(function: str, depth: int, size: int, norm: bool = False, width: int = 64) -> Network:
+    net = NetworkBuilder("convolutions", "torch", (3, size, size))
+    for _ in range(depth):
+        net.conv2d(width, 3, HE)
+        if norm:
+            net.batch_norm(eps=0.0)
+        net.activation(function)
+    net.global_average_pool()
+    net.linear(OUTPUTS, HE)
+    return net.build()
+
+
+def dual(function: ActivationFunction, left: Array, right: Array, between: Array) -> Array:
+    """E[phi(z) phi(z')] for variances by place and covariances of two places."""
+    scale = np.sqrt(np.outer(left, right))
+    return function.dual(left[:, None], right[None, :], between / scale)
+
+
+def perceptron_kernel(function: ActivationFunction, depth: int, left: Array, right: Array) -> float:
+    """Covariance of one output at two inputs, He's rule."""
+    own, other, between = (2 * np.mean(x * y).reshape(1, 1) for x, y in ((left, left), (right, right), (left, right)))
+    for _ in range(depth):
+        own, other, between = (
+            2 * dual(function, np.diag(a), np.diag(b), c)
+            for a, b, c in ((own, own, own), (other, other, other), (own, other, between))
+        )
+    return float(between[0, 0])
+
+
+def under_windows(kernel: Array, size: int) -> Array:
+    padded = np.pad(kernel.reshape((size,) * 4), 1)
+    taps = (slice(i, i + size) for i in range(3))
+    windows = [(down, across) for down in list(taps) for across in [slice(j, j + size) for j in range(3)]]
+    return sum(padded[*one, *one] for one in windows).reshape(kernel.shape) / 9
+
+
+def map_kernel(function: ActivationFunction, depth: int, left: Array, right: Array) -> float:
+    """Covariance of one output behind global pooling at two images, shape (channels, height, width)."""
+    size, flat = left.shape[1], [image.reshape(len(image), -1) for image in (left, right)]
+    grams = [a.T @ b / len(a) for a, b in ((flat[0], flat[0]), (flat[1], flat[1]), (flat[0], flat[1]))]
+    for _ in range(depth):
+        own, other, between = (2 * under_windows(gram, size) for gram in grams)
+        grams = [
+            dual(function, np.diag(a).copy(), np.diag(b).copy(), c)
+            for a, b, c in ((own, own, own), (other, other, other), (own, other, between))
+        ]
+    return 2 * float(grams[2].mean())
+
+
+def gradient_square(kernel: Callable[[Array, Array], float], data: Array, h: float = 1e-3) -> float:
+    """Mean over the data of the mixed derivative of an output's covariance, of all outputs together.
+
+    At a kink the error of a finite difference is linear in its step: half the step takes it away.
+    """
+    return 2 * difference(kernel, data, h / 2) - difference(kernel, data, h)
+
+
+def difference(kernel: Callable[[Array, Array], float], data: Array, h: float) -> float:
+    total = 0.0
+    for place in np.ndindex(data.shape):
+        step = np.zeros_like(data)
+        step[place] = h
+        up, down = data + step, data - step
+        total += (kernel(up, up) - 2 * kernel(up, down) + kernel(down, down)) / (4 * h * h)
+    return OUTPUTS * total / data.size
+
+
+@pytest.mark.parametrize("function", ["tanh", "gelu", "sigmoid", "relu", "selu"])
+@pytest.mark.parametrize("depth", [1, 3])
+def test_gradient_at_three_inputs_is_the_mixed_derivative_of_the_kernel(function, depth):
+    data = np.random.default_rng(0).standard_normal((3, 3))
+    found = predict(perceptron(function, depth, 3), Batch(data, "drawn", False)).layers[0].backward.second_moment
+    phi = activation(function)
+    expected = np.mean([gradient_square(lambda x, y: perceptron_kernel(phi, depth, x, y), sample) for sample in data])
+    assert found == pytest.approx(expected, rel=KINK if function == "selu" else BENT_POINT)
+
+
+@pytest.mark.parametrize("function", ["relu", "gelu"])
+def test_gradient_at_images_is_the_mixed_derivative_of_the_kernel(function, monkeypatch):
+    """Behind a global pooling, where independent slopes would leave out a fifth; edges are followed on average only."""
+    data = np.random.default_rng(0).standard_normal((2, 3, 6, 6))
+    network, phi, batch = convolutions(function, 2, 6), activation(function), Batch(data, "drawn", False)
+    found = predict(network, batch).layers[0].backward.second_moment
+    monkeypatch.setattr("varprop.simulator.theory.engine.gained", lambda *arguments: 1.0)
+    independent = predict(network, batch).layers[0].backward.second_moment
+    expected = np.mean([gradient_square(lambda x, y: map_kernel(phi, 2, x, y), image) for image in data])
+    assert expected / independent > 1.1
+    assert abs(found - expected) < BENT_MAP * abs(expected - independent)
+
+
+@pytest.mark.parametrize(("net", "function"), [("perceptron", "tanh"), ("convolutions", "gelu")])
+def test_gradient_at_data_before_a_normalisation(net, function):
+    """Ten layers behind 16 inputs, where independent slopes miss 10%; or two convolutions, where they miss 15%."""
+    network = perceptron(function, 10, 16, 128, True) if net == "perceptron" else convolutions(function, 2, 8, True)
+    batch = load_batch("gaussian", network.nodes[0].shape, batch=16, seed=0)
+    theory = predict(network, batch)
+    steps = []
+    for seed in range(6):
+        measured = simulate(network, batch, trials=60, seed=seed)
+        logs = [
+            m.layers[0].backward.log_second_moment - m.layers[1].backward.log_second_moment for m in (measured, theory)
+        ]
+        steps.append(logs[0] - logs[1])
+    error = np.std(steps, ddof=1) / np.sqrt(len(steps))
+    assert abs(np.mean(steps)) < BEYOND * error + BENT_STEP
+    assert BEYOND * error < 0.05  # or nothing would be seen
+
+
+def test_half_lines_at_one_point_gain_nothing():
+    """phi'^2 of ReLU is a step, whose second derivative is odd."""
+    batch = load_batch("gaussian", (3,), batch=4, seed=0)
+    theory = predict(perceptron("relu", 4, 3), batch)
+    gradients = [layer.backward.second_moment for layer in theory.layers]
+    assert gradients[0] == pytest.approx(gradients[1] * 2 / 3 * 64, rel=1e-12)
+
+
+@pytest.mark.parametrize("function", ["relu", "tanh"])
+def test_gain_does_not_depend_on_units(function):
+    """Signals beyond float range, or data that are zero, neither overflow nor leave a number out."""
+    for init, depth in (("random_normal(0.00001)", 150), ("random_normal(100)", 150)):
+        net = NetworkBuilder("far", "torch", (3, 6, 6))
+        for _ in range(depth if function == "relu" else 3):
+            net.conv2d(8, 3, parse_initializer(init))
+            net.activation(function)
+        network = net.build()
+        for batch in (
+            load_batch("gaussian", (3, 6, 6), batch=2, seed=0),
+            Batch(np.zeros((2, 3, 6, 6)), "drawn", False),
+        ):
+            assert not np.isnan(predict(network, batch).layers[0].backward.log_second_moment)
+
+
+def test_fewer_inputs_than_modes_that_normalisation_looks_at():
+    """Of white data the weights' length alone makes v: E[|w|^2 / v] / (E[|w|^2] E[1 / v]) = 1 - 2 / n."""
+    for inputs in (3, 4, 6):
+        samples = np.linalg.qr(np.random.default_rng(0).standard_normal((64, inputs + 1)))[0]
+        data = np.linalg.qr(samples - samples.mean(axis=0))[0][:, :inputs]
+        theory = predict(perceptron("relu", 1, inputs, norm=True), Batch(data * 8.0, "drawn", False))
+        _, first, *_ = (layer.backward.second_moment for layer in theory.layers)
+        step = theory.layers[0].backward.second_moment / first
+        assert step == pytest.approx(64 * 2 / inputs * (1 - 2 / inputs), rel=2e-3)
