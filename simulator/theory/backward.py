@@ -27,7 +27,7 @@ from varprop.simulator.theory.depthwise import excess
 from varprop.simulator.theory.drawn import Drawn, corrected
 from varprop.simulator.theory.gradient import Gradient, cut_inside, stepped_back
 from varprop.simulator.theory.maps import Size, Window, by_offset, size_of, window_scatter
-from varprop.simulator.theory.opposition import handed_on, projected, returned, together
+from varprop.simulator.theory.opposition import handed_on, projected, returned, together, within
 from varprop.simulator.theory.pairs import PairKernel, unmerged, windows_transposed
 from varprop.simulator.theory.patches import damped_taps
 from varprop.simulator.theory.sampling import channel_squares
@@ -183,7 +183,7 @@ def _(
         with np.errstate(over="ignore"):  # no normalisation comes next then, and nobody asks
             unit = float(np.exp(tilted.log_scale + gradient.kernel.log_scale - kernel.log_scale))
         alignment = gradient.kernel.pair_product_mean(tilted) * unit
-    related = output.relations(gradient.kernel.alike())
+    related = output.relations(gradient.kernel.alike(), _opposed(gradient, output))
     tilt = gradient.tilt * related.tilt
     # Of a product of slopes, and of covariances, only what is linear in each channel is opposed.
     linear = output.duals.linear
@@ -210,6 +210,17 @@ def _(
             opposition=opposition,
         )
     ]
+
+
+def _opposed(gradient: Gradient, output: Signal) -> float:
+    """Return w of E[g_c^2] ~ 1 / (1 + w v_c), v_c being a channel's variance over that of all."""
+    field, centred = gradient.opposition, output.kernel.centred
+    if not centred.second_moment:
+        return 0.0
+    plain = centred.pair_square_mean / centred.second_moment**2
+    # Of what the kernel of all channels strays by, one in so many is a channel with itself.
+    alike = plain + max(output.strays.variance - 1.0 / output.width, 0.0)
+    return within(float(field[len(field) // 2, len(field[0]) // 2]), output.width, alike)
 
 
 @pull_back.register

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from statistics import NormalDist
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from varprop.simulator.initializers import WeightLaw
 from varprop.simulator.theory.maps import Ints, Size, Window, bordered, clipped_offsets, offsets, pairs_apart
 from varprop.simulator.theory.pairs import PairKernel, grown, offset_means
-from varprop.simulator.theory.sampling import Sample
+from varprop.simulator.theory.sampling import Sample, share_of_batch
 from varprop.simulator.theory.stencils import Stencils, moments
 from varprop.simulator.theory.variance_law import VarianceLaw
 
@@ -62,18 +63,18 @@ def depthwise(
     covariances = products - mean[:, :, None] * mean[:, None, :]
     if samples < batch:
         under = np.pad(field, ((0, 1), (0, 0), (0, 0)))[:, :, ::_EVERY][window.index(size)]
-        covariances = _of_batch(covariances, under - mean[::_EVERY].T[:, None, None], batch)
+        fixed = [known[:, :: 2 * _EVERY] for known in inputs.normalised]
+        covariances = _of_batch(covariances, under - mean[::_EVERY].T[:, None, None], fixed, batch)
     trace = float(np.trace(covariances.mean(axis=0)))
     if trace > 0:
         covariances *= float(np.trace(expected)) / trace
     return Sample(np.concatenate([values, -values], axis=2)), Taps(covariances, law, window, inputs.half())
 
 
-def _of_batch(covariances: Array, under: Array, batch: int) -> Array:
+def _of_batch(covariances: Array, under: Array, fixed: Sequence[Array], batch: int) -> Array:
     """Return the channels' covariances over a whole batch, given those over a few samples.
 
-    Channels differ less over the whole batch: their spread is brought down by the part that the samples' own spread
-    says is due to their number. It would count twice, as E[1 / v] grows with the spread of v.
+    Channels differ less over the whole batch: see `share_of_batch`, and for `fixed`.
 
     Parameters
     ----------
@@ -81,15 +82,10 @@ def _of_batch(covariances: Array, under: Array, batch: int) -> Array:
         What the covariances, (channels, taps, taps), are made of, centred, in some of the channels:
         (taps, positions, samples, channels).
     """
-    samples = under.shape[2]
-    spread = float(covariances.var(axis=0).sum())
-    if samples == 1 or spread == 0.0:
-        return covariances
     flat = np.ascontiguousarray(under.transpose(2, 3, 0, 1))
-    apart = flat @ flat.transpose(0, 1, 3, 2) / under.shape[1]
-    noise = float(apart.var(axis=0, ddof=1).mean(axis=0).sum()) / samples * (1 - samples / batch)
+    apart = (flat @ flat.transpose(0, 1, 3, 2) / under.shape[1]).reshape(*flat.shape[:2], -1)
     mean = covariances.mean(axis=0)
-    return np.asarray(mean + np.sqrt(max(1.0 - noise / spread, 0.0)) * (covariances - mean))
+    return np.asarray(mean + np.sqrt(share_of_batch(apart, fixed, batch)) * (covariances - mean))
 
 
 def depthwise_law(channels: Taps, eps: float) -> VarianceLaw:

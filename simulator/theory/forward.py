@@ -37,6 +37,7 @@ from varprop.simulator.theory.relations import Relations, relations, unrelated
 from varprop.simulator.theory.sampling import (
     Sample,
     activated,
+    batch_variances,
     channel_products,
     channel_squares,
     controlled,
@@ -120,7 +121,7 @@ def _(operation: Activation, node: Node, network: Network, inputs: list[Signal])
     duals = apply_activation(function, signal.kernel, sphere, tilted=_behind_normalisation(node, network))
     origin = None
     followed: Callable[[], Sample] | None = None
-    related: Callable[[float], Relations] = unrelated
+    related: Callable[[float, float], Relations] = unrelated
     gaussian = signal.gaussian
     if gaussian is not None and gaussian.function is None:
         origin = replace(gaussian, function=function)
@@ -152,7 +153,8 @@ def _(operation: Activation, node: Node, network: Network, inputs: list[Signal])
         varies = signal.kernel.diagonal.mean(axis=0)
         passed = strays.through(factor, duals.derivative, np.ones_like(varies) if known is None else varies)
         left = passed.variance / strays.variance if strays.variance > 0 else 1.0
-        strays = passed.plus(node.name, (1.0 - left) / signal.width, out)
+        uneven = 0.0 if known is None else _uneven(known, signal.kernel.layout.batch)
+        strays = passed.plus(node.name, (1.0 - left + uneven) / signal.width, out)
     return Signal(
         out,
         duals.mean,
@@ -217,6 +219,16 @@ def _response(signal: Signal, out: PairKernel, duals: Duals, sample: Sample | No
         fitted = np.divide(first * second, varied, out=np.zeros_like(varied), where=varied > 0)
         slope = float(fitted.sum() / varied.sum()) if varied.any() else 0.0
     return float(np.exp(log_scale)) * slope * before / after
+
+
+def _uneven(sample: Sample, batch: int) -> float:
+    """Return the relative variance of the channels' variances over the data.
+
+    A mean of n channels with kernels of squared size E v^2 strays by so much more than one of n alike.
+    """
+    v = batch_variances(sample.values, sample.normalised, batch)
+    mean = float(v.mean())
+    return float(v.var()) / mean**2 if mean > 0 else 0.0
 
 
 def _edges_after(function: ActivationFunction, signal: Signal) -> tuple[Array | None, Array | None, Array | None]:

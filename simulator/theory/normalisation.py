@@ -11,7 +11,15 @@ from varprop.simulator.network import BatchNorm
 from varprop.simulator.theory.convolution import centred_edges, with_edges
 from varprop.simulator.theory.depthwise import depthwise_law
 from varprop.simulator.theory.pairs import PairKernel, regridded, windows
-from varprop.simulator.theory.sampling import Sample, channel_squares, levelled, missing, normalised, shifted
+from varprop.simulator.theory.sampling import (
+    Sample,
+    batch_variances,
+    channel_squares,
+    levelled,
+    missing,
+    normalised,
+    shifted,
+)
 from varprop.simulator.theory.signal import Signal, fixed
 from varprop.simulator.theory.variance_law import VarianceLaw, quadratic_form_law
 
@@ -46,14 +54,18 @@ def batch_normalised(operation: BatchNorm, signal: Signal) -> Signal:
             before, shared = signal.weighted.strays.variance, signal.weighted.shared
             left, third = law.strayed
             part = shared / before if before > 0 else 0.0
-            strays = strays.normalised(shared, (left * part, third * part**2), _alike(signal.kernel.centred))
+            strays = strays.normalised(shared, (left * part, third * part**2), _alike(kernel))
     if signal.sample is not None or (origin is not None and (any(signal.padding) or origin.function is not None)):
         if taps is None:
             law = _sampled_law(signal, law, operation.eps)
         found = normalised(signal.draw(), operation.eps, law.mean, edges)
         sample = fixed(found)
         if taps is None:
-            kernel = _as_sampled(kernel, found, signal.kernel.centred)
+            kernel = levelled(kernel, found)
+        elif kernel.second_moment > 0:
+            # Sizes at edges are known already, but not what channels' own kernels do to the variances that divide them.
+            kernel = replace(kernel, log_scale=0.0).scaled(float(np.mean(found.values**2)) / kernel.second_moment)
+        kernel = _as_sampled(kernel, found, signal.kernel.centred)
     elif origin is not None:
         origin = replace(origin, eps=operation.eps, variance=law.mean, edges=edges)
     if law.ratio > _VANISHED:
@@ -120,23 +132,11 @@ def _normalised(signal: Signal, eps: float, edges: float) -> tuple[VarianceLaw, 
 
 
 def _sampled_law(signal: Signal, gaussian: VarianceLaw, eps: float) -> VarianceLaw:
-    """Law of the variance of channels that are not Gaussian, from a sample of them; its mean is known.
-
-    A sample at some of the batch's points spreads more than channels do over all of them. By how much is seen from
-    sample to sample, and taken away.
-    """
-    values, batch = signal.draw().values, signal.kernel.layout.batch
-    positions, samples, _ = values.shape
-    first, second = values.mean(axis=0), np.einsum("psc,psc->sc", values, values) / positions
-    mean = first.mean(axis=0)
-    v = second.mean(axis=0) - mean**2
-    size, spread = float(v.mean()), float(v.var())
-    if size <= 0.0 or spread == 0.0:
+    """Law of the variance of channels that are not Gaussian, from a sample of them; its mean is known."""
+    v = batch_variances(signal.draw().values, (), signal.kernel.layout.batch)
+    size = float(v.mean())
+    if size <= 0.0 or not v.var():
         return gaussian
-    if samples > 1:
-        # To first order a channel's v is the average of these.
-        noise = float(np.mean(np.var(second - 2 * mean * first, axis=0, ddof=1))) / samples * (1 - samples / batch)
-        v = size + np.sqrt(max(1.0 - noise / spread, 0.0)) * (v - size)
     v = v * (gaussian.mean / size)
     inverse = 1.0 / (v + eps)
     return VarianceLaw(gaussian.mean, float(np.mean(v * inverse)), float(inverse.mean()), float(inverse.mean()))
@@ -153,7 +153,7 @@ def _as_sampled(kernel: PairKernel, found: Sample, before: PairKernel) -> PairKe
     spread = channel_squares(undivided) ** 2
     divided = float(spread @ found.inverse) / float(spread.sum() or 1.0)
     missed = [gap * divided for gap in missing(before, undivided)]
-    return shifted(levelled(kernel, found), found, missed)
+    return shifted(kernel, found, missed)
 
 
 def _sphere(centred: PairKernel, ratio: float) -> float:

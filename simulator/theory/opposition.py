@@ -71,6 +71,16 @@ def returned(modes: Modes, opposition: float, channels: int) -> tuple[float, flo
     return 1 - lost / modes.dimensions, _opposition(modes.counts, modes.shares, lost)
 
 
+def within(opposition: float, channels: float, alike: float) -> float:
+    """Return w of E[g_c^2] ~ 1 / (1 + w v_c), v_c being a channel's variance over that of all.
+
+    An entry of the diagonal of (1 + 2 o S / tr S)^-1 with S = sum_c s_c s_c' is, by Schur's complement, 1 / (1 + 2 o
+    s_c' T s_c / tr S) with the T that the other channels alone would have. Of s_c that leaves 1 / (1 + 2 o alike),
+    `alike` being the mean squared covariance of two different channels, if their modes are equal ones.
+    """
+    return 2.0 * opposition / (channels * (1.0 + 2.0 * opposition * alike))
+
+
 def projected(modes: Modes, opposition: float, along: float) -> float:
     """Return the share of an opposition that is left once what goes along each channel's own output is taken out.
 

@@ -60,13 +60,20 @@ class Relations:
 UNRELATED = Relations()
 
 
-def unrelated(alike: float) -> Relations:
+def unrelated(alike: float, opposed: float) -> Relations:
     """Return relations where there are none."""
     return UNRELATED
 
 
 def relations(
-    taps: Taps, size: Size, after: Sample, points: int, law: VarianceLaw | None, images: bool, alike: float
+    taps: Taps,
+    size: Size,
+    after: Sample,
+    points: int,
+    law: VarianceLaw | None,
+    images: bool,
+    alike: float,
+    opposed: float,
 ) -> Relations:
     """Return how the gradient's way through a depthwise layer depends on the channel.
 
@@ -90,19 +97,22 @@ def relations(
         Whether the sampled points are those of images, not of draws of one law.
     alike
         Correlation of the arriving gradient at different positions of a sample.
+    opposed
+        By how much of its mean the squared gradient is smaller for a channel's variance over that of all: channels that
+        vary more are a larger part of what later normalisations divide by.
     """
     assert after.slopes is not None
     count, samples = len(taps.covariances), max(_IMAGES if images else _SAMPLES, _POINTS // (size[0] * size[1]))
     weights = tap_nodes(taps.window.taps, taps.law, count).T
     kernels = Stencils(weights, taps.window, size)
-    halves = (after.slopes[:, :samples, :count], after.slopes[:, :samples, count:])
-    slopes = np.ascontiguousarray(halves[0]), np.ascontiguousarray(halves[1])
+    known = _met(after, opposed) * after.slopes[:, :samples]
+    slopes = np.ascontiguousarray(known[:, :, :count]), np.ascontiguousarray(known[:, :, count:])
     scale = np.ones(count) if after.inverse is None else after.inverse[:count]
     y = None
     if after.inverse is not None and after.inputs is not None:
         y = np.ascontiguousarray(after.inputs[:, :samples, :count])
     square = (slopes[0] ** 2 + slopes[1] ** 2) / 2
-    tilt = excess(_mean(square), scale)
+    tilt = excess(_mean(square), scale) * float(square.mean()) / float(np.mean(after.slopes[:, :samples] ** 2))
     sent, arrived = _Sent.by(kernels.back, slopes, square, y), _Sent.by(_unchanged, slopes, square, y)
     through, arriving = (scale * _passed(way, slopes, square, y, points) for way in (sent, arrived))
     alone = scale * kernels.back(np.ones((len(square), 1, count)), power=2)
@@ -134,6 +144,16 @@ def relations(
     lost = float(np.mean(source.inverse * scale * gone)) / float(left.mean()) * ratio**2 / points
     before, alike = (excess(_mean(field), source.inverse) for field in (passed, alone))
     return Relations(tilt, reweigh, gates, before / alike, lost)
+
+
+def _met(after: Sample, opposed: float) -> Array:
+    """Return the gradient that arrives at each channel over its root mean square: T = 1 / (1 + w S) of `opposition`."""
+    v = channel_squares(after.values - after.values.mean(axis=(0, 1)))
+    mean = float(v.mean())
+    if mean == 0.0:
+        return np.ones_like(v)
+    met = 1.0 / (1.0 + opposed * v / mean)
+    return np.asarray(np.sqrt(met / met.mean()))
 
 
 @dataclass(frozen=True)

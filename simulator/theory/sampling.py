@@ -66,6 +66,13 @@ class Sample:
         varies: NDArray[np.bool_] = np.any(self.values != self.values[:, :1, :1], axis=(1, 2))
         return varies if varies.any() else ~varies
 
+    @property
+    def normalised(self) -> tuple[Array, ...]:
+        """What normalisation fixes the mean over samples of, at an activation behind it: (samples, channels) each."""
+        if self.inverse is None or self.inputs is None:
+            return ()
+        return self.inputs.mean(axis=0), np.einsum("psc,psc->sc", self.inputs, self.inputs) / len(self.inputs)
+
     def half(self) -> Sample:
         """Return every other channel."""
         others = (None if field is None else field[..., ::2] for field in (self.inverse, self.slopes, self.inputs))
@@ -485,6 +492,47 @@ def _carried(values: Array, layout: Layout) -> tuple[Array, Array]:
         every = same / samples + (1 - 1 / samples) * cross
         cross = (every - same / paired) / (1 - 1 / paired)
     return same, cross
+
+
+def batch_variances(values: Array, fixed: Sequence[Array], batch: int) -> Array:
+    """Return the variance of every sampled channel over a whole batch.
+
+    At some of the batch's points channels differ more than over all of them: see `share_of_batch`, and for `fixed`.
+    """
+    first, second = values.mean(axis=0), np.einsum("psc,psc->sc", values, values) / len(values)
+    mean = first.mean(axis=0)
+    v = second.mean(axis=0) - mean**2
+    # To first order a channel's v is the average of these.
+    share = share_of_batch((second - 2 * mean * first)[:, :, None], fixed, batch)
+    return np.asarray(v.mean() + np.sqrt(share) * (v - v.mean()))
+
+
+def share_of_batch(apart: Array, fixed: Sequence[Array], batch: int) -> float:
+    """Return the share of what sampled channels differ by that they would differ by over a whole batch.
+
+    The rest is noise of the few samples: what a mean over them varies by, as their own differences say. Those that all
+    channels have in common are none, as they set no channel apart; neither is what goes along with numbers whose mean
+    over the samples is known, linearly.
+
+    Parameters
+    ----------
+    apart
+        Of which the channels' means over samples are taken, shape (samples, channels, numbers).
+    fixed
+        Numbers of each sample in each channel, shape (samples, channels), whose mean normalisation sets.
+    """
+    samples, channels, _ = apart.shape
+    apart = apart - apart.mean(axis=1, keepdims=True)
+    means = apart.mean(axis=0)
+    spread = float(np.sum(means**2)) / channels
+    if samples == 1 or spread == 0.0:
+        return 1.0
+    rest = (apart - means).reshape(samples * channels, -1)
+    if fixed:
+        known = np.stack([(field - field.mean(axis=0)).ravel() for field in fixed], axis=1)
+        rest -= known @ np.linalg.lstsq(known, rest)[0]
+    noise = float(np.sum(rest**2)) / (channels * (samples - 1) * samples) * (1 - samples / batch)
+    return float(max(1.0 - noise / spread, 0.0))
 
 
 def channel_squares(values: Array) -> Array:

@@ -132,7 +132,7 @@ class Signal:
     duals: Duals | None = None
     law: VarianceLaw | None = None
     behind: tuple[Taps, Size] | None = None
-    relations: Callable[[float], Relations] = unrelated
+    relations: Callable[[float, float], Relations] = unrelated
 
     @property
     def edges(self) -> float:

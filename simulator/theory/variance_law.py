@@ -111,7 +111,8 @@ def quadratic_form_law(
 ) -> VarianceLaw:
     """Law of v = sum_i lambda_i xi_i^2 over independent standard normal xi.
 
-    The leading eigenvalues are kept. The rest, of sum `rest` and sum of squares `rest_square`, would be equal ones if
+    The leading eigenvalues are kept, of two sizes where they differ from draw to draw (`_apart`). The rest,
+    of sum `rest` and sum of squares `rest_square`, would be equal ones if
     the kernel were what it is expected to be. A finite number of channels spreads them as those of a random covariance
     (`_spread`). By E[1/(v + eps)] = int_0^inf exp(-eps t) prod_i (1 + 2 lambda_i t)^(-1/2) dt, and a further factor
     1/(1 + 2 lambda_i t) for E[xi_i^2/(v + eps)].
@@ -128,12 +129,21 @@ def quadratic_form_law(
     total = float(leading.sum()) + rest
     if total <= 0.0 or np.isinf(eps):
         return _nothing(eps, len(leading) + 1)
+    alike = rest_square / rest**2 if rest > 0 else 0.0
+    expected, remainder, scatter = leading, rest, np.ones(1)
+    square, cube = _with_strays(_plain(leading / total, rest / total, alike), strayed)
+    free = max(dimensions - len(leading), 1.0)
     if len(leading) and strayed[0] > 0.0:
         # A leading mode, of a much larger eigenvalue, takes its part of what the layers before mix into it of the rest.
         mixed = min(strayed[0], 0.5 / len(leading)) * rest
-        kept = 1.0 - mixed * len(leading) / rest if rest > 0 else 1.0
-        leading, rest, rest_square = leading + mixed, rest * kept, rest_square * kept**2
-    counts, levels = _levels(rest, rest_square, max(dimensions - len(leading), 1.0), strayed)
+        leading, rest = leading + mixed, rest - mixed * len(leading)
+        apart = _apart(
+            leading / total, rest / total, _number(alike, free), (square, cube), strayed[1] / strayed[0] ** 2
+        )
+        scatter = np.array([1.0 - apart, 1.0 + apart])
+    leading, share = np.outer(scatter, leading).ravel(), 1.0 / len(scatter)
+    square, cube = (m - share * float(np.sum((leading / total) ** n)) for n, m in ((2, square), (3, cube)))
+    counts, levels = _levels(rest, _number(alike, free), (square * total**2, cube * total**3))
     live = float(counts.sum())
     # Weights that are not Gaussian spread v more or less, as if there were fewer or more of them.
     plain = float(counts @ levels**2)
@@ -147,44 +157,95 @@ def quadratic_form_law(
     t = np.exp((centre[:, None] + half[:, None] * _NODES).ravel()) / total
     mass = (half[:, None] * _WEIGHTS).ravel() * t
     with np.errstate(under="ignore"):
-        log = -eps * t - 0.5 * np.log1p(2 * np.outer(leading, t)).sum(axis=0)
+        log = -eps * t - 0.5 * share * np.log1p(2 * np.outer(leading, t)).sum(axis=0)
         mass = mass * np.exp(log - 0.5 * powers @ np.log1p(2 * np.outer(equal, t)))
     inverse = float(mass.sum())
     own, others = ((mass / (1 + 2 * np.outer(values, t))).sum(axis=1) for values in (leading, equal))
     # The mean damping of the rest, each of its directions counted with what it adds to v.
     left = float(others @ (counts * levels))
-    damping = np.append(own, left / rest if rest > 0 else inverse)
-    idle = max(dimensions - len(leading) - live, 0.0)
-    weighted = (float(own.sum()) + float(counts @ others) + idle * inverse) / max(dimensions, len(leading))
+    damping = np.append(share * scatter @ own.reshape(len(scatter), -1), left / rest if rest > 0 else inverse)
+    idle = max(dimensions - len(expected) - live, 0.0)
+    weighted = (share * float(own.sum()) + float(counts @ others) + idle * inverse) / max(dimensions, len(expected))
     ratio = 1.0 - eps * inverse
     if ratio < 0.5:
         # v / (v + eps) as the sum of its directions' shares, which does not cancel.
-        ratio = float(leading @ damping[:-1]) + rest * float(damping[-1])
+        ratio = share * float(leading @ own) + rest * float(damping[-1])
     every, seen = np.concatenate([leading, levels]), np.concatenate([own, others])
-    modes = Modes(
-        np.concatenate([np.ones(len(leading)), counts]), dimensions, every / total, every * seen / ratio, seen / inverse
-    )
-    after = _moments(counts, levels * others / left) if left > 0 else (0.0, 0.0)
-    found = _strayed(after, rest_square / rest**2 if rest > 0 else 0.0)
-    # Entries that leading modes have a part in stray as before.
-    shares = (left / ratio) ** 2, (left / ratio) ** 3
-    variance, third = (share * new + (1 - share) * old for share, new, old in zip(shares, found, strayed, strict=True))
-    return VarianceLaw(total, ratio, inverse, weighted, damping, modes=modes, strayed=(variance, third))
+    damped = every * seen / ratio
+    numbers = np.concatenate([np.full(len(leading), share), counts])
+    modes = Modes(numbers, dimensions, every / total, damped, seen / inverse)
+    # What is left of the expected kernel has its own leading modes, damped as these are.
+    kept = np.append(expected, remainder) * damping
+    after = _plain(kept[:-1] / kept.sum(), kept[-1] / kept.sum(), alike)
+    found = _strayed((float(numbers @ damped**2), float(numbers @ damped**3)), after)
+    return VarianceLaw(total, ratio, inverse, weighted, damping, modes=modes, strayed=found)
 
 
-def _levels(rest: float, rest_square: float, dimensions: float, strayed: tuple[float, float]) -> tuple[Array, Array]:
-    """Return how many eigenvalues there are of a few sizes, and these sizes.
+def _plain(leading: Array, rest: float, alike: float) -> tuple[float, float]:
+    """Return the mean square of all pairs and the mean product of all triples, given modes of sum one.
+
+    The rest are equal ones: `alike` is the sum of their squares where they themselves sum to one.
+    """
+    return float(np.sum(leading**2)) + rest**2 * alike, float(np.sum(leading**3)) + rest**3 * alike**2
+
+
+def _with_strays(plain: tuple[float, float], strayed: tuple[float, float]) -> tuple[float, float]:
+    """Return the same of a single draw, whose entries stray.
 
     A deviation of entries by s adds s to the mean square of all pairs, and by its third moment t 3 s p + t to that of
-    the triple products, p being the one without.
+    the triple products, p being the mean square without.
+    """
+    variance, third = strayed
+    return plain[0] + variance, plain[1] + 3 * variance * plain[0] + third
+
+
+def _strayed(moments: tuple[float, float], plain: tuple[float, float]) -> tuple[float, float]:
+    """Return what such sums say of the entries' deviations: the reverse of `_with_strays`."""
+    variance = max(moments[0] - plain[0], 0.0)
+    return variance, max(moments[1] - 3 * variance * plain[0] - plain[1], 0.0)
+
+
+def _apart(leading: Array, rest: float, live: float, moments: tuple[float, float], skew: float) -> float:
+    """Return by how much the sizes of leading modes differ from draw to draw, relative to their mean.
+
+    What the sums of squares and of cubes have more than the modes and the rest at its mean size is due to that, a
+    relative variance x, and to the rest's own spread c = c_0 - b x with its `skew`; the two sums decide.
+    """
+    if rest <= 0.0:
+        return 0.0
+    square, cube = float(np.sum(leading**2)), float(np.sum(leading**3))
+    skew, unit = min(max(skew, 1.0), 1.5), rest**3 / live**2
+    c, b = live * (moments[0] - square) / rest**2 - 1.0, live * square / rest**2
+    coefficients = (
+        skew * unit * b**2,
+        3 * cube - 3 * unit * b - 2 * skew * unit * c * b,
+        cube + unit * (1 + 3 * c + skew * c**2) - moments[1],
+    )
+    roots = np.roots(coefficients)
+    most = min(max(c, 0.0) / b, 1.0)
+    found = [x.real for x in roots if abs(x.imag) < 1e-12 and 0.0 <= x.real <= most]
+    return float(np.sqrt(min(found, default=0.0)))
+
+
+def _number(alike: float, dimensions: float) -> float:
+    """Return how many equal modes have the given mean square of all pairs, of so many at most."""
+    return min(1 / max(alike, 1e-9), dimensions)
+
+
+def _levels(rest: float, live: float, moments: tuple[float, float]) -> tuple[Array, Array]:
+    """Return how many eigenvalues there are of a few sizes, and these sizes.
+
+    Parameters
+    ----------
+    rest, moments
+        Sums of the eigenvalues, of their squares and of their cubes.
+    live
+        How many there would be if they were equal ones.
     """
     if rest <= 0:
         return np.zeros(3), np.zeros(3)
-    plain = max(rest_square / rest**2, 1e-9)
-    live = min(1 / plain, dimensions)
-    variance, third = strayed
-    c = max(live * (plain + variance) - 1.0, 1e-9)
-    skew = (live**2 * (plain**2 + 3 * variance * plain + third) - 1.0 - 3.0 * c) / c**2
+    c = max(live * moments[0] / rest**2 - 1.0, 1e-9)
+    skew = (live**2 * moments[1] / rest**3 - 1.0 - 3.0 * c) / c**2
     shares, sizes = _spread(c, skew)
     return live * shares, rest / live * sizes
 
@@ -206,15 +267,3 @@ def _spread(c: float, skew: float) -> tuple[Array, Array]:
     jacobi = np.array([[1.0, first, 0.0], [first, 1 + skew * c, second], [0.0, second, 1 + last]])
     sizes, vectors = np.linalg.eigh(jacobi)
     return vectors[0] ** 2, np.maximum(sizes, 0.0)
-
-
-def _moments(counts: Array, shares: Array) -> tuple[float, float]:
-    """Return the sums of squares and of cubes of shares that sum to one."""
-    return float(counts @ shares**2), float(counts @ shares**3)
-
-
-def _strayed(moments: tuple[float, float], plain: float) -> tuple[float, float]:
-    """Return what such sums say of the entries' deviations: the reverse of `_levels`."""
-    variance = max(moments[0] - plain, 0.0)
-    third = max(moments[1] - 3 * variance * plain - plain**2, 0.0)
-    return variance, third
