@@ -49,8 +49,8 @@ class Bounds:
 BOUNDS = Bounds()
 
 _CHANNELS = (
-    "behind the stem a gradient is smaller in channels that vary more, which is left out, and what else knows of its "
-    "channel is averaged over 256 of them, which leaves 2%"
+    "behind the stem a channel's values count as Gaussian, but sums of 16 channels that differ themselves differ more; "
+    "and what a gradient knows of its channel is averaged over 256 of them, which leaves 2%"
 )
 _PIECES = "pieces of a few images stand for the batch"
 _ONE_SIZE = "behind strides points of different size count as alike, and means over a map come out too large"
