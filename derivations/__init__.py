@@ -44,6 +44,7 @@ TOPICS: dict[str, str] = {
     "orthogonal": "orthogonal weights: norms kept for every draw",
     "mean_field": "variance and correlation maps, fixed points, depth scales",
     "relu_correlation": "ReLU's correlation map, and how slowly samples merge",
+    "input_gradient": "gradient at the data: slopes that know the weights before them",
     "finite_width_linear": "exact law of the log of a squared norm in linear networks",
     "finite_width_relu": "fluctuations of He-ReLU networks, forward and backward",
 }

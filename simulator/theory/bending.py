@@ -2,13 +2,13 @@
 
 Theory takes the weights w of a layer as independent of the slopes phi'(w x) behind it. Few inputs know better. Behind
 any number of wide layers the output y is a Gaussian function of the data x, whose kernel K(x, x') is that of the
-layers, so that exactly (Adler, "The Geometry of Random Fields", 1981, theorem 2.2.2)
+layers, so that exactly (Adler, "The Geometry of Random Fields", 1981, section 2.2)
 
     E[(dy / dx_p)^2] = d^2 K(x, x') / dx_p dx'_p    at x' = x.
 
 Let R_p(a, b) = dK(a, b) / dx_p with b held fixed, and T_p(a, b) = d^2 K(a, b) / dx_p dx'_p, for two points a, b of a
-layer. Weights multiply both by their variance, and an activation, by Price's theorem (IRE Trans. Inf. Theory 4, 1958,
-eq. 4), with all expectations at these two points,
+layer. Weights multiply both by their variance, and an activation, by Price's theorem (IRE Trans. Inf. Theory 4, 1958),
+with all expectations at these two points (the topic `input_gradient` of the derivations),
 
     R -> E[phi'_a phi'_b] R(a, b) + E[phi''_a phi_b] R(a, a),
     T -> E[phi'_a phi'_b] T(a, b) + S(a, b),
