@@ -29,7 +29,7 @@ _SIGNS = np.where(np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1)
 
 _CHANNELS = 256  # at least, of an exchangeable batch; of images, whose channels differ more, twice as many
 _MOST = 2048
-_VALUES = 2**16  # values that a sample of an exchangeable batch holds at most
+_VALUES = 2**17  # values that a sample of an exchangeable batch holds at most
 _LINEAR = 2**21  # values that a sample of channels that are linear in images holds at most
 _RANK = 300  # leading directions kept of a kernel over many points
 _CANDIDATES = 32  # weights that one is taken of
