@@ -18,6 +18,7 @@ from varprop.simulator.network import NetworkBuilder
 from varprop.simulator.theory import predict
 from varprop.simulator.theory.duals import apply_activation
 from varprop.simulator.theory.engine import _forward
+from varprop.simulator.theory.levels import nodes
 from varprop.simulator.theory.maps import Window
 from varprop.simulator.theory.opposition import handed_on, projected, returned, together
 from varprop.simulator.theory.pairs import Layout, PairKernel
@@ -30,12 +31,15 @@ from varprop.tests.tolerances import (
     BEYOND,
     DEEP_LINEAR,
     LEADING,
+    LEVELS,
+    LEVELS_WALK,
     NARROW_STEP,
     ORTHOGONAL_STEP,
     PAIRS_OF_PLACES,
     RANDOM_MATRIX,
     ROUNDING,
     SPHERE_STEP,
+    STRAYED,
     STRAYS,
 )
 
@@ -119,7 +123,7 @@ def laws(samples, width, depth):
         strayed = before.variance, before.third
         law = quadratic_form_law(np.zeros(0), 1.0, 1 / directions, float(width), 0.0, strayed)
         strays = before.plus(f"linear{depth_now}", 1 / width, kernel)
-        strays = strays.normalised(before.variance, law.strayed, 1 / directions)
+        strays = strays.normalised(before.variance, law.strayed, 1 / directions, 0.0, 0.0)
         found.append(law)
     return found
 
@@ -165,7 +169,7 @@ def test_gradients_opposed_in_deep_normalised_layers(samples, width, depth):
     expected, opposition, left = [], 0.0, 1.0
     for law in reversed(laws(samples, width, depth)):
         expected.append(left * law.inverse * (1 - 1 / directions))
-        opposition *= projected(law.modes, opposition, 1 / directions)
+        opposition *= projected(law.modes, opposition, 1 / directions, width)
         left, opposition = returned(law.modes, opposition, width)
     mean = sizes.mean(axis=0)
     ratios = sizes[:, 1:] / mean[1:] - sizes[:, :-1] / mean[:-1]
@@ -183,7 +187,7 @@ def test_small_opposition_adds_up():
     modes = quadratic_form_law(np.zeros(0), 1.0, 1 / d, float(channels), 0.0).modes
     small = 1e-4
     fresh = returned(modes, 0.0, channels)[1]
-    handed = returned(modes, small * projected(modes, small, 1 / d), channels)
+    handed = returned(modes, small * projected(modes, small, 1 / d, channels), channels)
     alone = returned(modes, 0.0, channels)
     assert (1 - alone[0]) * channels == pytest.approx(2.0, rel=1e-3)
     assert (alone[0] - handed[0]) * channels / (2 * small) == pytest.approx((d - 2) * (d + 1) / (d * (d + 2)), rel=1e-2)
@@ -449,3 +453,109 @@ def test_orthogonal_weights_with_normalisation():
     for step in found.steps:
         noise = abs(step.agreement.relative / step.agreement.z)
         assert abs(step.agreement.relative) < ORTHOGONAL_STEP + BEYOND * noise
+
+
+@pytest.mark.parametrize("function", ["relu", "gelu", "tanh", "selu"])
+def test_levels_behind_an_activation(function):
+    """Spread, noise and common direction of the centred squares at points of log-normal levels, against draws."""
+    phi, variance, points, channels, rng = activation(function), 0.2, 1000, 2000, np.random.default_rng(0)
+    levels, weights = nodes(variance)
+    assert weights @ levels == pytest.approx(1.0, rel=1e-4)
+    assert weights @ levels**2 == pytest.approx(1 + variance, rel=1e-4)
+    kernel = PairKernel(Layout.exchangeable(10**9), (1, 1), np.array([[[1.0]], [[0.0]]]))
+    found = apply_activation(phi, kernel, strayed=variance).levels
+    measured = []
+    for _ in range(12):
+        q = np.exp(math.sqrt(math.log1p(variance)) * rng.standard_normal(points) - math.log1p(variance) / 2)
+        z = np.sqrt(q)[:, None] * rng.standard_normal((points, channels))
+        x, slopes = phi.value(z), phi.derivative(z) ** 2
+        centred = (x - x.mean()) ** 2
+        square, whole = centred.mean(axis=1), centred.mean()
+        noise = centred.var(axis=1).mean() / whole**2
+        spread = square.var() / whole**2 - noise / channels
+        lead = x.mean(axis=1).var() / whole - (1 - x.mean(axis=1).var() / whole) / channels
+        gate = np.mean(slopes * centred) / (slopes.mean() * whole) - 1
+        along = np.mean(z / np.sqrt(q)[:, None] * phi.derivative(z) * (x - x.mean()))
+        bound = (along**2 - phi.derivative(z).mean() ** 4) / (slopes.mean() * whole)
+        measured.append([spread / q.var(), noise, lead, gate, bound])
+    mean, error = np.mean(measured, axis=0), np.std(measured, axis=0) / math.sqrt(len(measured) - 1)
+    expected = np.array([found.gain, found.noise, found.lead, found.gate, found.bound])
+    assert np.all(np.abs(mean - expected) < BEYOND * error + LEVELS * np.abs(expected)), (mean, expected, error)
+
+
+def deep_kernels(function, samples, width, depth, draws, seed):
+    """Of a deep normalised net, layer by layer: sum of squared eigenvalue shares, variance of levels, E v E[1/v]."""
+    phi, rng = activation(function), np.random.default_rng(seed)
+    found = np.zeros((draws, depth, 3))
+    for net in found:
+        x = rng.standard_normal((width, samples))
+        for row in net:
+            x -= x.mean(axis=1, keepdims=True)
+            kernel = x.T @ x
+            kernel *= samples / np.trace(kernel)
+            z = rng.standard_normal((width, width)) @ x
+            v = np.mean(z**2, axis=1)
+            expected = np.sum(x**2) / samples
+            row[:] = np.sum(kernel**2) / samples**2, np.var(np.diag(kernel)), np.mean(expected / v)
+            x = phi.value(z / np.sqrt(v)[:, None])
+    return found
+
+
+@pytest.mark.parametrize(("function", "samples", "width"), [("relu", 32, 128), ("tanh", 32, 128), ("relu", 64, 64)])
+def test_kernels_of_deep_nets_with_batches_as_large_as_layers_are_wide(function, samples, width):
+    """Levels walk behind ReLU, and what they have in common becomes the largest mode; tanh keeps deviations."""
+    depth = 16
+    measured = deep_kernels(function, samples, width, depth, 80, 3)
+    network = build("mlp", depth=depth + 1, width=width, activation=function, norm="batch")
+    signals = _forward(network, load_batch("gaussian", network.nodes[0].shape, samples, 0))
+    laws = [s.law for node, s in zip(network.nodes, signals, strict=True) if node.kind == "batch_norm"]
+    expected = np.array([[law.modes.counts @ law.modes.shares**2, law.levels, law.inverse * law.mean] for law in laws])
+    half = slice(depth // 2, depth)
+    mean, error = measured[:, half].mean(axis=(0, 1)), measured[:, half].mean(axis=1).std(axis=0) / math.sqrt(80)
+    gap = np.abs(mean - expected[half].mean(axis=0)) - BEYOND * error
+    assert np.all(gap < np.array([STRAYED, 1.0, RANDOM_MATRIX]) * mean * np.array([1.0, LEVELS_WALK, 1.0]))
+
+
+@pytest.mark.parametrize(
+    ("function", "samples", "width", "depth"),
+    [
+        ("relu", 128, 128, 20),
+        ("tanh", 64, 64, 12),
+        ("sigmoid", 128, 128, 12),
+        ("selu", 32, 128, 12),
+        ("gelu", 64, 128, 8),
+    ],
+)
+def test_gradients_of_batches_as_large_as_layers_are_wide(function, samples, width, depth):
+    network = build("mlp", depth=depth, width=width, activation=function, norm="batch")
+    batch = load_batch("gaussian", network.nodes[0].shape, samples, 0)
+    predicted, measured = predict(network, batch), simulate(network, batch, trials=60, seed=1)
+    found = sorted(abs(step.agreement.relative) for step in compare(predicted, measured).steps)
+    assert found[len(found) // 2] < 0.01
+    assert max(steps(predicted, measured)) < 0.02
+    pairs = list(zip(predicted.layers, measured.layers, strict=True))
+    error = max(m.backward.standard_error / m.backward.second_moment for _, m in pairs)
+    gaps = [abs(p.backward.log_second_moment - m.backward.log_second_moment) for p, m in pairs]
+    assert max(gaps) < 0.05 + BEYOND / 2 * error
+
+
+def test_slopes_know_a_channel_through_the_next_ones():
+    """The gradient's square against a channel's own slopes, one layer of tanh further on, against draws."""
+    phi, n, samples, draws, rng = activation("tanh"), 64, 64, 1500, np.random.default_rng(2)
+    kernel = PairKernel(Layout.exchangeable(10**9), (1, 1), np.array([[[1.0]], [[0.0]]]))
+    duals = apply_activation(phi, kernel, strayed=0.0)
+    own = duals.levels.passed(0.0, 0.0, n)[2]
+    root = math.sqrt(duals.kernel.second_moment * math.exp(duals.kernel.log_scale))
+    measured = np.zeros((draws, 2))
+    for row in measured:
+        y = rng.standard_normal((n, samples))
+        x = phi.value(y)
+        w = rng.standard_normal((n, n)) / math.sqrt(n)
+        g = w.T @ (phi.derivative(w @ x / root) * rng.standard_normal((n, samples)))
+        squares, slopes = g**2, phi.derivative(y) ** 2
+        row[:] = np.mean(squares * slopes), np.mean(squares)
+    slope = math.exp(duals.derivative.log_scale) * duals.derivative.second_moment
+    expected = duals.levels.passed(own, 2 * own / n, n)[0]
+    ratio = measured[:, 0] / (slope * measured[:, 1].mean()) - expected * measured[:, 1] / measured[:, 1].mean()
+    assert expected > 1.01
+    assert abs(ratio.mean()) < BEYOND * ratio.std() / math.sqrt(draws) + 0.1 * (expected - 1)

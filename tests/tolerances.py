@@ -89,6 +89,17 @@ shape is that of a family: 1 / dimensions of what a layer changes, beyond the dr
 DEEP_LINEAR = 0.012
 """The same for a step of the gradient through one layer of a deep linear net of width 128 or more."""
 
+LEVELS = 5e-3
+"""Averages over log-normal levels by seven nodes: the next moments, (variance / 2)^7 / 7!, and 1e-6 of interpolation
+over the differences between levels."""
+
+LEVELS_WALK = 0.35
+"""Variance of levels after 16 layers of width 64 or 128, where it is .1 to .6: a log-normal law has two thirds of the
+skewness that convex maps give levels, and skewness feeds the variance of the next layers."""
+
+STRAYED = 0.04
+"""Participation of a deep kernel's modes: a share of it comes from levels, known as above."""
+
 NEAR = 4e-3
 """Granted beyond standard errors to means over draws that hardly differ: twice the noise of 256 sampled channels."""
 

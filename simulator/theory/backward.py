@@ -26,8 +26,10 @@ from varprop.simulator.network import (
 from varprop.simulator.theory.depthwise import excess
 from varprop.simulator.theory.drawn import Drawn, corrected
 from varprop.simulator.theory.gradient import Gradient, cut_inside, stepped_back
+from varprop.simulator.theory.levels import power
+from varprop.simulator.theory.levels import projected as projected_levels
 from varprop.simulator.theory.maps import Size, Window, by_offset, size_of, window_scatter
-from varprop.simulator.theory.opposition import handed_on, projected, returned, together, within
+from varprop.simulator.theory.opposition import handed_on, projected, reduced, returned, together, within
 from varprop.simulator.theory.pairs import PairKernel, unmerged, windows_transposed
 from varprop.simulator.theory.patches import damped_taps
 from varprop.simulator.theory.sampling import channel_squares
@@ -62,7 +64,7 @@ def _(op: Conv2d, gradient: Gradient, inputs: list[Signal], output: Signal, law:
     if law is not None and law.taps is not None:
         moments = law.taps / law.inverse
     else:
-        kept, opposition = _returned(output, gradient, law, loads, op.stride, op.groups)
+        kept, opposition = _returned(output, gradient, law, loads, op.stride, op.groups, _held(gradient, source))
         # A weight that only ever sees zero padding has nothing to do with its channel's variance.
         by_tap = 1.0 - (1.0 - kept) * window.live * loads.ravel()
         moments = np.diag(window.shares * by_tap) * output.weighted.law.second_moment
@@ -81,15 +83,31 @@ def _(op: Conv2d, gradient: Gradient, inputs: list[Signal], output: Signal, law:
         damped = damped_taps(source.known, window, output.weighted.law.second_moment, law)
         more = _through_different(gradient.kernel, damped, window, window.out_size(size))
         return [replace(back, kernel=back.kernel.scaled(more))]
+    # A weight's square goes with that of the output it has a part in; in a depthwise layer `relations` say how.
+    leaning, own = gradient.leaning, 0.0 if op.depthwise else 2.0 * gradient.own / output.weighted.fan_in
+    leaning *= power(source.strays.levels, output.weighted.strays.levels)
     if source.amplitude is None:
         arriving = unmerged(gradient.kernel, source.kernel.layout)
         kernel = windows_transposed(arriving, moments, window, source.kernel.size)
-        return [Gradient(kernel.scaled(1.0), None, tilt, related.lost, related.gates, opposition=opposition)]
+        return [
+            Gradient(
+                kernel.scaled(1.0),
+                None,
+                tilt,
+                related.lost,
+                related.gates,
+                opposition=opposition,
+                leaning=leaning,
+                own=own,
+                held=gradient.held,
+            )
+        ]
     arriving, edges = cut_inside(gradient, window.out_size(source.kernel.size), source)
     kernel = windows_transposed(arriving, moments, window, source.kernel.size).scaled(1.0)
     reach = window_scatter(edges, replace(window, inside=False), size_of(source.amplitude))
     share = window.taps / (op.stride[0] * op.stride[1])
-    back = Gradient(kernel, None, tilt, related.lost, related.gates, opposition=opposition)
+    back = Gradient(kernel, None, tilt, related.lost, related.gates, opposition=opposition, leaning=leaning, own=own)
+    back = replace(back, held=gradient.held)
     return [replace(back, amplitude=reach / share)]
 
 
@@ -102,7 +120,13 @@ def _loads(window: Window, source: Signal) -> tuple[Size, Array]:
 
 
 def _returned(
-    output: Signal, gradient: Gradient, law: VarianceLaw | None, loads: Array, stride: Size, groups: int
+    output: Signal,
+    gradient: Gradient,
+    law: VarianceLaw | None,
+    loads: Array,
+    stride: Size,
+    groups: int,
+    held: float = 0.0,
 ) -> tuple[float, Array]:
     """Return E[|w^T g|^2] / E[|g|^2] over that of unrelated weights w, and the opposition by offset under a window.
 
@@ -111,7 +135,7 @@ def _returned(
     """
     assert output.weighted is not None
     field = gradient.opposition
-    within = together(field, loads, stride) / groups
+    within = together(field, loads, stride) / groups + held
     if law is None or law.modes is None:
         return 1.0 / (1.0 + 2.0 * within / output.weighted.fan_in), field
     channels = int(output.width) // groups
@@ -124,6 +148,10 @@ def _returned(
     # Orthogonal rows keep every gradient's length.
     isometric = output.weighted.law.matrix is not None and output.width <= output.weighted.fan_in
     return 1.0 if isometric else kept, field
+
+
+def _held(gradient: Gradient, source: Signal) -> float:
+    return gradient.held if source.known is not None else 0.0
 
 
 def _at_data(gradient: Gradient, moments: Array, window: Window, size: tuple[int, ...]) -> Gradient:
@@ -159,9 +187,14 @@ def _of_field(unit: PairKernel, field: Array) -> Gradient:
 @pull_back.register
 def _(op: Linear, gradient: Gradient, inputs: list[Signal], output: Signal, law: VarianceLaw | None) -> list[Gradient]:
     assert output.weighted is not None
-    kept, opposition = _returned(output, gradient, law, np.ones((1, 1)), (1, 1), 1)
+    kept, opposition = _returned(output, gradient, law, np.ones((1, 1)), (1, 1), 1, _held(gradient, inputs[0]))
     factor = float(linear_gradient(op.out_features, output.weighted.law.second_moment * kept, 1.0))
-    return [Gradient(gradient.kernel.scaled(factor), opposition=opposition)]
+    own = 2.0 * gradient.own / output.weighted.fan_in
+    return [
+        Gradient(
+            gradient.kernel.scaled(factor), opposition=opposition, leaning=gradient.leaning, own=own, held=gradient.held
+        )
+    ]
 
 
 @pull_back.register
@@ -177,7 +210,8 @@ def _(
     assert output.duals is not None
     slopes, tilted = output.duals.derivative, output.duals.tilted
     values = gradient.kernel.values * slopes.values
-    kernel = replace(gradient.kernel, values=values).scaled(gradient.selection, slopes.log_scale)
+    factor, leaning, own = output.duals.levels.passed(gradient.leaning, gradient.own, output.width)
+    kernel = replace(gradient.kernel, values=values).scaled(gradient.selection * factor, slopes.log_scale)
     alignment = None
     if tilted is not None:
         with np.errstate(over="ignore"):  # no normalisation comes next then, and nobody asks
@@ -188,7 +222,15 @@ def _(
     # Of a product of slopes, and of covariances, only what is linear in each channel is opposed.
     linear = output.duals.linear
     spread = _ratio(_data_variance(source), _data_variance(output)) * slopes.second_moment
-    opposition = gradient.opposition * linear**2 * spread * float(np.exp(slopes.log_scale))
+    left = linear**2 * spread * float(np.exp(slopes.log_scale))
+    if source.law is not None and source.law.modes is not None:
+        left = reduced(source.law.modes, float(gradient.opposition.max()), left, output.width)
+    opposition = gradient.opposition * left
+    middle = len(opposition) // 2, len(opposition[0]) // 2
+    bound = gradient.own * output.width / 2 * output.duals.levels.bound
+    known = float(opposition[middle])
+    opposition[middle] = max(known - bound, 0.0)
+    held = gradient.held * left + known - float(opposition[middle])
     function = activation(op.function)
     draws = stepped_back(gradient, lambda found: found.times(function.derivative(source.draw().values)))
     if gradient.tied and draws is not None:
@@ -208,6 +250,9 @@ def _(
             drawn=draws,
             tied=True,
             opposition=opposition,
+            leaning=leaning,
+            own=own,
+            held=held,
         )
     ]
 
@@ -241,7 +286,7 @@ def _(
         size = before * (1.0 - gradient.lost)
     opposition, left = gradient.opposition, centred.second_moment
     if own.modes is not None and 0 < size < left:
-        opposition = opposition * projected(own.modes, float(opposition.max()), 1.0 - size / left)
+        opposition = opposition * projected(own.modes, float(opposition.max()), 1.0 - size / left, output.width)
     shape = centred.values
     if own.ratio > 0:
         unit = float(np.exp(output.kernel.log_scale)) / own.ratio
@@ -263,7 +308,10 @@ def _(
     draws = stepped_back(gradient, divided)
     tied = gradient.tied or sampled
     back = replace(gradient, kernel=kernel, alignment=None, tilt=1.0, lost=None, selection=1.0, drawn=draws, tied=tied)
-    return [replace(back, opposition=opposition)]
+    leaning = projected_levels(gradient.leaning, own.levels, 1.0 / (kernel.layout.batch * kernel.values.shape[1]))
+    if inputs[0].weighted is not None:
+        leaning *= power(inputs[0].weighted.strays.levels, own.levels)
+    return [replace(back, opposition=opposition, leaning=leaning)]
 
 
 def _together(gradient: Gradient, output: Signal) -> float:
@@ -280,8 +328,12 @@ def _together(gradient: Gradient, output: Signal) -> float:
 def _(op: Add, gradient: Gradient, inputs: list[Signal], output: Signal, law: VarianceLaw | None) -> list[Gradient]:
     whole = _data_variance(output)
     passed = Gradient(gradient.kernel, amplitude=gradient.amplitude, drawn=gradient.drawn, tied=gradient.tied)
+    shares = (_ratio(_data_variance(part), whole) for part in inputs)
     return [
-        replace(passed, opposition=gradient.opposition * _ratio(part, whole)) for part in map(_data_variance, inputs)
+        replace(
+            passed, opposition=gradient.opposition * share, leaning=gradient.leaning * share, own=gradient.own * share
+        )
+        for share in shares
     ]
 
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from varprop.simulator.activations import ActivationFunction, half_lines
 from varprop.simulator.errors import UserError
+from varprop.simulator.theory.levels import UNSTRAYED, Levels, after, nodes
 from varprop.simulator.theory.maps import Size, offsets, pair_of_offset
 from varprop.simulator.theory.pairs import PairKernel
 
@@ -51,6 +52,10 @@ class Duals:
         not asked for.
     linear
         (E phi')^2 / E phi'^2, averaged over points: share of the slopes' second moment that a linear function has.
+    bend
+        E phi'(z) E[(1 - z^2 / sigma^2) phi'(z)], averaged over points, in units of ``exp(derivative.log_scale)``.
+    levels
+        What the activation makes of points whose second moments stray.
     """
 
     mean: Array
@@ -58,6 +63,8 @@ class Duals:
     derivative: PairKernel
     tilted: PairKernel | None
     linear: float
+    bend: float = 0.0
+    levels: Levels = UNSTRAYED
 
 
 def hermite_expansion(function: ActivationFunction, sigma: Array, dimensions: float = math.inf) -> tuple[Array, Array]:
@@ -68,7 +75,8 @@ def hermite_expansion(function: ActivationFunction, sigma: Array, dimensions: fl
     coefficients
         Orthonormal coefficients, shape (3, n, ORDER + 1), for n deviations.
     moments
-        Exact second moments, shape (3, n).
+        Exact second moments; then E phi^3 and E phi^4, the means of phi and phi^2 with the weights phi'^2, and E[sigma
+        u phi' phi], all over the powers of E phi^2 that make them numbers: shape (8, n).
     """
     # Rows on a grid of log sigma that all layers share, and cubic interpolation between them: relative error 1e-6.
     place = np.log(np.maximum(sigma, 1e-150)) / _STEP
@@ -94,12 +102,12 @@ def hermite_expansion(function: ActivationFunction, sigma: Array, dimensions: fl
         at_zero = np.array([float(function.value(0.0)), float(function.derivative(0.0)), 0.0])
         coefficients[:, nothing] = 0.0
         coefficients[:, nothing, 0] = at_zero[:, None]
-        moments[:, nothing] = at_zero[:, None] ** 2
+        moments[:3, nothing] = at_zero[:, None] ** 2
     return coefficients, moments
 
 
 def _rows(function: ActivationFunction, steps: list[int], dimensions: float) -> list[Row]:
-    """Coefficients (3, ORDER + 1) and second moments (3,) at some deviations, of which new ones are worked out."""
+    """Coefficients (3, ORDER + 1) and moments (8,) at some deviations, of which new ones are worked out."""
     known = _known(function, dimensions)
     new = [step for step in steps if step not in known]
     for start in range(0, len(new), _AT_ONCE):
@@ -113,7 +121,12 @@ def _rows(function: ActivationFunction, steps: list[int], dimensions: float) -> 
         for step, mass in zip(some, masses, strict=True):
             part = slice(end, end := end + len(mass))
             row = table[:, part]
-            known[step] = (row * mass) @ basis[:, part].T, (row * row) @ mass
+            squares = (row * row) @ mass
+            unit = row[0] / math.sqrt(squares[0]) if squares[0] > 0 else row[0]
+            cubes, gates = unit**3 * mass, row[1] ** 2 * mass / (squares[1] or 1.0)
+            along = float(row[0] * row[2] @ mass) / (squares[0] or 1.0)
+            more = [cubes.sum(), cubes @ unit, gates @ unit, gates @ unit**2, along]
+            known[step] = (row * mass) @ basis[:, part].T, np.append(squares, more)
     return [known[step] for step in steps]
 
 
@@ -170,63 +183,110 @@ def _orthonormal(order: int, u: Array, dimensions: float) -> Array:
 
 
 def apply_activation(
-    function: ActivationFunction, kernel: PairKernel, dimensions: float = math.inf, tilted: bool = True
+    function: ActivationFunction,
+    kernel: PairKernel,
+    dimensions: float = math.inf,
+    tilted: bool = True,
+    own: float | None = None,
+    strayed: float | None = None,
 ) -> Duals:
     """Push the pair kernel of Gaussian points, or of points on a sphere of so many dimensions, through an activation.
+
+    In a draw a channel's points may be on a sphere of fewer dimensions, `own`, and their second moments stray by a
+    relative variance `strayed`: that decides the coefficients. What two points have in common, averaged over draws, is
+    as with the polynomials of the sphere of `dimensions`.
 
     Positively homogeneous functions use their closed forms; the others series, whose truncated tail is put on the next
     polynomial of the correlation so that the diagonal stays exact.
     """
     function, kernel, extra = _within_range(function, kernel)
-    # A few digits, so that layers share a table; below two dimensions there is no density.
-    dimensions = max(float(f"{dimensions:.4g}"), 2.0) if dimensions < GAUSSIAN_FROM else math.inf
+    dimensions = _rounded(dimensions, 4)
+    own = dimensions if own is None else _rounded(own, 3)
+    levels, weights = (np.ones(1), np.ones(1)) if strayed is None else nodes(strayed)
     if function.homogeneous:
-        return _closed_form(function, kernel, dimensions)
+        closed = _closed_form(function, kernel, dimensions, own, float(weights @ np.sqrt(levels)))
+        return closed if strayed is None else replace(closed, levels=_levels_after(function, 1.0, own, strayed))
     sigma = np.sqrt(np.maximum(kernel.diagonal, 0.0)) * np.exp(kernel.log_scale / 2)
-    levels, where = np.unique(sigma.ravel(), return_inverse=True)
-    coefficients, moments = (table[:, where] for table in hermite_expansion(function, levels, dimensions))
+    deviations, where = np.unique(sigma.ravel(), return_inverse=True)
+    spread = np.outer(deviations, np.sqrt(levels))
+    coefficients, moments = hermite_expansion(function, spread.ravel(), own)
+    coefficients, moments = (table.reshape(len(table), *spread.shape, -1) for table in (coefficients, moments))
+    moments = moments[..., 0]
+    tails = np.sqrt(np.maximum(moments[:3] - np.sum(coefficients**2, axis=-1), 0.0))
+    coefficients = (np.concatenate([coefficients, tails[..., None]], axis=-1) * weights[:, None]).sum(axis=2)[:, where]
+    seconds = (moments[:3] @ weights)[:, where]
     layout, blocks = kernel.layout, kernel.values.shape
     scale = np.exp(kernel.log_scale)
     with np.errstate(invalid="ignore", divide="ignore"):
         inverse = np.where(sigma > 0, 1.0 / sigma, 0.0)
     correlation = kernel.values * scale * inverse[layout.left][:, :, None] * inverse[layout.right][:, None, :]
     np.clip(correlation, -1.0, 1.0, out=correlation)
-    own = np.arange(blocks[1])
-    correlation[: layout.profiles, own, own] = 0.0  # known exactly, below
+    points = np.arange(blocks[1])
+    correlation[: layout.profiles, points, points] = 0.0  # known exactly, below
     asked = 3 if tilted else 2
-    tails = np.sqrt(np.maximum(moments - np.einsum("tnk,tnk->tn", coefficients, coefficients), 0.0))
-    series = np.concatenate([coefficients, tails[:, :, None]], axis=2)[:asked].reshape(asked, *sigma.shape, -1)
-    if dimensions == math.inf and len(levels) == 1:
+    series = coefficients[:asked].reshape(asked, *sigma.shape, -1)
+    if dimensions == math.inf and len(deviations) == 1:
         forms = (partial(polynomial, series=table[0, 0] ** 2) for table in series)
         found = np.stack([on_distinct(form, correlation, kernel.size) for form in forms])
     else:
         series = np.ascontiguousarray(series.swapaxes(2, 3))
         found = power_series(correlation, layout.left, layout.right, series, dimensions)
-    found[:, : layout.profiles, own, own] = moments[:asked].reshape(asked, *sigma.shape)
+    found[:, : layout.profiles, points, points] = seconds[:asked].reshape(asked, *sigma.shape)
     results = [PairKernel(layout, kernel.size, values).scaled(1.0) for values in found]
     mean = coefficients[0][:, 0].reshape(sigma.shape)
     out, derivative, *more = results
-    linear = float(np.sum(coefficients[1][:, 0] ** 2) / np.sum(moments[1])) if moments[1].any() else 0.0
+    slopes = coefficients[1][:, 0]
+    linear = float(np.sum(slopes**2) / np.sum(seconds[1])) if seconds[1].any() else 0.0
+    bend = float(np.mean(slopes * (slopes - coefficients[2][:, 1] * inverse.ravel())))
     third = more[0].scaled(1.0, extra) if more else None
-    return Duals(mean * out.unit(0.0), out, derivative.scaled(1.0, extra), third, linear)
+    duals = Duals(mean * out.unit(0.0), out, derivative.scaled(1.0, extra), third, linear, bend)
+    typical = float(np.sqrt(np.mean(sigma**2)))
+    if strayed is None or typical == 0.0:
+        return duals
+    return replace(duals, levels=_levels_after(function, typical, own, strayed))
 
 
-def _closed_form(function: ActivationFunction, kernel: PairKernel, dimensions: float) -> Duals:
-    """Return the duals of a positively homogeneous function, for which a sphere's differ in the mean only."""
+def _levels_after(function: ActivationFunction, sigma: float, dimensions: float, strayed: float) -> Levels:
+    """Return what the activation makes of levels around sigma^2."""
+    levels, weights = nodes(strayed)
+    coefficients, moments = hermite_expansion(function, sigma * np.sqrt(levels), dimensions)
+    second, slopes, _, third, fourth, first, square, along = moments
+    powers = np.stack([coefficients[0, :, 0], second, third * second**1.5, fourth * second**2])
+    squares = slopes * np.stack([np.ones_like(second), first * second**0.5, square * second])
+    linear = np.stack([coefficients[1, :, 0], coefficients[1, :, 1], along * second / (sigma * np.sqrt(levels))])
+    return after(strayed, weights, powers, squares, linear)
+
+
+def _rounded(dimensions: float, digits: int) -> float:
+    """Return a few digits, so that layers share a table; below two dimensions there is no density."""
+    return max(float(f"{dimensions:.{digits}g}"), 2.0) if dimensions < GAUSSIAN_FROM else math.inf
+
+
+def _closed_form(function: ActivationFunction, kernel: PairKernel, dimensions: float, own: float, root: float) -> Duals:
+    """Return the duals of a positively homogeneous function, for which a sphere's differ in the mean only.
+
+    `root` is the mean square root of the points' levels.
+    """
     q = np.maximum(kernel.diagonal, 0.0)
     layout = kernel.layout
     q1, q2 = q[layout.left][:, :, None], q[layout.right][:, None, :]
     scale = np.sqrt(q1 * q2)
     correlation = np.divide(kernel.values, scale, out=np.zeros_like(kernel.values), where=scale > 0)
     np.clip(correlation, -1.0, 1.0, out=correlation)
-    own = np.arange(q.shape[1])
-    correlation[: layout.profiles, own, own] = 1.0
+    points = np.arange(q.shape[1])
+    correlation[: layout.profiles, points, points] = 1.0
     forms: list[Callable[..., Array]] = [function.dual, function.derivative_dual]
     if (q == q[0, 0]).all():
         dual, slopes = (on_distinct(partial(form, q[0, 0], q[0, 0]), correlation, kernel.size) for form in forms)
     else:
         dual, slopes = (form(q1, q2, correlation) for form in forms)
     slopes = np.broadcast_to(slopes, correlation.shape)
+    mean = function.mean(q)
+    longer = _longer(own)
+    exact = dual[: layout.profiles, points, points]
+    more = (longer**2 - _longer(dimensions) ** 2) * (1 - correlation**2)
+    dual = root**2 * (dual + mean[layout.left][:, :, None] * mean[layout.right][:, None, :] * more)
+    dual[: layout.profiles, points, points] = exact
     values = replace(kernel, values=dual)
     if not q.all():
         # At a point where z is exactly zero the slope is phi'(0), whatever it is on either side.
@@ -238,10 +298,13 @@ def _closed_form(function: ActivationFunction, kernel: PairKernel, dimensions: f
     # z phi'(z) = phi(z) for a positively homogeneous phi.
     _, left, right = function.germ_zero
     linear = (left + right) ** 2 / (2 * (left**2 + right**2)) if left or right else 0.0
+    return Duals(mean * longer * root, values, derivative, values, linear)
+
+
+def _longer(dimensions: float) -> float:
+    """Return sqrt(d) / E[chi], chi the length of d standard normal numbers."""
     half = dimensions / 2
-    # sqrt(d) / E[chi], chi the length of d standard normal numbers.
-    longer = 1.0 if half == math.inf else math.sqrt(half) * math.exp(math.lgamma(half) - math.lgamma(half + 0.5))
-    return Duals(function.mean(q) * longer, values, derivative, values, linear)
+    return 1.0 if half == math.inf else math.sqrt(half) * math.exp(math.lgamma(half) - math.lgamma(half + 0.5))
 
 
 def _within_range(function: ActivationFunction, kernel: PairKernel) -> tuple[ActivationFunction, PairKernel, float]:

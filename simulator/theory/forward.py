@@ -117,8 +117,14 @@ def _(operation: ZeroPad, node: Node, network: Network, inputs: list[Signal]) ->
 def _(operation: Activation, node: Node, network: Network, inputs: list[Signal]) -> Signal:
     (signal,) = inputs
     function = activation(operation.function)
-    sphere = np.inf if signal.law is None else signal.law.sphere
-    duals = apply_activation(function, signal.kernel, sphere, tilted=_behind_normalisation(node, network))
+    tilted, strayed = _behind_normalisation(node, network), None
+    sphere = own_sphere = np.inf
+    if network.has_batch_norm:
+        # A channel's law is that of its layer's input; the layer's own noise is that of the mean over its channels.
+        strayed = max(signal.strays.levels - 2.0 / signal.width, 0.0)
+    if signal.law is not None:
+        sphere, own_sphere, strayed = signal.law.sphere, signal.law.own_sphere, signal.law.levels
+    duals = apply_activation(function, signal.kernel, sphere, tilted, own_sphere, strayed)
     origin = None
     followed: Callable[[], Sample] | None = None
     related: Callable[[float, float], Relations] = unrelated
@@ -155,6 +161,10 @@ def _(operation: Activation, node: Node, network: Network, inputs: list[Signal])
         left = passed.variance / strays.variance if strays.variance > 0 else 1.0
         uneven = 0.0 if known is None else _uneven(known, signal.kernel.layout.batch)
         strays = passed.plus(node.name, (1.0 - left + uneven) / signal.width, out)
+        met, walked = duals.levels, signal.strays
+        # Of the weighted layer's own noise, twice its products', the activation passes a part.
+        levels = met.gain * walked.levels + max(met.noise - 2.0 * met.gain, 0.0) / signal.width
+        strays = replace(strays, levels=levels, lead=min(factor * walked.lead + met.lead, 1.0))
     return Signal(
         out,
         duals.mean,
@@ -199,15 +209,22 @@ def _cropped(sample: Sample, size: Size, wanted: Size) -> Sample:
 def _response(signal: Signal, out: PairKernel, duals: Duals, sample: Sample | None) -> float:
     """Relative change of a kernel's entry after an activation for one before it.
 
-    To first order that is the squared mean slope; of sampled channels, which need not be Gaussian, the squared slope of
-    the line that fits what the activation makes of a channel.
+    To first order that is the squared mean slope. A normalisation leaves channels with fourth cumulants, E[z_a^3 z_b] =
+    (3 - 6 b) E[z_a z_b], which add -2 b E f E f'' for the slope f (Edgeworth), and E f'' = E[(z^2 - 1) f]. Of sampled
+    channels, which need not be Gaussian, it is the squared slope of the line that fits what the activation makes of a
+    channel.
     """
     before, after = signal.kernel.variance, out.variance
     if after <= 0.0:
         return 0.0
     log_scale = signal.kernel.log_scale - out.log_scale
     if sample is None:
-        slope, log_scale = duals.derivative.pair_mean, log_scale + duals.derivative.log_scale
+        derivative = duals.derivative
+        cross = derivative.values[derivative.layout.profiles :]
+        slope = float(cross.mean()) if len(cross) else derivative.pair_mean
+        if signal.law is not None:
+            slope += 2.0 * signal.law.bend * duals.bend
+        log_scale = log_scale + duals.derivative.log_scale
     else:
         assert sample.inputs is not None
         inputs, mean = sample.inputs, sample.inputs.mean(axis=(0, 1))

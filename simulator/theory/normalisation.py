@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from varprop.simulator.network import BatchNorm
 from varprop.simulator.theory.convolution import centred_edges, with_edges
 from varprop.simulator.theory.depthwise import depthwise_law
+from varprop.simulator.theory.levels import divided
 from varprop.simulator.theory.pairs import PairKernel, regridded, windows
 from varprop.simulator.theory.sampling import (
     Sample,
@@ -21,6 +22,7 @@ from varprop.simulator.theory.sampling import (
     shifted,
 )
 from varprop.simulator.theory.signal import Signal, fixed
+from varprop.simulator.theory.strays import NONE
 from varprop.simulator.theory.variance_law import VarianceLaw, quadratic_form_law
 
 Array = NDArray[np.float64]
@@ -54,7 +56,8 @@ def batch_normalised(operation: BatchNorm, signal: Signal) -> Signal:
             before, shared = signal.weighted.strays.variance, signal.weighted.shared
             left, third = law.strayed
             part = shared / before if before > 0 else 0.0
-            strays = strays.normalised(shared, (left * part, third * part**2), _alike(kernel))
+            plain = _alike(kernel)
+            strays = strays.normalised(shared, (left * part, third * part**2), plain, law.levels, law.lead)
     if signal.sample is not None or (origin is not None and (any(signal.padding) or origin.function is not None)):
         if taps is None:
             law = _sampled_law(signal, law, operation.eps)
@@ -89,21 +92,23 @@ def batch_normalised(operation: BatchNorm, signal: Signal) -> Signal:
 def _normalised(signal: Signal, eps: float, edges: float) -> tuple[VarianceLaw, PairKernel]:
     """Law of a channel's variance that sums many modes of the data, and the kernel after division, up to a factor."""
     centred = signal.kernel.centred
-    q = centred.second_moment
+    q, alike = centred.second_moment, _alike(centred)
+    own = 1.0 / (centred.layout.batch * centred.values.shape[1])  # a point's share of all
     scale = float(np.exp(signal.kernel.log_scale)) * edges
     # Layers without weights of their own see a sum of endlessly many.
-    fan_in, strayed, kurtosis = 1e9, (0.0, 0.0), 0.0
+    fan_in, strayed, kurtosis, strays = 1e9, (0.0, 0.0), 0.0, NONE
     if signal.weighted is not None:
         fan_in, kurtosis = float(signal.weighted.fan_in), signal.weighted.law.excess_kurtosis
-        strayed = signal.weighted.strays.variance, signal.weighted.strays.third
+        strays = signal.weighted.strays
+        strayed = strays.variance, strays.third
         if signal.weighted.law.matrix is not None:
             # A row is part of a point on a sphere of N dimensions: Var v = 2 (tr C^2 - (tr C)^2 / N) N / (N + 2).
             dimensions = max(signal.weighted.law.matrix)
-            kurtosis = -2.0 * fan_in * (1.0 + 2.0 * (_alike(centred) + strayed[0])) / (dimensions + 2.0)
+            kurtosis = -2.0 * fan_in * (1.0 + 2.0 * (alike + strayed[0])) / (dimensions + 2.0)
     values, vectors = centred.modes(int(min(_MODES, fan_in)))
     # Where entries stray, a mode below the average of as many as there are weights has no direction of its own.
     values = values[values > (q / fan_in if strayed[0] > 0.0 else 0.0)]
-    if len(values) and not _stands_out(values[0] / q, _alike(centred), strayed[0]):
+    if len(values) and not _stands_out(values[0] / q, alike, strayed[0]):
         values = values[:0]
     vectors = vectors[: len(values)]
     rest = max(q - float(values.sum()), 0.0)
@@ -111,6 +116,13 @@ def _normalised(signal: Signal, eps: float, edges: float) -> tuple[VarianceLaw, 
     if centred.layout.profiles > 1 and len(values):
         # All modes were looked at: none of the rest is larger than the least of the leading ones.
         rest_square = min(rest_square, rest * float(values[-1]))
+    rest_square += strays.levels * own * q**2
+    lead = min(strays.lead, 0.5)
+    if rest > 0 and _stands_out(alike + lead, alike, strayed[0]):
+        # One of as many directions as there are becomes larger, all others less.
+        one = min(rest_square / rest**2, 0.5)
+        values = np.append(values, rest * (one + lead * (1.0 - one)))
+        rest, rest_square = rest * (1.0 - one) * (1.0 - lead), rest_square * (1.0 - one) * (1.0 - lead) ** 2
     # In the kernel's own units, whose squares stay in range.
     law = quadratic_form_law(
         values,
@@ -121,12 +133,25 @@ def _normalised(signal: Signal, eps: float, edges: float) -> tuple[VarianceLaw, 
         strayed,
         kurtosis,
     ).scaled(scale, eps)
-    law = replace(law, sphere=_sphere(centred, law.ratio))
-    assert law.damping is not None
-    more = law.damping[:-1] / law.damping[-1] - 1.0
+    damping = law.damping
+    assert damping is not None
+    if len(values) > len(vectors) and law.ratio > 0:
+        lead *= float(damping[-2]) * q * scale / law.ratio
+    bend = strayed[1] / strayed[0] if strayed[0] > 0.0 else 0.0
+    if rest > 0:
+        bend = rest / q * (bend + 2 * rest_square / rest**2)
+    law = replace(
+        law,
+        sphere=_sphere(alike, law.ratio),
+        own_sphere=_sphere(alike + strayed[0], law.ratio),
+        bend=bend / (1.0 + bend) * law.ratio * (2.0 - law.ratio),
+        levels=divided(strays.levels, own * law.ratio),
+        lead=lead,
+    )
+    more = damping[:-1] / damping[-1] - 1.0
     layout = centred.layout
     damped = centred.values.copy()
-    for factor, vector in zip(values * more, vectors, strict=True):
+    for factor, vector in zip(values * more, vectors, strict=False):  # `lead` has any direction
         damped += factor * vector[layout.left][:, :, None] * vector[layout.right][:, None, :]
     return law, replace(centred, values=damped)
 
@@ -156,14 +181,14 @@ def _as_sampled(kernel: PairKernel, found: Sample, before: PairKernel) -> PairKe
     return shifted(kernel, found, missed)
 
 
-def _sphere(centred: PairKernel, ratio: float) -> float:
+def _sphere(alike: float, ratio: float) -> float:
     """Return the dimensions of the sphere that a channel's points lie on once divided by their variance.
 
     z / sqrt(v + eps) has E z^4 / (E z^2)^2 = 3 - 6 p (2 r - r^2) to first order in the mean p of the squared
     correlation of two points, r = v / (v + eps); on a sphere of d dimensions it is 3 d / (d + 2). Without eps and
     with independent samples, d = B - 1 is exact.
     """
-    bent = _alike(centred) * ratio * (2.0 - ratio)
+    bent = alike * ratio * (2.0 - ratio)
     return 1.0 / bent if bent > 0 else np.inf
 
 

@@ -18,6 +18,8 @@ Communications", 2011, theorem 6.1), and
 
     T_i = d damping_i / (1 + w d alpha_i),    damping_i = alpha_i / lambda_i.
 
+An activation leaves of tr (1 - T) what is linear in each channel, in slopes and in covariances.
+
 On maps the opposition has an entry for every offset of the two channels' gradients, which go against the channels'
 covariance at that offset. Two outputs an offset apart reach one input through taps as far apart: of T taps, whose pairs
 have the offset u in N_u of T^2 cases, a layer behind that meets sum_u N_u o(u) / T and hands on N * o / T^2, its own
@@ -59,6 +61,14 @@ def returned(modes: Modes, opposition: float, channels: int) -> tuple[float, flo
     opposition
         Of the gradient at the layer's input.
     """
+    whole = _whole(modes, opposition, channels)
+    kept = modes.passed / (1 + 2 * opposition * whole * modes.damped)
+    lost = float(modes.counts @ (1 - kept))
+    return 1 - lost / modes.dimensions, _opposition(modes.counts, modes.shares, lost)
+
+
+def _whole(modes: Modes, opposition: float, channels: float) -> float:
+    """Return d = tr (1 + w S)^-1 / channels, by Newton's method."""
     whole = 1.0
     for _ in range(_ROUNDS):
         taken, slope = _taken(modes.counts, modes.damped, opposition * whole)
@@ -66,9 +76,7 @@ def returned(modes: Modes, opposition: float, channels: int) -> tuple[float, flo
         whole -= step
         if abs(step) < _AGREED:
             break
-    kept = modes.passed / (1 + 2 * opposition * whole * modes.damped)
-    lost = float(modes.counts @ (1 - kept))
-    return 1 - lost / modes.dimensions, _opposition(modes.counts, modes.shares, lost)
+    return whole
 
 
 def within(opposition: float, channels: float, alike: float) -> float:
@@ -81,19 +89,23 @@ def within(opposition: float, channels: float, alike: float) -> float:
     return 2.0 * opposition / (channels * (1.0 + 2.0 * opposition * alike))
 
 
-def projected(modes: Modes, opposition: float, along: float) -> float:
+def projected(modes: Modes, opposition: float, along: float, channels: float) -> float:
     """Return the share of an opposition that is left once what goes along each channel's own output is taken out.
 
     Gradients of two channels lose two projections and get back their product: of a share `along` of the one,
     1 - 2 along + along E[c^4] / E[c^2] of the product is left over 1 - along of the squares, c being the channels'
     correlation over the data.
     """
+    alike = float(modes.counts @ modes.damped**2)
+    return reduced(modes, opposition, (1 - 2 * along + 3 * along * alike / (1 + 2 * alike)) / (1 - along), channels)
+
+
+def reduced(modes: Modes, opposition: float, left: float, channels: float) -> float:
+    """Return the share of an opposition that is left once only so much is left of tr (1 - T)."""
     if not opposition:
         return 1.0
-    alike = float(modes.counts @ modes.damped**2)
-    left = (1 - 2 * along + 3 * along * alike / (1 + 2 * alike)) / (1 - along)
-    found = _opposition(modes.counts, modes.damped, left * _taken(modes.counts, modes.damped, opposition)[0])
-    return found / opposition
+    taken = min(max(left, 0.0), 1.0) * channels * (1 - _whole(modes, opposition, channels))
+    return _opposition(modes.counts, modes.damped, taken) / (1 - taken / channels) / opposition
 
 
 def average(fields: Sequence[Array], weights: Sequence[float]) -> Array:

@@ -233,7 +233,7 @@ def _half_line_bends(function: ActivationFunction, q: Array, c: Array) -> tuple[
 def _bends(function: ActivationFunction, q: Array, c: Array, log_scale: Array) -> tuple[Array, ...]:
     """Return the same by Hermite series."""
     sigma = np.sqrt(q[:, 0]) * np.exp(log_scale / 2)
-    (values, slopes, tilted), (_, square, moved) = hermite_expansion(function, sigma)
+    (values, slopes, tilted), (_, square, moved, *_) = hermite_expansion(function, sigma)
     root = np.sqrt(np.arange(1, slopes.shape[1]))
     second, third = np.zeros_like(slopes), np.zeros_like(slopes)  # of sigma phi'' and sigma^2 phi'''
     second[:, :-1] = slopes[:, 1:] * root

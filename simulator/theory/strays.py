@@ -42,11 +42,17 @@ class Strays:
         Correlation of the deviations of two pairs of positions, by how far the one pair is shifted against the other:
         shape (2 height - 1, 2 width - 1), no shift in the middle; None where nothing is known. A window makes
         neighbours alike, and the next one averages little out. Roots know better.
+    levels
+        Variance of the entries that belong to one sample: see `Levels`.
+    lead
+        Share of the kernel in the one direction that straying levels bring about.
     """
 
     sources: Mapping[str, Source] = field(default_factory=dict)
     third: float = 0.0
     places: Array | None = None
+    levels: float = 0.0
+    lead: float = 0.0
 
     @cached_property
     def variance(self) -> float:
@@ -61,7 +67,7 @@ class Strays:
     def times(self, factor: float) -> Strays:
         """Return what is left after an operation that multiplies small deviations by a factor."""
         sources = {source: factor * c for source, c in self.sources.items()}
-        return replace(self, sources=sources, third=self.third * factor**3)
+        return replace(self, sources=sources, third=self.third * factor**3, levels=self.levels * factor**2)
 
     def through(self, factor: float, slopes: PairKernel, level: Array) -> Strays:
         """Return what is left behind an activation of the given factor, and of these mean products of its slopes.
@@ -90,15 +96,16 @@ class Strays:
         # A random covariance of relative variance 1 / n of that of the channels before.
         third = self.third + 3 * before * variance + variance**2
         sources = self.on(kernel)
+        levels = self.levels + 2 * variance  # squares of a Gaussian channel stray twice as much as products
         if self._few(kernel):
             own = sqrt(variance) * _fresh(kernel)
             if name in sources:
                 own = place_pairs.root(place_pairs.total([np.asarray(sources[name]), own]))
-            return Strays({**sources, name: own}, third)
+            return replace(self, sources={**sources, name: own}, third=third, levels=levels)
         fresh = _alike(kernel)
         places = (before * self._known(fresh) + variance * fresh) / (before + variance)
         size = sqrt(_square(sources.get(name, 0.0)) + variance)
-        return Strays({**sources, name: size}, third, places)
+        return Strays({**sources, name: size}, third, places, levels, self.lead)
 
     def _few(self, kernel: PairKernel) -> bool:
         """Tell whether roots are kept on the map of a kernel: on small ones, and with the zeros around them."""
@@ -134,7 +141,7 @@ class Strays:
         sources = {n: share * place_pairs.padded(np.asarray(c), padding, kernel.size) for n, c in roots.items()}
         return replace(self, sources=sources)
 
-    def normalised(self, before: float, after: tuple[float, float], plain: float) -> Strays:
+    def normalised(self, before: float, after: tuple[float, float], plain: float, levels: float, lead: float) -> Strays:
         """Return the deviation after the channels of a weighted layer were divided by their variances.
 
         The kernel is a mean of n matrices of rank and trace one, so that with A their expectation, given the layers
@@ -147,6 +154,8 @@ class Strays:
             Variance of what the layer's input strayed by; variance and third moment of what that is in A.
         plain
             tr A^2 of the expected kernel, (tr A)^2 being one.
+        levels, lead
+            In A.
         """
         fresh = self.variance - before
         if fresh <= 0:
@@ -159,7 +168,8 @@ class Strays:
         inherited = max(left - sum(map(_square, sources.values())), 0.0)
         sources[name] = newest * sqrt((inherited + fresh * (1 - plain)) / _square(newest))
         third = (1 - fresh) * (1 - 2 * fresh) * third + 3 * left * fresh * (1 - 2 * plain)
-        return replace(self, sources=sources, third=third + (1 - plain) * (1 - 2 * plain) * fresh**2)
+        third += (1 - plain) * (1 - 2 * plain) * fresh**2
+        return replace(self, sources=sources, third=third, levels=levels + 2 * fresh, lead=lead)
 
     def _known(self, fresh: Array) -> Array:
         """Return the correlations on a map whose fresh deviations have the given ones; zero padding adds none."""
@@ -193,7 +203,9 @@ class Strays:
             roots = self.on(kernel)
             sources = {n: gain * place_pairs.windowed(np.asarray(c), window, kernel.size) for n, c in roots.items()}
             found = Strays(sources)
-            return replace(found, third=self.third * found.variance**2 / (self.variance**2 * contrast))
+            third = self.third * found.variance**2 / (self.variance**2 * contrast)
+            levels = self.levels * found.variance / self.variance
+            return replace(found, third=third, levels=levels, lead=self.lead)
         known = self._known(_alike(kernel))
         size = window.out_size(kernel.size)
         down, across = (
@@ -210,7 +222,8 @@ class Strays:
         lost = max(left - kept**2, 0.0) * self.variance
         own = sqrt(lost + _square(sized.get(name, 0.0)))
         # Of the third moment a mean over independent places keeps as much as of the variance, squared.
-        return Strays({**sized, name: own}, self.third * contrast**3 * same**2, places / same)
+        third = self.third * contrast**3 * same**2
+        return Strays({**sized, name: own}, third, places / same, self.levels * left, self.lead)
 
     def pooled(self, window: Window, kernel: PairKernel) -> Strays:
         """Return the deviation of the mean under a window, of each channel alone.
@@ -294,6 +307,10 @@ def together(shares: Sequence[float], parts: Sequence[Strays], kernel: PairKerne
             total[source] = _sum(total[source], share * c) if source in total else share * c
     weights = [share**2 * part.variance for share, part in zip(shares, parts, strict=True)]
     known = [(w, part.places) for w, part in zip(weights, parts, strict=True) if part.places is not None and w > 0]
-    if not known or len({places.shape for _, places in known}) > 1:
-        return Strays(total, third)
-    return Strays(total, third, np.asarray(sum(w * places for w, places in known)) / sum(w for w, _ in known))
+    found = Strays(total, third, lead=sum(share * part.lead for share, part in zip(shares, parts, strict=True)))
+    if known and len({places.shape for _, places in known}) == 1:
+        places = np.asarray(sum(w * places for w, places in known)) / sum(w for w, _ in known)
+        found = replace(found, places=places)
+    # Levels go together as the other entries do.
+    apart = sum(share**2 * part.levels for share, part in zip(shares, parts, strict=True))
+    return replace(found, levels=apart * found.variance / sum(weights) if any(weights) else 0.0)

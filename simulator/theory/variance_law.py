@@ -63,6 +63,13 @@ class VarianceLaw:
         Of a depthwise layer the mean product of this factor and the inputs' own 1 / (v + eps), over that of the means.
     sphere
         Dimensions of the sphere that a normalised channel's points lie on; infinite where they count as Gaussian.
+    own_sphere
+        The same in one draw, whose kernel strays.
+    bend
+        Mean ratio b of a straying entry of the squared kernel to that of the kernel, of trace one. The division takes
+        2 b away, and leaves channels with E[z_a^3 z_b] = (3 - 6 b) E[z_a z_b].
+    levels, lead
+        What `Strays` has under these names, after the division.
     modes
         Of a layer that sums over many channels.
     strayed
@@ -78,6 +85,10 @@ class VarianceLaw:
     squares: Array | None = None
     tilt: float = 1.0
     sphere: float = np.inf
+    own_sphere: float = np.inf
+    bend: float = 0.0
+    levels: float = 0.0
+    lead: float = 0.0
     modes: Modes | None = None
     strayed: tuple[float, float] = (0.0, 0.0)
 

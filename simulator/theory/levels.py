@@ -1,0 +1,170 @@
+"""How far the second moments of single points stray in one draw, and what becomes of that behind an activation.
+
+Layers of n channels give a point's second moment q, its level, a factor that strays from one by (E x^4 / (E x^2)^2 - 1)
+/ n. Under ReLU and a normalisation the next layer keeps it: of the centred signal phi - M, M the mean over the batch,
+
+    Q(q) = E phi^2 - 2 M E phi + M^2    at a point of level q
+
+has the logarithmic slope one at q = 1, and it is convex, so that levels walk and in the end run away. Batch means take
+from E phi(z) E phi(z') only what all points have in common: what is left is (m - M)(m' - M) for m = E phi at the levels
+of the two points, one direction of the data that all channels share, `lead` of their whole variance.
+
+Levels are taken as log-normal: noise multiplies them, layer by layer.
+
+On the way back E phi'^2 depends on q, so that the gradient goes with a power of the level, layer upon layer: it leans.
+The level at a layer's output is a mean over its own channels, and the next slopes look at it through single weights:
+with s = d log E phi'^2 / d log q of the next layer, E[w_c w_c' phi'^2(w x)] of two channels over E w^2 E phi'^2 is 2 s
+x_c x_c' / (n E x^2) beyond what independent ones have. At c = c' this is the gradient's `own` square; it meets the
+channel's slopes (`gate`), which are a function of x_c, and of two channels and one sample it meets both their slopes
+(`bound`), against what the layer's opposed gradients do.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+_NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(7)
+_WEIGHTS /= _WEIGHTS.sum()
+LEAST = 1e-4  # variance that stands for none: slopes are differences between levels
+
+
+@dataclass(frozen=True)
+class Levels:
+    """What an activation makes of points whose levels stray.
+
+    Attributes
+    ----------
+    gain
+        Relative variance of the levels of the centred output over that of the input.
+    noise
+        Relative variance of a single channel's squared deviation from the mean: n channels stray by 1 / n of it.
+    lead
+        Share of the variance in the direction of E phi at the points.
+    strayed
+        Variance of the input's levels.
+    gate
+        E phi'^2 (phi - M)^2 over the product of the two means, less one.
+    bound
+        How the same goes for two channels and a sample at a time, as far as both are linear, less what it is if slopes
+        and values know nothing of one another: (E[y phi' (phi - M)]^2 - (E phi')^4) / (E phi'^2 Var phi).
+    slopes
+        E phi'^2 at each of their `nodes`.
+    """
+
+    gain: float = 1.0
+    noise: float = 2.0
+    lead: float = 0.0
+    strayed: float = 0.0
+    gate: float = 0.0
+    bound: float = 0.0
+    slopes: Array | None = None
+
+    def passed(self, leaning: float, own: float, width: float) -> tuple[float, float, float]:
+        """Return what becomes of a gradient that goes with the levels.
+
+        Parameters
+        ----------
+        leaning
+            Power of a point's level that the gradient's second moment goes with, at the output.
+        own
+            How it goes with the square of the channel's own value there.
+        width
+            Number of channels, whose squares are what a level is the mean of.
+
+        Returns
+        -------
+        factor
+            Mean product with the squared slopes, over the product of means.
+        leaning, own
+            At the input.
+        """
+        factor = 1.0 + self.gate * (leaning / width + own)
+        spread = max(self.strayed, LEAST)
+        leaning *= power(spread, self.gain * spread)
+        if self.slopes is None or not self.slopes.all():
+            return factor, leaning, 0.0
+        levels, weights = nodes(self.strayed)
+        before = weights * levels**leaning
+        behind = before * self.slopes
+        factor *= float(behind.sum()) / float(before.sum()) / float(weights @ self.slopes)
+        slope = _power(levels, self.slopes, behind)
+        return factor, leaning + slope, slope
+
+
+UNSTRAYED = Levels()
+
+
+def nodes(variance: float) -> tuple[Array, Array]:
+    """Return levels of mean one and this variance, and their weights."""
+    log = np.log1p(max(variance, LEAST))
+    return np.exp(np.sqrt(log) * _NODES - log / 2), _WEIGHTS
+
+
+def power(before: float, behind: float) -> float:
+    """Return the power of levels that what is left of them goes with, given both variances."""
+    return float(np.sqrt(np.log1p(behind) / np.log1p(before))) if before > 0.0 else 1.0
+
+
+def projected(leaning: float, strayed: float, share: float) -> float:
+    """Return the power of levels that a gradient goes with behind the two projections of a normalisation.
+
+    Of a point's square G, with `share` of all points, and its level q, G (1 - 2 share (1 + q)) + share (E G + q E[G q])
+    is left.
+    """
+    if not leaning or strayed <= 0.0:
+        return leaning
+    levels, weights = nodes(strayed)
+    square = levels**leaning
+    left = square * np.exp(-2 * share * (1 + levels))
+    left += share * (float(weights @ square) + levels * float(weights @ (square * levels)))
+    return _power(levels, left, weights * left)
+
+
+def _power(levels: Array, field: Array, weights: Array) -> float:
+    """Return the power of levels that fits a field best."""
+    x = np.log(levels)
+    x = x - float(weights @ x) / float(weights.sum())
+    return float(weights @ (x * np.log(field))) / float(weights @ x**2)
+
+
+def divided(variance: float, share: float) -> float:
+    """Return the variance of levels q behind a division by a channel's variance, of which a point has `share` q.
+
+    E[z^2 / v] is q / (1 + 2 share q) to first order, over its mean.
+    """
+    if variance <= 0.0:
+        return 0.0
+    levels, weights = nodes(variance)
+    left = levels / (1 + 2 * share * levels)
+    return variance / max(variance, LEAST) * (float(weights @ left**2) / float(weights @ left) ** 2 - 1.0)
+
+
+def after(variance: float, weights: Array, moments: Array, slopes: Array, linear: Array) -> Levels:
+    """Return what an activation makes of levels of this variance.
+
+    Parameters
+    ----------
+    moments, slopes, linear
+        E phi^k, k = 1 to 4, E phi'^2 phi^k, k = 0 to 2, and the means of phi', y phi' and y phi' phi, at each of the
+        `nodes`.
+    """
+    m1, m2, m3, m4 = moments
+    mean = float(weights @ m1)
+    levels = m2 - 2 * mean * m1 + mean**2
+    whole = float(weights @ levels)
+    if whole <= 0.0:
+        return Levels()
+    fourth = m4 - 4 * mean * m3 + 6 * mean**2 * m2 - 4 * mean**3 * m1 + mean**4
+    spread = float(weights @ levels**2) / whole**2 - 1.0
+    noise = float(weights @ (fourth - levels**2)) / whole**2
+    lead = float(weights @ (m1 - mean) ** 2) / whole
+    s0, s1, s2 = (float(weights @ field) for field in slopes)
+    gate = (s2 - 2 * mean * s1 + mean**2 * s0) / (s0 * whole) - 1.0 if s0 > 0.0 else 0.0
+    slope, along, bound = (float(weights @ field) for field in linear)
+    bound = ((bound - mean * along) ** 2 - slope**4) / (s0 * whole) if s0 > 0.0 else 0.0
+    return Levels(max(spread, 0.0) / max(variance, LEAST), noise, lead, variance, gate, bound, slopes[0])
