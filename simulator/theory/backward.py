@@ -135,7 +135,7 @@ def _returned(
     """
     assert output.weighted is not None
     field = gradient.opposition
-    within = together(field, loads, stride) / groups + held
+    within = max(together(field, loads, stride) / groups + held, 0.0)
     if law is None or law.modes is None:
         return 1.0 / (1.0 + 2.0 * within / output.weighted.fan_in), field
     channels = int(output.width) // groups
