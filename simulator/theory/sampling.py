@@ -524,15 +524,16 @@ def share_of_batch(apart: Array, fixed: Sequence[Array], batch: int) -> float:
     samples, channels, _ = apart.shape
     apart = apart - apart.mean(axis=1, keepdims=True)
     means = apart.mean(axis=0)
-    spread = float(np.sum(means**2)) / channels
-    if samples == 1 or spread == 0.0:
+    squares = float(np.sum(means**2))
+    if samples == 1 or squares == 0.0:
         return 1.0
-    rest = (apart - means).reshape(samples * channels, -1)
+    rest = float(np.vdot(apart, apart)) - samples * squares
     if fixed:
-        known = np.stack([(field - field.mean(axis=0)).ravel() for field in fixed], axis=1)
-        rest -= known @ np.linalg.lstsq(known, rest)[0]
-    noise = float(np.sum(rest**2)) / (channels * (samples - 1) * samples) * (1 - samples / batch)
-    return float(max(1.0 - noise / spread, 0.0))
+        known = np.stack([(field - field.mean(axis=0)).ravel() for field in fixed])
+        along = known @ apart.reshape(samples * channels, -1)
+        rest -= float(np.vdot(along, np.linalg.lstsq(known @ known.T, along)[0]))  # few and maybe alike
+    noise = rest / (channels * (samples - 1) * samples) * (1 - samples / batch)
+    return float(max(1.0 - noise * channels / squares, 0.0))
 
 
 def channel_squares(values: Array) -> Array:
