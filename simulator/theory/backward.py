@@ -30,6 +30,7 @@ from varprop.simulator.theory.levels import power
 from varprop.simulator.theory.levels import projected as projected_levels
 from varprop.simulator.theory.maps import Size, Window, by_offset, size_of, window_scatter
 from varprop.simulator.theory.opposition import handed_on, projected, reduced, returned, together, within
+from varprop.simulator.theory.pair_series import mean_square_correlation
 from varprop.simulator.theory.pairs import PairKernel, unmerged, windows_transposed
 from varprop.simulator.theory.patches import damped_taps
 from varprop.simulator.theory.sampling import channel_squares
@@ -86,29 +87,27 @@ def _(op: Conv2d, gradient: Gradient, inputs: list[Signal], output: Signal, law:
     # A weight's square goes with that of the output it has a part in; in a depthwise layer `relations` say how.
     leaning, own = gradient.leaning, 0.0 if op.depthwise else 2.0 * gradient.own / output.weighted.fan_in
     leaning *= power(source.strays.levels, output.weighted.strays.levels)
+    amplitude = None
     if source.amplitude is None:
         arriving = unmerged(gradient.kernel, source.kernel.layout)
-        kernel = windows_transposed(arriving, moments, window, source.kernel.size)
-        return [
-            Gradient(
-                kernel.scaled(1.0),
-                None,
-                tilt,
-                related.lost,
-                related.gates,
-                opposition=opposition,
-                leaning=leaning,
-                own=own,
-                held=gradient.held,
-            )
-        ]
-    arriving, edges = cut_inside(gradient, window.out_size(source.kernel.size), source)
-    kernel = windows_transposed(arriving, moments, window, source.kernel.size).scaled(1.0)
-    reach = window_scatter(edges, replace(window, inside=False), size_of(source.amplitude))
-    share = window.taps / (op.stride[0] * op.stride[1])
-    back = Gradient(kernel, None, tilt, related.lost, related.gates, opposition=opposition, leaning=leaning, own=own)
-    back = replace(back, held=gradient.held)
-    return [replace(back, amplitude=reach / share)]
+    else:
+        arriving, edges = cut_inside(gradient, window.out_size(source.kernel.size), source)
+        reach = window_scatter(edges, replace(window, inside=False), size_of(source.amplitude))
+        amplitude = reach / (window.taps / (op.stride[0] * op.stride[1]))
+    return [
+        Gradient(
+            windows_transposed(arriving, moments, window, source.kernel.size).scaled(1.0),
+            None,
+            tilt,
+            related.lost,
+            related.gates,
+            amplitude=amplitude,
+            opposition=opposition,
+            leaning=leaning,
+            own=own,
+            held=gradient.held,
+        )
+    ]
 
 
 def _loads(window: Window, source: Signal) -> tuple[Size, Array]:
@@ -262,9 +261,8 @@ def _opposed(gradient: Gradient, output: Signal) -> float:
     field, centred = gradient.opposition, output.kernel.centred
     if not centred.second_moment:
         return 0.0
-    plain = centred.pair_square_mean / centred.second_moment**2
     # Of what the kernel of all channels strays by, one in so many is a channel with itself.
-    alike = plain + max(output.strays.variance - 1.0 / output.width, 0.0)
+    alike = mean_square_correlation(centred) + max(output.strays.variance - 1.0 / output.width, 0.0)
     return within(float(field[len(field) // 2, len(field[0]) // 2]), output.width, alike)
 
 

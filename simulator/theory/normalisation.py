@@ -11,6 +11,7 @@ from varprop.simulator.network import BatchNorm
 from varprop.simulator.theory.convolution import centred_edges, with_edges
 from varprop.simulator.theory.depthwise import depthwise_law
 from varprop.simulator.theory.levels import divided
+from varprop.simulator.theory.pair_series import mean_square_correlation
 from varprop.simulator.theory.pairs import PairKernel, regridded, windows
 from varprop.simulator.theory.sampling import (
     Sample,
@@ -176,8 +177,8 @@ def _as_sampled(kernel: PairKernel, found: Sample, before: PairKernel) -> PairKe
     assert found.inverse is not None
     undivided = found.values / np.sqrt(found.inverse)
     spread = channel_squares(undivided) ** 2
-    divided = float(spread @ found.inverse) / float(spread.sum() or 1.0)
-    missed = [gap * divided for gap in missing(before, undivided)]
+    shrunk = float(spread @ found.inverse) / float(spread.sum() or 1.0)
+    missed = [gap * shrunk for gap in missing(before, undivided)]
     return shifted(kernel, found, missed)
 
 
@@ -193,8 +194,8 @@ def _sphere(alike: float, ratio: float) -> float:
 
 
 def _alike(kernel: PairKernel) -> float:
-    """Return the mean squared correlation of two points."""
-    return min(kernel.pair_square_mean / kernel.second_moment**2, 1.0) if kernel.second_moment else 1.0
+    """Return the mean squared correlation of two points, at most one whatever rounding says."""
+    return min(mean_square_correlation(kernel), 1.0)
 
 
 def _stands_out(share: float, alike: float, strayed: float) -> bool:
