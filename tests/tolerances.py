@@ -139,3 +139,6 @@ STRAYS = 0.05
 
 OPPOSED_WITHIN = 0.03
 """Of how gradients fall off with their channels' variance: the other channels' modes count as equal ones."""
+
+LEVELS_AHEAD = 0.25
+"""Of the variance of levels: it counts as one number all over a map, and is known at pairs of positions by offset."""

@@ -52,9 +52,15 @@ def convolved(operation: Conv2d, node: Node, network: Network, signal: Signal) -
     behind = None if taps is None else (taps, _unpadded(signal))
     shrinks = kernel.values.shape[1] < signal.kernel.values.shape[1]
     if kernel.layout.profiles > 1 and shrinks and (signal.amplitude is not None or kernel.values.shape[1] <= _MERGE):
+        apart = kernel.centred.diagonal
         kernel, more = _pooled_over_samples(kernel)
         if network.has_batch_norm:
-            strays, seen = (part.plus(node.name, more, kernel) for part in (strays, seen))
+            strays, seen = (
+                replace(part.plus(node.name, more, kernel), walk=part.walk, spots=part.spots).apart(
+                    node.name, apart, kernel
+                )
+                for part in (strays, seen)
+            )
         source = merged(source)
     if amplitude is not None:
         if shrinks:

@@ -122,7 +122,7 @@ def _(operation: Activation, node: Node, network: Network, inputs: list[Signal])
     if network.has_batch_norm:
         # A channel's law is that of its layer's input; the layer's own noise is that of the mean over its channels.
         strayed = max(signal.strays.levels - 2.0 / signal.width, 0.0)
-    if signal.law is not None:
+    if signal.law is not None and signal.behind is None:
         sphere, own_sphere, strayed = signal.law.sphere, signal.law.own_sphere, signal.law.levels
     duals = apply_activation(function, signal.kernel, sphere, tilted, own_sphere, strayed)
     origin = None
@@ -163,8 +163,9 @@ def _(operation: Activation, node: Node, network: Network, inputs: list[Signal])
         strays = passed.plus(node.name, (1.0 - left + uneven) / signal.width, out)
         met, walked = duals.levels, signal.strays
         # Of the weighted layer's own noise, twice its products', the activation passes a part.
-        levels = met.gain * walked.levels + max(met.noise - 2.0 * met.gain, 0.0) / signal.width
-        strays = replace(strays, levels=levels, lead=min(factor * walked.lead + met.lead, 1.0))
+        walked = walked.walked(node.name, met.gain, max(met.noise - 2.0 * met.gain, 0.0) / signal.width, out)
+        lead = min(factor * walked.lead + met.lead, 1.0)
+        strays = replace(strays, walk=walked.walk, spots=walked.spots, lead=lead)
     return Signal(
         out,
         duals.mean,

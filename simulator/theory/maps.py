@@ -71,10 +71,10 @@ class Window:
         return _index(self, size)
 
     def averaging(self, size: Size) -> Array:
-        """Matrix that averages a map over the windows, shape (outputs, inputs)."""
+        """Matrix that averages a map over the windows by `shares`, shape (outputs, inputs)."""
         index = self.index(size)
         matrix = np.zeros((index.shape[1], size[0] * size[1] + 1))
-        np.add.at(matrix, (np.arange(index.shape[1])[None, :], index), 1 / self.taps)
+        np.add.at(matrix, (np.arange(index.shape[1])[None, :], index), self.shares[:, None] / self.taps)
         return matrix[:, :-1]
 
     def loads(self, level: Array, size: Size) -> Array:

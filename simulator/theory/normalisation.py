@@ -71,7 +71,10 @@ def batch_normalised(operation: BatchNorm, signal: Signal) -> Signal:
             kernel = replace(kernel, log_scale=0.0).scaled(float(np.mean(found.values**2)) / kernel.second_moment)
         kernel = _as_sampled(kernel, found, signal.kernel.centred)
     elif origin is not None:
-        origin = replace(origin, eps=operation.eps, variance=law.mean, edges=edges)
+        # Channels that are drawn know of the expected kernel's sphere, not of what a single draw's has less dimensions.
+        levels = max((1 + law.levels) * (1 + 2 / law.sphere) / (1 + 2 / law.own_sphere) - 1, 0.0)
+        spots = signal.strays.spots_on(signal.kernel)
+        origin = replace(origin, eps=operation.eps, variance=law.mean, edges=edges, levels=levels, spots=spots)
     if law.ratio > _VANISHED:
         kernel = replace(kernel, log_scale=0.0).scaled(law.ratio / (kernel.second_moment * edges))
     else:
@@ -103,9 +106,8 @@ def _normalised(signal: Signal, eps: float, edges: float) -> tuple[VarianceLaw, 
         strays = signal.weighted.strays
         strayed = strays.variance, strays.third
         if signal.weighted.law.matrix is not None:
-            # A row is part of a point on a sphere of N dimensions: Var v = 2 (tr C^2 - (tr C)^2 / N) N / (N + 2).
-            dimensions = max(signal.weighted.law.matrix)
-            kurtosis = -2.0 * fan_in * (1.0 + 2.0 * (alike + strayed[0])) / (dimensions + 2.0)
+            # A row is part of a point on a sphere of N dimensions: E |w|^4 / (E |w|^2)^2 = (1 + 2 / n) N / (N + 2).
+            kurtosis = -2.0 * (fan_in + 2.0) / (max(signal.weighted.law.matrix) + 2.0)
     values, vectors = centred.modes(int(min(_MODES, fan_in)))
     # Where entries stray, a mode below the average of as many as there are weights has no direction of its own.
     values = values[values > (q / fan_in if strayed[0] > 0.0 else 0.0)]

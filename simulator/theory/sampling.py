@@ -161,6 +161,31 @@ def ranks(count: int) -> Array:
     return found
 
 
+def draw_strayed(kernel: PairKernel, key: int, levels: float, spots: Array) -> Sample:
+    """Draw channels with the given kernel whose points have levels of their own, as in a single draw of a network.
+
+    Levels are log-normal, of mean one. What two positions of a sample have in common is as expected then.
+
+    Parameters
+    ----------
+    levels
+        Their variance.
+    spots
+        Their correlation at two positions of a sample, by offset.
+    """
+    layout, log = kernel.layout, np.log1p(levels * np.take(spots, offsets(kernel.size)))
+    own = math.log1p(levels)
+    values = kernel.values.copy()
+    values[: layout.profiles] *= np.exp((own - log) / 4)
+    sample = draw(replace(kernel, values=values), key)
+    _, samples, channels = sample.values.shape
+    root = _root(log, kernel.size)
+    noise = np.random.Generator(np.random.SFC64([key, 1])).standard_normal((root.shape[1], samples * (channels // 2)))
+    field = np.exp(((root @ noise).reshape(-1, samples, channels // 2) - own / 2) / 2)
+    # A channel and its negative are one.
+    return of_size(sample.values * np.concatenate([field, field], axis=2), kernel)
+
+
 def of_size(values: Array, kernel: PairKernel) -> Sample:
     """Give sampled channels the second moment of their kernel, which takes part of their noise away."""
     size = float(np.sqrt(position_squares(values).mean()))

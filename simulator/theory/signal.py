@@ -19,7 +19,7 @@ from varprop.simulator.theory.duals import Duals
 from varprop.simulator.theory.maps import Size, Window
 from varprop.simulator.theory.pairs import PairKernel
 from varprop.simulator.theory.relations import Relations, unrelated
-from varprop.simulator.theory.sampling import Sample, activated, draw, linear, normalised
+from varprop.simulator.theory.sampling import Sample, activated, draw, draw_strayed, linear, normalised
 from varprop.simulator.theory.strays import NONE, Strays
 from varprop.simulator.theory.variance_law import VarianceLaw
 
@@ -39,6 +39,8 @@ class Gaussian:
     function: ActivationFunction | None = None
     parts: tuple[Gaussian, ...] = ()  # that it is the sum of
     features: Array | None = None  # of the data, shape (samples, features, positions), that it is linear in
+    levels: float = 0.0  # variance of those that its points have in a single draw, and their correlation by offset
+    spots: Array | None = None
 
     def draw(self) -> Sample:
         """Draw channels of the node."""
@@ -50,6 +52,8 @@ class Gaussian:
             sample = Sample(np.sum([part.draw().values for part in self.parts], axis=0))
         elif self.features is not None:
             sample = linear(self.features, self.kernel, self.key)
+        elif self.spots is not None and self.levels > 0.0:
+            sample = draw_strayed(self.kernel.centred, self.key, self.levels, self.spots)
         else:
             sample = draw(self.kernel, self.key)
         if self.eps is not None:

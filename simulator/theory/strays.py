@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from varprop.simulator.theory import place_pairs
-from varprop.simulator.theory.maps import Padding, Window, at_offsets, by_offset, overlaps, window_sum
+from varprop.simulator.theory.maps import Padding, Window, at_offsets, by_offset, offsets, overlaps, window_sum
 from varprop.simulator.theory.pairs import PairKernel
 
 Array = NDArray[np.float64]
@@ -42,8 +42,12 @@ class Strays:
         Correlation of the deviations of two pairs of positions, by how far the one pair is shifted against the other:
         shape (2 height - 1, 2 width - 1), no shift in the middle; None where nothing is known. A window makes
         neighbours alike, and the next one averages little out. Roots know better.
-    levels
-        Variance of the entries that belong to one sample: see `Levels`.
+    walk
+        As `sources`, of the entries that belong to one point, its level: see `Levels`. What a shortcut carries is as
+        large in the samples that the branch has large, where other entries go either way.
+    spots
+        Correlation of the levels at two positions of a sample, as `places`; those of products of Gaussian channels
+        where None.
     lead
         Share of the kernel in the one direction that straying levels bring about.
     """
@@ -51,13 +55,23 @@ class Strays:
     sources: Mapping[str, Source] = field(default_factory=dict)
     third: float = 0.0
     places: Array | None = None
-    levels: float = 0.0
+    walk: Mapping[str, float] = field(default_factory=dict)
+    spots: Array | None = None
     lead: float = 0.0
 
     @cached_property
     def variance(self) -> float:
         """Variance of the deviation, relative to the squared second moment."""
         return sum(map(_square, self.sources.values()))
+
+    @cached_property
+    def levels(self) -> float:
+        """Variance of the levels."""
+        return sum(c * c for c in self.walk.values())
+
+    def spots_on(self, kernel: PairKernel) -> Array:
+        """Return `spots` on the map of a kernel."""
+        return _known(self.spots, _alike(kernel))
 
     @property
     def rooted(self) -> bool:
@@ -67,7 +81,8 @@ class Strays:
     def times(self, factor: float) -> Strays:
         """Return what is left after an operation that multiplies small deviations by a factor."""
         sources = {source: factor * c for source, c in self.sources.items()}
-        return replace(self, sources=sources, third=self.third * factor**3, levels=self.levels * factor**2)
+        walk = {source: factor * c for source, c in self.walk.items()}
+        return replace(self, sources=sources, third=self.third * factor**3, walk=walk)
 
     def through(self, factor: float, slopes: PairKernel, level: Array) -> Strays:
         """Return what is left behind an activation of the given factor, and of these mean products of its slopes.
@@ -96,16 +111,17 @@ class Strays:
         # A random covariance of relative variance 1 / n of that of the channels before.
         third = self.third + 3 * before * variance + variance**2
         sources = self.on(kernel)
-        levels = self.levels + 2 * variance  # squares of a Gaussian channel stray twice as much as products
+        # Squares of a Gaussian channel stray twice as much as products.
+        walked = self.walked(name, 1.0, 2 * variance, kernel)
         if self._few(kernel):
             own = sqrt(variance) * _fresh(kernel)
             if name in sources:
                 own = place_pairs.root(place_pairs.total([np.asarray(sources[name]), own]))
-            return replace(self, sources={**sources, name: own}, third=third, levels=levels)
+            return replace(walked, sources={**sources, name: own}, third=third)
         fresh = _alike(kernel)
-        places = (before * self._known(fresh) + variance * fresh) / (before + variance)
+        places = (before * _known(self.places, fresh) + variance * fresh) / (before + variance)
         size = sqrt(_square(sources.get(name, 0.0)) + variance)
-        return Strays({**sources, name: size}, third, places, levels, self.lead)
+        return replace(walked, sources={**sources, name: size}, third=third, places=places)
 
     def _few(self, kernel: PairKernel) -> bool:
         """Tell whether roots are kept on the map of a kernel: on small ones, and with the zeros around them."""
@@ -119,18 +135,18 @@ class Strays:
         # What only the size is known of, from a larger map or behind a pooling.
         root = _fresh(kernel)
         if self.places is not None:
-            places, level = self._known(_alike(kernel)), np.diag(_covariance(kernel))
+            places, level = _known(self.places, _alike(kernel)), np.diag(_covariance(kernel))
             root = place_pairs.unit_root(place_pairs.alike(places, level, kernel.size))
         return {n: c if np.shape(c)[:2] == shape else sqrt(_square(c)) * root for n, c in self.sources.items()}
 
     def merged(self, name: str) -> Strays:
         """Return the same deviation at a node that all paths lead through: one source, to all that comes."""
-        if len(self.sources) <= _MANY:
+        if max(len(self.sources), len(self.walk)) <= _MANY:
             return self
         one: Source = sqrt(self.variance)
         if not any(isinstance(c, float) for c in self.sources.values()):
             one = place_pairs.root(place_pairs.total(map(np.asarray, self.sources.values())))
-        return replace(self, sources={name: one})
+        return replace(self, sources={name: one}, walk={name: sqrt(self.levels)})
 
     def padded(self, padding: Padding, kernel: PairKernel) -> Strays:
         """Return the deviation on the map of a kernel with zeros around it."""
@@ -169,16 +185,51 @@ class Strays:
         sources[name] = newest * sqrt((inherited + fresh * (1 - plain)) / _square(newest))
         third = (1 - fresh) * (1 - 2 * fresh) * third + 3 * left * fresh * (1 - 2 * plain)
         third += (1 - plain) * (1 - 2 * plain) * fresh**2
-        return replace(self, sources=sources, third=third, levels=levels + 2 * fresh, lead=lead)
+        kept = levels / (self.levels - 2 * fresh) if self.levels > 2 * fresh else 0.0
+        walk = {source: sqrt(kept) * c for source, c in self.walk.items()}
+        own = kept * (self.walk.get(name, 0.0) ** 2 - 2 * fresh) + 2 * fresh
+        return replace(self, sources=sources, third=third, walk={**walk, name: sqrt(max(own, 0.0))}, lead=lead)
 
-    def _known(self, fresh: Array) -> Array:
-        """Return the correlations on a map whose fresh deviations have the given ones; zero padding adds none."""
-        if self.places is None or any(n > m for n, m in zip(self.places.shape, fresh.shape, strict=True)):
-            return fresh
-        if self.places.shape == fresh.shape:
-            return self.places
-        down, across = (np.arange(n) - n // 2 for n in fresh.shape)
-        return at_offsets(self.places, down, across)
+    def walked(self, name: str, gain: float, more: float, kernel: PairKernel) -> Strays:
+        """Return levels whose variance has a gain, and what single channels of a kernel add of their own."""
+        kept = gain * self.levels
+        if kept + more <= 0.0:
+            return replace(self, walk={}, spots=None)
+        spots = (kept * self.spots_on(kernel) + more * _alike(kernel)) / (kept + more)
+        return replace(self, walk=_with(name, more, {n: sqrt(gain) * c for n, c in self.walk.items()}), spots=spots)
+
+    def apart(self, name: str, fields: Array, kernel: PairKernel) -> Strays:
+        """Return levels that differ as those of samples that are draws of one law from now on.
+
+        `fields` are second moments of every sample at every position; zeros around the map have none.
+        """
+        mean = fields.mean(axis=0)
+        relative = np.divide(fields, mean, out=np.ones_like(fields), where=mean > 0)
+        more = by_offset(np.cov(relative, rowvar=False, bias=True).reshape(len(mean), -1), kernel.size)
+        own = float(more[kernel.size[0] - 1, kernel.size[1] - 1])
+        if own <= 0.0:
+            return self
+        spots = (self.levels * self.spots_on(kernel) + more) / (self.levels + own)
+        return replace(self, walk=_with(name, own, self.walk), spots=spots)
+
+    def _seen(self, name: str, window: Window, kernel: PairKernel) -> Strays:
+        """Return the levels under a window.
+
+        Each position counts by its second moment: zero padding has no level, and the means that half-lines leave go
+        with the root of a point's level, so that the level of all is that of the deviations.
+        """
+        before, after = kernel.size, window.out_size(kernel.size)
+        means = window.averaging(before) * kernel.diagonal.mean(axis=0)
+        seen = means.sum(axis=1, keepdims=True)
+        means = np.divide(means, seen, out=np.zeros_like(means), where=seen > 0)
+        along = means @ self.spots_on(kernel).ravel()[offsets(before)]
+        spots = by_offset(along @ means.T, after)
+        left = float(spots[after[0] - 1, after[1] - 1])
+        if left <= 0.0:
+            return Strays(lead=self.lead)
+        kept = min(max(float(np.trace(along)) / len(along), 0.0), sqrt(left)) if before == after else sqrt(left)
+        walk = _with(name, (left - kept**2) * self.levels, {n: kept * c for n, c in self.walk.items()})
+        return Strays(walk=walk, spots=spots / left, lead=self.lead)
 
     def averaged(self, name: str, window: Window, kernel: PairKernel, after: PairKernel) -> Strays:
         """Return the deviation after a window: what it keeps of the sources, and a source of its own for the rest.
@@ -197,6 +248,7 @@ class Strays:
             return NONE
         whole, part = (float(window_sum(field.reshape(kernel.size), window).sum()) for field in (level, varied))
         contrast = min(part / whole * after.second_moment / centred, 1.0)
+        walked = self._seen(name, window, kernel)
         if self._few(kernel) and not window.inside:
             # In units of the mean over positions, before and behind.
             gain = contrast * float(varied.mean()) / part * float(np.prod(window.out_size(kernel.size)))
@@ -204,9 +256,8 @@ class Strays:
             sources = {n: gain * place_pairs.windowed(np.asarray(c), window, kernel.size) for n, c in roots.items()}
             found = Strays(sources)
             third = self.third * found.variance**2 / (self.variance**2 * contrast)
-            levels = self.levels * found.variance / self.variance
-            return replace(found, third=third, levels=levels, lead=self.lead)
-        known = self._known(_alike(kernel))
+            return replace(walked, sources=sources, third=third)
+        known = _known(self.places, _alike(kernel))
         size = window.out_size(kernel.size)
         down, across = (
             stride * np.arange(1 - out, out)[:, None] + np.arange(1 - taps, taps)
@@ -223,7 +274,7 @@ class Strays:
         own = sqrt(lost + _square(sized.get(name, 0.0)))
         # Of the third moment a mean over independent places keeps as much as of the variance, squared.
         third = self.third * contrast**3 * same**2
-        return Strays({**sized, name: own}, third, places / same, self.levels * left, self.lead)
+        return replace(walked, sources={**sized, name: own}, third=third, places=places / same)
 
     def pooled(self, window: Window, kernel: PairKernel) -> Strays:
         """Return the deviation of the mean under a window, of each channel alone.
@@ -244,7 +295,7 @@ class Strays:
             extra = covariances[0] / self.variance - covariances[1]
             more = place_pairs.averaged(extra, window.averaging(kernel.size), kernel.size)
         else:
-            more = float(np.sum(pairs**2 * at_offsets(self._known(alike) - alike, down, across)))
+            more = float(np.sum(pairs**2 * at_offsets(_known(self.places, alike) - alike, down, across)))
         sized = replace(self, sources={name: sqrt(_square(c)) for name, c in self.sources.items()})
         if left <= 0:
             return sized
@@ -298,6 +349,21 @@ def _alike(kernel: PairKernel) -> Array:
     return np.asarray(_correlation(kernel) ** 2)
 
 
+def _with(name: str, variance: float, walk: Mapping[str, float]) -> Mapping[str, float]:
+    """Return coefficients of sources one of which has more variance."""
+    return {**walk, name: sqrt(walk.get(name, 0.0) ** 2 + max(variance, 0.0))} if variance > 0.0 else walk
+
+
+def _known(field: Array | None, fresh: Array) -> Array:
+    """Return correlations by offset on a map whose fresh deviations have the given ones; zero padding adds none."""
+    if field is None or any(n > m for n, m in zip(field.shape, fresh.shape, strict=True)):
+        return fresh
+    if field.shape == fresh.shape:
+        return field
+    down, across = (np.arange(n) - n // 2 for n in fresh.shape)
+    return at_offsets(field, down, across)
+
+
 def together(shares: Sequence[float], parts: Sequence[Strays], kernel: PairKernel) -> Strays:
     """Return the deviation of a sum, given the terms' shares in it and the kernel of one of them."""
     total: dict[str, Source] = {}
@@ -306,11 +372,22 @@ def together(shares: Sequence[float], parts: Sequence[Strays], kernel: PairKerne
         for source, c in part.on(kernel).items():
             total[source] = _sum(total[source], share * c) if source in total else share * c
     weights = [share**2 * part.variance for share, part in zip(shares, parts, strict=True)]
-    known = [(w, part.places) for w, part in zip(weights, parts, strict=True) if part.places is not None and w > 0]
     found = Strays(total, third, lead=sum(share * part.lead for share, part in zip(shares, parts, strict=True)))
-    if known and len({places.shape for _, places in known}) == 1:
-        places = np.asarray(sum(w * places for w, places in known)) / sum(w for w, _ in known)
-        found = replace(found, places=places)
-    # Levels go together as the other entries do.
-    apart = sum(share**2 * part.levels for share, part in zip(shares, parts, strict=True))
-    return replace(found, levels=apart * found.variance / sum(weights) if any(weights) else 0.0)
+    walk: dict[str, float] = {}
+    for share, part in zip(shares, parts, strict=True):
+        for source, c in part.walk.items():
+            walk[source] = walk.get(source, 0.0) + share * c
+    apart = [share**2 * part.levels for share, part in zip(shares, parts, strict=True)]
+    places, spots = (
+        _mixed(weighed, fields)
+        for weighed, fields in ((weights, [part.places for part in parts]), (apart, [part.spots for part in parts]))
+    )
+    return replace(found, places=places, walk=walk, spots=spots)
+
+
+def _mixed(weights: Sequence[float], fields: Sequence[Array | None]) -> Array | None:
+    """Return the mean of those fields that are there, if they are of one size."""
+    known = [(w, field) for w, field in zip(weights, fields, strict=True) if field is not None and w > 0]
+    if len({field.shape for _, field in known}) != 1:
+        return None
+    return np.asarray(sum(w * field for w, field in known)) / sum(w for w, _ in known)

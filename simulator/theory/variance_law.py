@@ -27,8 +27,8 @@ class Modes:
     damped
         E[lambda_i xi_i^2 / (v + eps)] / E[v / (v + eps)]: its share of the normalised channels' kernel.
     passed
-        E[xi_i^2 / (v + eps)] / E[1 / (v + eps)]: of the gradient's second moment, what comes back along it through a
-        channel's own weights.
+        E[xi_i^2 / (v + eps)] over the same along a direction that has no part in v: of the gradient's second moment,
+        what comes back along it through a channel's own weights.
     """
 
     counts: Array
@@ -128,6 +128,11 @@ def quadratic_form_law(
     (`_spread`). By E[1/(v + eps)] = int_0^inf exp(-eps t) prod_i (1 + 2 lambda_i t)^(-1/2) dt, and a further factor
     1/(1 + 2 lambda_i t) for E[xi_i^2/(v + eps)].
 
+    Weights of excess kurtosis k that are not normal have as many directions as normal ones, but another spread of their
+    squared length R: 2 + k over their number n, instead of 2 / n. So E f(R) has k / n E[R^2 f''(R)] / 2 more, to first
+    order; for the rows of an orthogonal matrix, of no spread, that is exact without eps. Below three weights a normal
+    law's E[1/R] is infinite, and k left out.
+
     Parameters
     ----------
     dimensions
@@ -156,10 +161,6 @@ def quadratic_form_law(
     square, cube = (m - share * float(np.sum((leading / total) ** n)) for n, m in ((2, square), (3, cube)))
     counts, levels = _levels(rest, _number(alike, free), (square * total**2, cube * total**3))
     live = float(counts.sum())
-    # Weights that are not Gaussian spread v more or less, as if there were fewer or more of them.
-    plain = float(counts @ levels**2)
-    narrower = plain / max(plain + total**2 * excess_kurtosis / (2 * dimensions), 1e-9 * rest**2) if rest > 0 else 1.0
-    powers, equal = counts * narrower, levels / narrower
     # t in units of 1 / total on a logarithmic grid: the integrand bends at 1 / lambda_i and at 1 / eps.
     # Beyond 40 / eps nothing is left.
     bend = float(np.log(total / eps)) if eps > 0 else 75.0
@@ -169,14 +170,18 @@ def quadratic_form_law(
     mass = (half[:, None] * _WEIGHTS).ravel() * t
     with np.errstate(under="ignore"):
         log = -eps * t - 0.5 * share * np.log1p(2 * np.outer(leading, t)).sum(axis=0)
-        mass = mass * np.exp(log - 0.5 * powers @ np.log1p(2 * np.outer(equal, t)))
-    inverse = float(mass.sum())
-    own, others = ((mass / (1 + 2 * np.outer(values, t))).sum(axis=1) for values in (leading, equal))
+        mass = mass * np.exp(log - 0.5 * counts @ np.log1p(2 * np.outer(levels, t)))
+    # R^2 (s R + eps)^-3 and R (s R + eps)^-3, with E[(v + eps)^-k] = int t^(k-1) / (k-1)! exp(-eps t) E exp(-v t) dt.
+    radial, far = excess_kurtosis / dimensions if dimensions > 2 else 0.0, eps * t - (eps * t) ** 2 / 2
+    inverse = float(mass @ (1 + radial * (1 - eps * t - far)))
+    mass = mass * (1 - radial * far)
+    own, others = ((mass / (1 + 2 * np.outer(values, t))).sum(axis=1) for values in (leading, levels))
     # The mean damping of the rest, each of its directions counted with what it adds to v.
     left = float(others @ (counts * levels))
     damping = np.append(share * scatter @ own.reshape(len(scatter), -1), left / rest if rest > 0 else inverse)
-    idle = max(dimensions - len(expected) - live, 0.0)
-    weighted = (share * float(own.sum()) + float(counts @ others) + idle * inverse) / max(dimensions, len(expected))
+    alone = float(mass.sum())  # of a direction that has no part in v
+    idle = max(dimensions - len(expected) - live, 0.0) * alone
+    weighted = (share * float(own.sum()) + float(counts @ others) + idle) / max(dimensions, len(expected))
     ratio = 1.0 - eps * inverse
     if ratio < 0.5:
         # v / (v + eps) as the sum of its directions' shares, which does not cancel.
@@ -184,7 +189,7 @@ def quadratic_form_law(
     every, seen = np.concatenate([leading, levels]), np.concatenate([own, others])
     damped = every * seen / ratio
     numbers = np.concatenate([np.full(len(leading), share), counts])
-    modes = Modes(numbers, dimensions, every / total, damped, seen / inverse)
+    modes = Modes(numbers, dimensions, every / total, damped, seen / alone)
     # What is left of the expected kernel has its own leading modes, damped as these are.
     kept = np.append(expected, remainder) * damping
     after = _plain(kept[:-1] / kept.sum(), kept[-1] / kept.sum(), alike)

@@ -1,0 +1,116 @@
+"""Sizes of single points in single draws, and lengths of weights: what both do to variances, against draws."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from varprop.simulator.initializers import parse_initializer
+from varprop.simulator.inputs import load_batch
+from varprop.simulator.network import NetworkBuilder
+from varprop.simulator.theory.engine import _forward
+from varprop.simulator.theory.maps import by_offset
+from varprop.simulator.theory.pairs import Layout, PairKernel
+from varprop.simulator.theory.sampling import draw_strayed
+from varprop.simulator.theory.variance_law import quadratic_form_law
+from varprop.tests.naive_engine import draw, run
+from varprop.tests.tolerances import BEYOND, LEVELS_AHEAD
+
+
+def weights(law, draws, count, rng):
+    """Weights of variance one, and their excess kurtosis."""
+    normal = rng.standard_normal((draws, count))
+    if law == "sphere":
+        return normal * math.sqrt(count) / np.linalg.norm(normal, axis=1, keepdims=True), -2.0
+    if law == "uniform":
+        return rng.uniform(-math.sqrt(3), math.sqrt(3), (draws, count)), -1.2
+    heavy = normal * np.where(rng.random((draws, count)) < 0.5, math.sqrt(1.5), math.sqrt(0.5))
+    return heavy, 3 * 0.25
+
+
+@pytest.mark.parametrize("law", ["sphere", "uniform", "mixture"])
+@pytest.mark.parametrize("eps", [0.0, 0.3])
+@pytest.mark.parametrize("count", [12, 48])
+def test_weights_that_are_not_normal(law, eps, count):
+    """E[1 / (v + eps)] and E[|w|^2 / (v + eps)], their covariance having a few large modes in any direction.
+
+    Theory's is right to first order in kurtosis / count, and for the sphere without eps exactly.
+    """
+    rng = np.random.default_rng(7)
+    modes = 0.8 ** np.arange(count) + 0.1
+    modes /= modes.sum()
+    found = []
+    for _ in range(60):
+        w, kurtosis = weights(law, 4000, count, rng)
+        rotated = w @ np.linalg.qr(rng.standard_normal((count, count)))[0]
+        inverse = 1 / (rotated**2 @ modes + eps)
+        found.append([inverse.mean(), np.mean(inverse * np.sum(w**2, axis=1)) / count])
+    theory = quadratic_form_law(modes, 0.0, 0.0, count, eps, excess_kurtosis=kurtosis)
+    error = np.std(found, axis=0) / math.sqrt(len(found))
+    left = 0.0 if law == "sphere" and not eps else (kurtosis / count) ** 2
+    gaps = np.abs(np.mean(found, axis=0) - [theory.inverse, theory.weighted_inverse])
+    assert (gaps < BEYOND * error + left * np.mean(found, axis=0)).all()
+
+
+def test_drawn_levels_keep_the_kernel():
+    """A point's fourth moment grows by the levels' variance; what two positions have in common stays as it was."""
+    side, levels = 4, 0.4
+    rows, cols = np.divmod(np.arange(side * side), side)
+    distance = np.hypot(rows[:, None] - rows, cols[:, None] - cols)
+    same, spots = np.exp(-distance / 3), np.exp(-distance / 2)
+    kernel = PairKernel(Layout.exchangeable(64), (side, side), np.stack([same, np.zeros_like(same)]))
+    drawn = [
+        draw_strayed(kernel, key, levels, by_offset(spots, kernel.size)).values.reshape(side * side, -1)
+        for key in range(60)
+    ]
+    products = np.array([z @ z.T / z.shape[1] for z in drawn])
+    error = products.std(axis=0) / math.sqrt(len(drawn))
+    # Every draw is brought to the size of its kernel.
+    assert (np.abs(products.mean(axis=0) - same) < BEYOND * error + 1e-3).all()
+    fourth = np.array([np.mean(z**4) for z in drawn])
+    assert abs(fourth.mean() - 3 * (1 + levels)) < BEYOND * fourth.std() / math.sqrt(len(drawn))
+
+
+def mobile(blocks, size):
+    """Depthwise layers between dense ones, with shortcuts."""
+    net, init = NetworkBuilder("mobile", "torch", (3, size, size)), parse_initializer("he_normal")
+    net.conv2d(16, 3, init)
+    net.batch_norm()
+    for _ in range(blocks):
+        start = net.last
+        net.conv2d(64, 1, init)
+        net.batch_norm()
+        net.activation("relu")
+        net.conv2d(64, 3, init, groups=64)
+        net.batch_norm()
+        net.activation("relu")
+        net.conv2d(16, 1, init)
+        net.batch_norm()
+        net.add([start, net.last])
+    return net.build()
+
+
+def spread_of_levels(values):
+    """Variance of the mean square over channels at a point, less what positions have in common; (draws, C, B, P)."""
+    values = values - values.mean(axis=(2, 3), keepdims=True)
+    levels = np.mean(values**2, axis=1)
+    levels = levels / levels.mean(axis=(0, 1))
+    return levels.var(axis=(1, 2))
+
+
+@pytest.mark.parametrize("size", [4, 2])
+def test_levels_go_through_depthwise_layers_and_shortcuts(size):
+    """A sample that is large in one draw is so all over its map, and in branch and shortcut alike."""
+    network, samples = mobile(3, size), 160
+    batch = load_batch("gaussian", network.nodes[0].shape, samples, 0)
+    signals = _forward(network, batch)
+    outputs = [run(network, batch.data, *draw(network, 1, trial, samples))[0] for trial in range(10)]
+    for index, node in enumerate(network.nodes):
+        if node.kind not in ("batch_norm", "add"):
+            continue
+        values = np.stack([np.moveaxis(out[index].reshape(samples, node.shape[0], -1), 1, 0) for out in outputs])
+        found = spread_of_levels(values)
+        gap = abs(signals[index].strays.levels - found.mean())
+        assert gap < BEYOND * found.std() / math.sqrt(len(found)) + LEVELS_AHEAD * found.mean()
