@@ -26,6 +26,12 @@ Fixed = AveragePool | GlobalAveragePool | ZeroPad
 COLUMNS_SIZE = 2**19
 """Windows are gathered in pieces of about this many numbers: 2 MB in float32, the order of a core's own cache."""
 
+NARROW = 10**6
+"""Multiply-adds of a product that OpenBLAS does without copying its factors first and clearing the result: its limit."""
+
+LEAST_COLUMNS = 128
+"""Columns below which a piece of a product costs more than it saves."""
+
 
 def linear(operation: Linear, call: Call, out: Array) -> Signal:
     """Write a linear layer's output."""
@@ -62,11 +68,11 @@ def convolved(operation: Conv2d, call: Call, out: Array) -> Signal:
     else:
         for weight, x, y in _groups(operation, drawn.weight, values, out):
             if pointwise(operation):
-                np.matmul(weight, _matrix(x), out=_matrix(y))
+                product(weight, _matrix(x), _matrix(y))
                 continue
             for row, windows, piece in _pieces(weight, y, call.pool):
                 kernels.gather_windows(x, operation.kernel, operation.stride, _corner(operation), row, windows)
-                np.matmul(weight, _matrix(windows), out=piece)
+                product(weight, _matrix(windows), piece)
                 call.pool.give(windows)
     return _add_bias(out, call.source.exponent, drawn.bias)
 
@@ -89,14 +95,28 @@ def convolved_back(operation: Conv2d, call: Call, gradient: Signal) -> Signal:
     else:
         for weight, x, y in _groups(operation, drawn.weight, out, values):
             if pointwise(operation):
-                np.matmul(weight.T, _matrix(y), out=_matrix(x))
+                product(weight.T, _matrix(y), _matrix(x))
                 continue
             x.fill(0.0)
             for row, windows, piece in _pieces(weight, y, call.pool):
-                np.matmul(weight.T, piece, out=_matrix(windows))
+                product(weight.T, piece, _matrix(windows))
                 kernels.scatter_windows(windows, operation.kernel, operation.stride, _corner(operation), row, x)
                 call.pool.give(windows)
     return in_place_of(gradient, out, call.pool)
+
+
+def product(left: Array, right: Array, out: Array) -> None:
+    """Write a matrix product of few rows and many columns.
+
+    Where it reads more than it writes it goes in pieces that are small enough for BLAS's quicker way: two thirds of the
+    time for 16 to 32 rows. Wider results are better written row after row, in one call.
+    """
+    rows, columns = out.shape
+    widest = NARROW // left.size
+    step = 1 << widest.bit_length() - 1 if rows <= left.shape[1] and widest >= LEAST_COLUMNS else columns
+    for start in range(0, columns, max(1, step)):
+        piece = slice(start, start + step)
+        np.matmul(left, right[:, piece], out=out[:, piece])
 
 
 def _corner(operation: Conv2d) -> tuple[int, int]:
