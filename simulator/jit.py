@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import ParamSpec, TypeVar, cast
+from typing import Any, ParamSpec, TypeVar, cast
 
 import numba
 import numba.extending
@@ -33,9 +33,21 @@ PIECE = 2**14
 """Numbers that an elementwise function takes at a time."""
 
 
+def _named(dispatcher: Callable[P, R], function: Callable[P, R]) -> Callable[P, R]:
+    """Name a compiled function by what it is made of, for the cache on disk of those that it is compiled into.
+
+    Numba would name it at random where it is a free variable, and compile these again in every process.
+    """
+    cells = [cell.cell_contents for cell in function.__closure__ or ()]
+    parts = [getattr(cell, "py_func", cell) for cell in cells]
+    names = [f"{part.__module__}.{part.__qualname__}" if callable(part) else repr(part) for part in (function, *parts)]
+    dispatcher._set_uuid(" ".join(names))  # type: ignore[attr-defined]
+    return dispatcher
+
+
 def kernel(function: Callable[P, R]) -> Callable[P, R]:
     """Compile a function of arrays and scalars on its first call."""
-    return cast(Callable[P, R], numba.njit(nogil=True, cache=True, error_model="numpy")(function))
+    return _named(numba.njit(nogil=True, cache=True, error_model="numpy")(function), function)
 
 
 def step(function: Callable[P, R]) -> Callable[P, R]:
@@ -44,13 +56,14 @@ def step(function: Callable[P, R]) -> Callable[P, R]:
     A product and the sum that it goes into may be rounded together.
     """
     policy = numba.njit(nogil=True, cache=True, error_model="numpy", forceinline=True, fastmath={"contract"})
-    return cast(Callable[P, R], policy(function))
+    return _named(policy(function), function)
 
 
 def reduction(function: Callable[P, R]) -> Callable[P, R]:
     """Compile a function that sums long rows, with leave to regroup the sums into vector lanes and fuse products in."""
-    policy = numba.njit(nogil=True, cache=True, error_model="numpy", forceinline=True, fastmath={"reassoc", "contract"})
-    return cast(Callable[P, R], policy(function))
+    leave: Any = {"reassoc": True, "contract": True}  # a set would have an order of its own in every process
+    policy = numba.njit(nogil=True, cache=True, error_model="numpy", forceinline=True, fastmath=leave)
+    return _named(policy(function), function)
 
 
 def inlined(function: Callable[P, R]) -> Callable[P, R]:

@@ -35,7 +35,7 @@ def plan_of(network, batch):
     ],
 )
 def test_prediction_is_the_peak(name, options, batch, trials, huge, monkeypatch):
-    """Within 4% or 0.3 MB, of two blocks: Python's own objects are not counted, about 2 kB a node."""
+    """Within 4% or 0.3 MB, of two blocks: Python's own objects are known roughly."""
     for module in (memory, pool):
         monkeypatch.setattr(module, "HUGE", huge)
     network = build(name, **options)

@@ -93,6 +93,31 @@ def normalized():
     return tail(net)
 
 
+def chains():
+    """Normalisations around windows: two kernels a channel, padding before the first link, averages, a plain link."""
+    net = NetworkBuilder("chains", "keras", (3, 9, 8))
+    net.zero_pad((1, 0, 2, 1))
+    net.batch_norm(eps=0.3)
+    net.conv2d(4, 1, WEIGHT)
+    net.batch_norm()
+    net.activation("gelu")
+    net.conv2d(8, 3, WEIGHT, groups=4, stride=2)
+    net.batch_norm(eps=0.1)
+    net.activation("leaky_relu(0.2)")
+    first = net.conv2d(5, 1, WEIGHT)
+    net.batch_norm()
+    net.conv2d(5, 3, WEIGHT, groups=5, padding=(1, 1, 1, 1))
+    net.batch_norm()
+    sum_ = net.add((net.last, first))
+    net.batch_norm(source=sum_)
+    net.activation("tanh")
+    net.average_pool((2, 1))
+    net.conv2d(5, 1, WEIGHT)
+    net.batch_norm()
+    net.activation("relu")
+    return tail(net)
+
+
 def branches():
     """One node read three times, one sum reading a node twice, and a node that leads nowhere."""
     net = NetworkBuilder("branches", "torch", (4, 5, 5))
@@ -117,7 +142,7 @@ def function(name):
     return net.build()
 
 
-NETWORKS = [convolutions(), single_channel(), pools(), normalized(), branches(), *map(function, NAMES)]
+NETWORKS = [convolutions(), single_channel(), pools(), normalized(), chains(), branches(), *map(function, NAMES)]
 NETWORKS.append(function("leaky_relu(0.2)"))
 
 
@@ -284,7 +309,7 @@ def test_zero_weights_give_exactly_zero():
     assert [layer.backward.second_moment for layer in layers[:3]] == [0, 0, 0]
 
 
-@pytest.mark.parametrize("network", [normalized(), branches()], ids=lambda network: network.name)
+@pytest.mark.parametrize("network", [normalized(), chains(), branches()], ids=lambda network: network.name)
 def test_threads_change_no_bit(network):
     batch = gaussian(network.nodes[0].shape, 6)
     runs = [simulate_trials(network, batch, trials=12, seed=3, threads=threads) for threads in (1, 2, 4)]

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from varprop.simulator.montecarlo import kernels
 from varprop.simulator.montecarlo.call import Call, in_place_of
+from varprop.simulator.montecarlo.draws import Parameters
 from varprop.simulator.montecarlo.pool import Pool
 from varprop.simulator.montecarlo.signal import NONE, Exponents, Signal, add_in_place, settled, statistics
 from varprop.simulator.montecarlo.weightless import Unseen
@@ -27,7 +28,7 @@ COLUMNS_SIZE = 2**19
 """Windows are gathered in pieces of about this many numbers: 2 MB in float32, the order of a core's own cache."""
 
 NARROW = 10**6
-"""Multiply-adds of a product that OpenBLAS does without copying its factors first and clearing the result: its limit."""
+"""Multiply-adds up to which OpenBLAS neither copies a product's factors first nor clears its result."""
 
 LEAST_COLUMNS = 128
 """Columns below which a piece of a product costs more than it saves."""
@@ -62,8 +63,7 @@ def convolved(operation: Conv2d, call: Call, out: Array) -> Signal:
             kernels.gather_windows(x, operation.kernel, operation.stride, _corner(operation), 0, columns)
         drawn.product(_by_group(operation, windows), _by_group(operation, out))
     elif operation.depthwise:
-        window = _taps(drawn.weight), _geometry(operation, values, out)
-        signal = _weighed(*window, call.source, out, False, call.by_channel)
+        signal = _weighed(*window(operation, call, out.shape), call.source, out, False, call.by_channel)
         return signal if drawn.bias is None else _add_bias(out, signal.exponent, drawn.bias)
     else:
         for weight, x, y in _groups(operation, drawn.weight, values, out):
@@ -89,7 +89,7 @@ def convolved_back(operation: Conv2d, call: Call, gradient: Signal) -> Signal:
         call.pool.give(windows)
         call.pool.give(drawn.inputs)
     elif operation.depthwise:
-        back = _weighed(_taps(drawn.weight), _geometry(operation, out, values), gradient, out, True)
+        back = _weighed(*window(operation, call, values.shape), gradient, out, True)
         gradient.release(call.pool)
         return back
     else:
@@ -131,11 +131,6 @@ def pointwise(operation: Conv2d) -> bool:
 def _matrix(array: Array) -> Array:
     """View one trial's map as a matrix of one row a channel."""
     return array.reshape(array.shape[0], -1)
-
-
-def _taps(weight: Array) -> Array:
-    """View the weights of a depthwise convolution as a kernel an output, the trials' one after the other."""
-    return weight.reshape(-1, *weight.shape[3:])
 
 
 def _groups(operation: Conv2d, weight: Array, x: Array, y: Array) -> Iterator[tuple[Array, Array, Array]]:
@@ -184,16 +179,18 @@ def _add_bias(out: Array, exponent: Exponents, bias: Array | None) -> Signal:
 # Weighted sums over every channel's own windows.
 
 
-def _geometry(operation: Conv2d, source: Array, out: Array) -> Geometry:
-    sizes = (source.shape[2], source.shape[3]), (out.shape[2], out.shape[3])
-    return Geometry(*sizes, operation.kernel, operation.stride, _corner(operation))
+def window(operation: Conv2d | Fixed, call: Call, shape: tuple[int, ...]) -> tuple[Array, Geometry]:
+    """Return a kernel for every output of all trials, and where its taps lie, where every channel is for itself.
 
-
-def _window(operation: Fixed, call: Call, shape: tuple[int, ...]) -> tuple[Array, Geometry]:
-    """Return the taps, those of a depthwise convolution, and where they lie; features are maps of one position."""
+    Features are maps of one position.
+    """
     trials, channels, height, width, _ = call.source_shape
     outputs = (shape[2], shape[3]) if len(shape) == 5 else (1, 1)
     match operation:
+        case Conv2d(kernel=size, stride=stride, padding=(top, _, left, _)):
+            assert isinstance(call.drawn, Parameters)
+            taps = call.drawn.weight.reshape(-1, *size)
+            return taps, Geometry((height, width), outputs, size, stride, (top, left))
         case AveragePool(kernel=size, stride=stride):
             corner = (0, 0)
         case GlobalAveragePool():
@@ -206,13 +203,13 @@ def _window(operation: Fixed, call: Call, shape: tuple[int, ...]) -> tuple[Array
 
 def fixed(operation: Fixed, call: Call, out: Array) -> Signal:
     """Write the output of a convolution with fixed taps."""
-    return _weighed(*_window(operation, call, out.shape), call.source, out, False, call.by_channel)
+    return _weighed(*window(operation, call, out.shape), call.source, out, False, call.by_channel)
 
 
 def fixed_back(operation: Fixed, call: Call, gradient: Signal) -> Signal:
     """Return the gradient with respect to the input of a convolution with fixed taps."""
     out = call.pool.take(call.source_shape)
-    back = _weighed(*_window(operation, call, gradient.values.shape), gradient, out, True)
+    back = _weighed(*window(operation, call, gradient.values.shape), gradient, out, True)
     gradient.release(call.pool)
     return back
 

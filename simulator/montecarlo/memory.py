@@ -12,6 +12,7 @@ from collections import Counter
 
 from varprop.simulator.errors import UserError
 from varprop.simulator.limits import weight_count
+from varprop.simulator.montecarlo.chain import Chain
 from varprop.simulator.montecarlo.convolution import piece_rows, pointwise
 from varprop.simulator.montecarlo.operations import overwrites
 from varprop.simulator.montecarlo.pool import HUGE
@@ -22,6 +23,9 @@ Sized = tuple[int, int]
 Groups = list[list[Sized]]
 
 DOUBLE = 8
+
+OBJECTS = 2500
+"""Bytes of Python's own objects that a node keeps from its turn forward to its turn back."""
 
 PASSING = -1
 """Stands for the size of all arrays that do not last."""
@@ -78,7 +82,7 @@ class Ledger:
 
 
 def block_bytes(plan: Plan, batch: int, trials: int, item: int) -> int:
-    """Return the bytes of the arrays of one block.
+    """Return the bytes that one block takes.
 
     Parameters
     ----------
@@ -93,17 +97,23 @@ def block_bytes(plan: Plan, batch: int, trials: int, item: int) -> int:
     sizes = [trials * batch * math.prod(node.shape) for node in nodes]
     stored = [0 if unstored else size for size, unstored in zip(sizes, plan.unstored, strict=True)]
     layers = [_layer_arrays(plan, index, batch, trials, item) for index in range(len(nodes))]
+    within = {node: chain for chain in plan.chains.values() for node in chain.nodes}
     ledger = Ledger()
     unread = [len(found) for found in consumers]
     for index, node in enumerate(nodes):
         lasting, forward, _ = layers[index]
         ledger.take(*lasting, lasting=True)
-        if stored[index]:
+        chain = within.get(index)
+        if stored[index] and (chain is None or index in (chain.windows, chain.nodes[-1])):
             ledger.take((stored[index], item), lasting=kept[index])
         ledger.use(forward)
-        for source in node.inputs:
+        if chain is not None and index == chain.nodes[-1]:
+            ledger.use([[_chain_rows(plan, chain, batch, item)]])
+        if chain is not None and index != chain.nodes[-1]:
+            continue
+        for source in (chain.source,) if chain else node.inputs:
             unread[source] -= 1
-        for done in {index, *node.inputs}:
+        for done in {index, *((chain.source,) if chain else node.inputs)}:
             if unread[done] == 0 and not kept[done] and stored[done]:
                 ledger.give((stored[done], item))
 
@@ -111,7 +121,16 @@ def block_bytes(plan: Plan, batch: int, trials: int, item: int) -> int:
     ledger.take((sizes[-1], item))
     for index in reversed(range(len(nodes))):
         lasting, _, backward = layers[index]
-        if index in gradients:
+        chain = within.get(index)
+        if index in gradients and chain is not None:
+            rows, source = _chain_rows(plan, chain, batch, item), chain.source
+            ledger.take(rows)
+            if chain.windows is not None:
+                ledger.take((sizes[source], item))
+                ledger.give((sizes[index], item))
+            ledger.give(rows)
+            _add(ledger, gradients, source, (sizes[source], item))
+        elif index in gradients:
             inputs = nodes[index].inputs
             for source in inputs[:-1]:
                 ledger.take((sizes[index], item))
@@ -130,9 +149,22 @@ def block_bytes(plan: Plan, batch: int, trials: int, item: int) -> int:
         ledger.give(*lasting, lasting=True)
         if kept[index] and stored[index]:
             ledger.give((stored[index], item), lasting=True)
-    asked = sum(node.shape[0] for node, asked in zip(nodes, plan.normalised, strict=True) if asked)
-    scaled = sum(node.shape[0] for node, unstored in zip(nodes, plan.unstored, strict=True) if unstored)
-    return ledger.bytes + DOUBLE * trials * (2 * asked + scaled)
+    measured = {chain.windows for chain in plan.chains.values()} | plan.measured_later.keys()
+    asked = sum(node.shape[0] for i, node in enumerate(nodes) if plan.normalised[i] and i not in measured)
+    scaled = sum(node.shape[0] for i, node in enumerate(nodes) if plan.unstored[i] and i not in within)
+    linked = sum(nodes[i].shape[0] for chain in plan.chains.values() for i in (chain.source, _between(chain)))
+    return ledger.bytes + OBJECTS * len(nodes) + DOUBLE * trials * (2 * asked + scaled + 3 * linked)
+
+
+def _between(chain: Chain) -> int:
+    """Return the node that a chain's second half starts from."""
+    return chain.source if chain.windows is None else chain.windows
+
+
+def _chain_rows(plan: Plan, chain: Chain, batch: int, item: int) -> Sized:
+    """Return what a chain uses in passing, each way."""
+    shapes = (plan.network.nodes[index].shape for index in (chain.source, _between(chain)))
+    return 3 * max(batch * math.prod(shape[1:]) for shape in shapes), item
 
 
 def _add(ledger: Ledger, gradients: set[int], index: int, array: Sized) -> None:

@@ -127,34 +127,131 @@ def line(z: Array, first: Place, t: int, c: int, center: Statistics, scale: Stat
     """Return the (pivot, shift, factor) with which `standardized` makes a row, those of z itself without scales."""
     number = z.dtype.type
     if scale.size:
-        return z[first], number(center[t, c] - z[first]), number(scale[t, c])
+        return z[first], number((center[t, c] - z[first]) * scale[t, c]), number(scale[t, c])
     return number(0.0), number(0.0), number(1.0)
 
 
 @step
 def standardized(z: Number, by: tuple[Number, ...]) -> Number:
-    """Return (z - pivot - shift) * factor: first the difference of two numbers of a row, which loses nothing."""
-    return (z - by[0] - by[1]) * by[2]
+    """Return (z - pivot) * factor - shift: first the difference of two numbers of a row, which loses nothing."""
+    return (z - by[0]) * by[2] - by[1]
 
 
 @step
-def regressed(x: Number, y: Number, mean: Number, slope: Number, factor: Number) -> Number:
-    """Return (x - mean - slope * y) * factor."""
-    return (x - mean - slope * y) * factor
+def regression(z: Array, by: tuple[Number, ...], mean: float, slope: float) -> tuple[Number, ...]:
+    """Return (shift, factor) for `regressed`: with what `standardized` makes, (x - mean - slope * y) * factor."""
+    number, factor = z.dtype.type, np.float64(by[2])
+    return number((slope * by[1] - mean) * factor), number(slope * factor * factor)
+
+
+@step
+def regressed(x: Number, z: Number, by: tuple[Number, ...], on: tuple[Number, ...]) -> Number:
+    """Return a gradient x less its mean and its regression on what normalisation made of z, times its scale."""
+    return x * by[2] + (on[0] - on[1] * (z - by[0]))
 
 
 @reduction
 def regress(
-    z: Array, start: Place, stop: Place, by: tuple[Number, ...], mean: Number, slope: Number, out: Array, pivot: Number
+    z: Array,
+    at: Place,
+    count: Place,
+    by: tuple[Number, ...],
+    on: tuple[Number, ...],
+    gradient: Array,
+    place: Place,
+    out: Array,
+    to: Place,
+    pivot: Number,
 ) -> tuple[Number, Number]:
-    """Overwrite a piece of a gradient with what `regressed` makes of it and y; return its sums."""
+    """Write what `regressed` makes of a piece of a gradient; return its sums."""
     total = squares = z.dtype.type(0)
-    for k in range(start, stop):
-        out[k] = regressed(out[k], standardized(z[k], by), mean, slope, by[2])
-        deviation = out[k] - pivot
+    for k in range(count):
+        found = regressed(gradient[place + k], z[at + k], by, on)
+        out[to + k] = found
+        deviation = found - pivot
         total += deviation
         squares += deviation * deviation
     return total, squares
+
+
+@step
+def copy(x: Array, at: Place, count: Place, out: Array) -> None:
+    """Copy a piece to the beginning of another array."""
+    for k in range(count):
+        out[k] = x[at + k]
+
+
+class Pieces(NamedTuple):
+    """An activation on a piece of a row, for kernels to have it compiled into them."""
+
+    value: Scalar
+    derivative: Scalar
+    activate: Callable[..., tuple[Number, Number]]
+    differentiate: Callable[..., tuple[Number, ...]]
+
+
+@cache
+def pieces(value: Scalar, derivative: Scalar) -> Pieces:
+    """Return how an activation, given as functions of (z, parameter), goes over pieces of rows.
+
+    Of maps that lie at different places, each from its own on: `activate` writes phi(y) for what `standardized` makes
+    of z, `differentiate` a gradient times phi'(y); both return the sums of what they write, less a pivot, and of its
+    squares, and the second also the sum of its products with y and those sums of the gradient that it was given.
+    """
+    value, derivative = inlined(value), inlined(derivative)
+
+    @reduction
+    def activate(
+        z: Array,
+        at: Place,
+        count: Place,
+        by: tuple[Number, ...],
+        parameter: Number,
+        out: Array,
+        to: Place,
+        pivot: Number,
+    ) -> tuple[Number, Number]:
+        number = z.dtype.type
+        total = squares = number(0)
+        for k in range(count):
+            found = number(value(standardized(z[at + k], by), parameter))
+            out[to + k] = found
+            deviation = found - pivot
+            total += deviation
+            squares += deviation * deviation
+        return total, squares
+
+    @reduction
+    def differentiate(
+        z: Array,
+        at: Place,
+        count: Place,
+        by: tuple[Number, ...],
+        parameter: Number,
+        gradient: Array,
+        place: Place,
+        out: Array,
+        to: Place,
+        pivot: Number,
+        given_pivot: Number,
+    ) -> tuple[Number, ...]:
+        number = z.dtype.type
+        total = squares = product = given_total = given_squares = number(0)
+        for k in range(count):
+            y = standardized(z[at + k], by)
+            given = gradient[place + k]
+            deviation = given - given_pivot
+            given_total += deviation
+            given_squares += deviation * deviation
+            found = given * number(derivative(y, parameter))
+            out[to + k] = found
+            deviation = found - pivot
+            total += deviation
+            squares += deviation * deviation
+            product += found * y
+        return total, squares, product, given_total, given_squares
+
+    return Pieces(value, derivative, activate, differentiate)
 
 
 @cache
@@ -166,37 +263,7 @@ def compiled_passes(value: Scalar, derivative: Scalar) -> Passes:
     with that to z. `inner` gets the moments of the gradient with respect to y; `summary` those of the one to z, where
     they differ. y * 2**e is what batch normalisation gave, and `power` 4**e.
     """
-    value, derivative = inlined(value), inlined(derivative)
-
-    @reduction
-    def activate(
-        z: Array, start: Place, stop: Place, by: tuple[Number, ...], parameter: Number, out: Array, pivot: Number
-    ) -> tuple[Number, Number]:
-        number = z.dtype.type
-        total = squares = number(0)
-        for k in range(start, stop):
-            found = number(value(standardized(z[k], by), parameter))
-            out[k] = found
-            deviation = found - pivot
-            total += deviation
-            squares += deviation * deviation
-        return total, squares
-
-    @reduction
-    def differentiate(
-        z: Array, start: Place, stop: Place, by: tuple[Number, ...], parameter: Number, out: Array, pivot: Number
-    ) -> tuple[Number, Number, Number]:
-        number = z.dtype.type
-        total = squares = product = number(0)
-        for k in range(start, stop):
-            y = standardized(z[k], by)
-            found = out[k] * number(derivative(y, parameter))
-            out[k] = found
-            deviation = found - pivot
-            total += deviation
-            squares += deviation * deviation
-            product += found * y
-        return total, squares, product
+    value, derivative, activate, differentiate = pieces(value, derivative)
 
     @kernel
     def forward(
@@ -224,7 +291,7 @@ def compiled_passes(value: Scalar, derivative: Scalar) -> Passes:
                 pivot = number(value(standardized(z[first], by), parameter))
                 total = squares = 0.0
                 for start in range(first, stop, PIECE):
-                    more = activate(z, start, min(start + PIECE, stop), by, parameter, out, pivot)
+                    more = activate(z, start, min(PIECE, stop - start), by, parameter, out, start, pivot)
                     total += np.float64(more[0])
                     squares += np.float64(more[1])
                 if not SMALL < squares < LARGE:
@@ -248,6 +315,8 @@ def compiled_passes(value: Scalar, derivative: Scalar) -> Passes:
         inner: Statistics,
         summary: Statistics,
     ) -> None:
+        # Loops that read and write one array at places of their own are not turned into vector instructions.
+        gradient = np.empty(PIECE, z.dtype)
         single = z.size == trials * channels and not scale.size
         rows, n = layout(z.size, trials, channels, single)
         share = 1.0 / np.float64(n)
@@ -262,7 +331,9 @@ def compiled_passes(value: Scalar, derivative: Scalar) -> Passes:
                 pivot = out[first] * number(derivative(y, parameter))
                 total = squares = product = 0.0
                 for start in range(first, stop, PIECE):
-                    parts = differentiate(z, start, min(start + PIECE, stop), by, parameter, out, pivot)
+                    count = min(PIECE, stop - start)
+                    copy(out, start, count, gradient)
+                    parts = differentiate(z, start, count, by, parameter, gradient, 0, out, start, pivot, pivot)
                     total += np.float64(parts[0])
                     squares += np.float64(parts[1])
                     product += np.float64(parts[2])
@@ -272,11 +343,13 @@ def compiled_passes(value: Scalar, derivative: Scalar) -> Passes:
                 inner_sums = added(inner_sums, found)
                 if not scale.size:
                     continue
-                mean, slope = number(found[0]), number(product * share * power[t])
-                pivot = regressed(pivot, y, mean, slope, by[2])
+                on = regression(z, by, found[0], product * share * power[t])
+                pivot = regressed(pivot, z[first], by, on)
                 total = squares = 0.0
                 for start in range(first, stop, PIECE):
-                    more = regress(z, start, min(start + PIECE, stop), by, mean, slope, out, pivot)
+                    count = min(PIECE, stop - start)
+                    copy(out, start, count, gradient)
+                    more = regress(z, start, count, by, on, gradient, 0, out, start, pivot)
                     total += np.float64(more[0])
                     squares += np.float64(more[1])
                 if not SMALL < squares < LARGE:

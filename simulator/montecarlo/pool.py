@@ -34,6 +34,8 @@ class Pool:
         self._lasting: dict[int, list[Memory]] = {}
         self._passing: list[Memory] = []
         self._largest = 0
+        self._starts: dict[int, int] = {}
+        """Where arrays begin in each piece of memory."""
         self._lent: set[int] = set()
         """Which memory is out as lasting arrays."""
 
@@ -42,9 +44,7 @@ class Pool:
         wanted = self.dtype if dtype is None else np.dtype(dtype)
         size = math.prod(shape) * wanted.itemsize
         memory = self._lasting_memory(size) if lasting else self._passing_memory(size)
-        start = -memory.ctypes.data % LINE
-        array: Array = memory[start : start + size].view(wanted).reshape(shape)
-        return array
+        return np.ndarray(shape, wanted, memory, self._starts[id(memory)])
 
     def give(self, array: Array) -> None:
         """Take back an array that nobody reads any more; a huge one goes back to the system."""
@@ -59,20 +59,21 @@ class Pool:
 
     def _lasting_memory(self, size: int) -> Memory:
         free = self._lasting.get(size + LINE)
-        memory = free.pop() if free else _fresh(size)
+        memory = free.pop() if free else self._fresh(size)
         self._lent.add(id(memory))
         return memory
 
     def _passing_memory(self, size: int) -> Memory:
         if size > HUGE:
-            return _fresh(size)
+            return self._fresh(size)
         self._largest = max(self._largest, size)
         while self._passing:
             memory = self._passing.pop()
             if memory.size >= self._largest + LINE:
                 return memory
-        return _fresh(self._largest)
+        return self._fresh(self._largest)
 
-
-def _fresh(size: int) -> Memory:
-    return np.empty(size + LINE, np.uint8)
+    def _fresh(self, size: int) -> Memory:
+        memory = np.empty(size + LINE, np.uint8)
+        self._starts[id(memory)] = -memory.ctypes.data % LINE
+        return memory

@@ -57,7 +57,7 @@ class Signal:
 
     def release(self, pool: Pool) -> None:
         """Give the values back."""
-        if self.origin is None:
+        if self.origin is None and self.values is not RELEASED:
             pool.give(self.values)
         self.values = RELEASED
 

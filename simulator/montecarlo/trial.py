@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from varprop.simulator.montecarlo.call import Call
+from varprop.simulator.montecarlo.chain import Chain, ChainRun, find_chains, run_chain
 from varprop.simulator.montecarlo.controls import COUNT, LayerControls, layer_controls
 from varprop.simulator.montecarlo.draws import COTANGENT, Draws, Parameters
 from varprop.simulator.montecarlo.normalisation import standardized
@@ -77,6 +78,21 @@ class Plan:
         )
 
     @cached_property
+    def chains(self) -> Mapping[int, Chain]:
+        """Chains of nodes that run together, by their first nodes."""
+        return find_chains(self.network, self.unseen)
+
+    @cached_property
+    def measured_later(self) -> Mapping[int, Chain]:
+        """Nodes whose moments are taken by the only one that reads them: a chain that begins with normalisation."""
+        nodes, consumers = self.network.nodes, self.network.consumers
+        return {
+            chain.source: chain
+            for first, chain in self.chains.items()
+            if len(consumers[chain.source]) == 1 and isinstance(nodes[first].operation, BatchNorm)
+        }
+
+    @cached_property
     def controls(self) -> Mapping[int, LayerControls]:
         """Control variates of the layers that have them."""
         return layer_controls(self.network, self.unseen)
@@ -119,20 +135,32 @@ def run_trials(plan: Plan, data: Array, draws: Draws, pool: Pool) -> Records:
     controls = np.empty((trials, 1 + COUNT * len(plan.controls)))
     kept = plan.kept
     unread = [len(consumers) for consumers in network.consumers]
-    calls: list[Call] = []
+    calls: dict[int, Call] = {}
+    runs: dict[int, ChainRun] = {}
     for index, node in enumerate(network.nodes):
-        shape = (trials, *network.nodes[node.inputs[0] if node.inputs else index].shape, batch)
-        sources = [calls[source].output for source in node.inputs]
-        call = Call(sources, _drawn(plan, index, draws, pool), shape, plan.normalised[index], pool)
-        if index in plan.controls and isinstance(call.drawn, Parameters):
-            (first,) = plan.columns[0][index]
-            controls[:, first : first + COUNT] = plan.controls[index].of(call.drawn.weight)
-        call.output = measured(_output(plan, index, call, data), call.by_channel)
-        calls.append(call)
-        _write(record[:, 0, index], call.output)
+        if index in calls:  # went with the chain that it belongs to
+            continue
+        chain = plan.chains.get(index)
+        if chain is None or not chain.fits(calls[chain.source].output.exponent):
+            sources = [calls[source].output for source in node.inputs]
+            call = calls[index] = _call(plan, index, sources, draws, pool, controls, batch)
+            call.output = _output(plan, index, call, data)
+            later = plan.measured_later.get(index)
+            if call.output.summary.size or later is None or not later.fits(call.output.exponent):
+                call.output = measured(call.output, call.by_channel)
+                _write(record[:, 0, index], call.output)
+            ends = index
+        else:
+            for member in chain.nodes:
+                calls[member] = _call(plan, member, [], draws, pool, controls, batch)
+            found, runs[chain.nodes[-1]] = run_chain(chain, network, calls, kept, pool)
+            for member, output in found.items():
+                calls[member].output = output
+                _write(record[:, 0, member], output)
+            ends = chain.nodes[-1]
         for source in node.inputs:
             unread[source] -= 1
-        for done in {index, *node.inputs}:
+        for done in {ends, *node.inputs}:
             if unread[done] == 0 and not kept[done]:
                 calls[done].output.release(pool)
 
@@ -144,25 +172,51 @@ def run_trials(plan: Plan, data: Array, draws: Draws, pool: Pool) -> Records:
     for index in reversed(range(len(network))):
         node, call = network.nodes[index], calls[index]
         if index in gradients:  # a node that leads nowhere has gradient 0, as recorded
-            gradient = measured(gradients.pop(index))
-            _write(record[:, 1, index], gradient)
-            for source in node.inputs[:-1]:  # of a sum: all inputs have one gradient
-                _accumulate(gradients, source, gradient.copy(pool), pool)
-            if node.inputs:
-                source = node.inputs[-1]
-                back = backward(node.operation, call, gradient)
-                if call.passed is not None:
-                    _write(record[:, 1, source], call.passed)
-                    (source,) = network.nodes[source].inputs
-                _accumulate(gradients, source, back, pool)
+            if index in runs:
+                found, back = runs[index].backward(gradients.pop(index), pool)
+                for member, signal in found.items():
+                    _write(record[:, 1, member], signal)
+                _accumulate(gradients, runs[index].chain.source, back, pool)
             else:
-                gradient.release(pool)
+                _send_back(plan, index, call, gradients, record[:, 1])
         if kept[index]:
             call.output.release(pool)
         if isinstance(call.drawn, Parameters):
             pool.give(call.drawn.weight)
         call.drawn = None
     return Records(record, controls)
+
+
+def _call(
+    plan: Plan, index: int, sources: list[Signal], draws: Draws, pool: Pool, controls: NDArray[np.float64], batch: int
+) -> Call:
+    """Return the use of a node, with what it draws; write its controls."""
+    nodes = plan.network.nodes
+    shape = (draws.count, *nodes[nodes[index].inputs[0] if nodes[index].inputs else index].shape, batch)
+    call = Call(sources, _drawn(plan, index, draws, pool), shape, plan.normalised[index], pool)
+    if index in plan.controls and isinstance(call.drawn, Parameters):
+        (first,) = plan.columns[0][index]
+        controls[:, first : first + COUNT] = plan.controls[index].of(call.drawn.weight)
+    return call
+
+
+def _send_back(plan: Plan, index: int, call: Call, gradients: dict[int, Signal], record: NDArray[np.float64]) -> None:
+    """Send a node's gradient, all of which has come back, on to its inputs; `record` has a row for every node."""
+    network, pool = plan.network, call.pool
+    node = network.nodes[index]
+    gradient = measured(gradients.pop(index))
+    _write(record[:, index], gradient)
+    if not node.inputs:
+        gradient.release(pool)
+        return
+    for source in node.inputs[:-1]:  # of a sum: all inputs have one gradient
+        _accumulate(gradients, source, gradient.copy(pool), pool)
+    source = node.inputs[-1]
+    back = backward(node.operation, call, gradient)
+    if call.passed is not None:
+        _write(record[:, source], call.passed)
+        (source,) = network.nodes[source].inputs
+    _accumulate(gradients, source, back, pool)
 
 
 def _output(plan: Plan, index: int, call: Call, data: Array) -> Signal:

@@ -144,6 +144,47 @@ def add_sum(
         target[to + k] += total
 
 
+@step
+def weigh_row(
+    x: Array, first: Place, factors: Array, w: Place, table: Runs, out: Array, start: Place, fresh: bool
+) -> None:
+    """Write, or add if not `fresh`, the weighted sums over a channel's windows.
+
+    `first`, `w` and `start` are the places of the channel's first number, of its kernel's, and of the first target.
+    """
+    targets, lengths, starts, places, taps = table
+    one, two, three, four, six = np.uint64(1), np.uint64(2), np.uint64(3), np.uint64(4), np.uint64(6)
+    for run in range(targets.size):
+        to, count = start + targets[run], lengths[run]
+        k, end = starts[run], starts[run + 1]
+        # As many terms together as the compiler can show to lie apart from the target.
+        if fresh and end - k >= six:
+            near, far = three_places(places, k, first), three_places(places, k + three, first)
+            weigh_near, weigh_far = three_factors(factors, taps, k, w), three_factors(factors, taps, k + three, w)
+            write_sum(out, to, x, near + far, weigh_near + weigh_far, count)
+            k += six
+        elif fresh and end - k >= four:
+            near, far = two_places(places, k, first), two_places(places, k + two, first)
+            weigh_near, weigh_far = two_factors(factors, taps, k, w), two_factors(factors, taps, k + two, w)
+            write_sum(out, to, x, near + far, weigh_near + weigh_far, count)
+            k += four
+        elif fresh and end - k >= two:
+            write_sum(out, to, x, two_places(places, k, first), two_factors(factors, taps, k, w), count)
+            k += two
+        elif fresh and end - k == one:
+            write_sum(out, to, x, (first + places[k],), (factors[w + taps[k]],), count)
+            k += one
+        elif fresh:
+            for neighbour in range(count):
+                out[to + neighbour] = 0.0
+        while end - k >= three:
+            add_sum(out, to, x, three_places(places, k, first), three_factors(factors, taps, k, w), count)
+            k += three
+        while k < end:
+            add_sum(out, to, x, (first + places[k],), (factors[w + taps[k]],), count)
+            k += one
+
+
 @kernel
 def weigh(
     x: Array,
@@ -162,7 +203,6 @@ def weigh(
     Mean and variance are (trials, channels of out), summary is (trials, 3), as of `pointwise.moments`: a channel's are
     taken while it is still cached.
     """
-    targets, lengths, starts, places, taps = table
     factors, size = weights.reshape(-1), np.uint64(weights.shape[1])
     outputs = np.uint64(weights.shape[0])
     inward, outward = np.uint64(shared[0]), np.uint64(shared[1])
@@ -170,39 +210,11 @@ def weigh(
     share, channels = 1.0 / np.float64(m), np.uint64(mean.shape[1])
     for row in range(len(summary)):
         summary[row, 0] = summary[row, 1] = summary[row, 2] = 0.0
-    one, two, three, four, six = np.uint64(1), np.uint64(2), np.uint64(3), np.uint64(4), np.uint64(6)
+    one = np.uint64(1)
     for o in range(outputs):
         first, start, w = o // inward * n, o // outward * m, o * size
         fresh = o % outward == 0
-        for run in range(targets.size):
-            to, count = start + targets[run], lengths[run]
-            k, end = starts[run], starts[run + 1]
-            # As many terms together as the compiler can show to lie apart from the target.
-            if fresh and end - k >= six:
-                near, far = three_places(places, k, first), three_places(places, k + three, first)
-                weigh_near, weigh_far = three_factors(factors, taps, k, w), three_factors(factors, taps, k + three, w)
-                write_sum(out, to, x, near + far, weigh_near + weigh_far, count)
-                k += six
-            elif fresh and end - k >= four:
-                near, far = two_places(places, k, first), two_places(places, k + two, first)
-                weigh_near, weigh_far = two_factors(factors, taps, k, w), two_factors(factors, taps, k + two, w)
-                write_sum(out, to, x, near + far, weigh_near + weigh_far, count)
-                k += four
-            elif fresh and end - k >= two:
-                write_sum(out, to, x, two_places(places, k, first), two_factors(factors, taps, k, w), count)
-                k += two
-            elif fresh and end - k == one:
-                write_sum(out, to, x, (first + places[k],), (factors[w + taps[k]],), count)
-                k += one
-            elif fresh:
-                for neighbour in range(count):
-                    out[to + neighbour] = 0.0
-            while end - k >= three:
-                add_sum(out, to, x, three_places(places, k, first), three_factors(factors, taps, k, w), count)
-                k += three
-            while k < end:
-                add_sum(out, to, x, (first + places[k],), (factors[w + taps[k]],), count)
-                k += one
+        weigh_row(x, first, factors, w, table, out, start, fresh)
         if o % outward < outward - one:
             continue
         total = squares = 0.0
