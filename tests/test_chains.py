@@ -59,6 +59,17 @@ def test_a_source_far_from_one(name, scale):
     assert_same(net.build(), np.float64, ROUNDING, scale=scale)
 
 
+@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float64, 1e3 * ROUNDING), (np.float32, FLOAT32)])
+def test_gradients_that_normalisation_leaves_little_of(dtype, tolerance):
+    """Of three values two are taken off: of a channel in seven less than a twentieth is left, then summed anew."""
+    net = NetworkBuilder("little", "torch", (8, 1, 1))
+    for _ in range(2):
+        net.conv2d(64, 1, parse_initializer("normal(0.5)"))
+        net.batch_norm()
+        net.activation("leaky_relu(0.2)")
+    assert_same(net.build(), dtype, tolerance, batch=3)
+
+
 def test_chains_of_mobilenet():
     """A block is two chains: expansion to projection, and the projection's own normalisation."""
     network = build("mobilenet_v2")

@@ -23,7 +23,6 @@ from varprop.simulator.montecarlo.pointwise import (
     copy,
     pieces,
     regress,
-    regressed,
     regression,
     standardized,
     write,
@@ -43,6 +42,9 @@ from varprop.simulator.montecarlo.windows import Runs, weigh_row
 CENTER, VARIANCE, SCALE = range(3)
 INNER, ADDED, POWER = range(3)
 READ, NORMAL, GIVEN = range(3)
+
+LEAST_RESIDUAL = 0.05
+"""Share of a variance that a regression must leave to be known by subtraction, to 20 times the variance's rounding."""
 
 
 class Link(NamedTuple):
@@ -213,23 +215,18 @@ def compiled_chain(functions: tuple[Scalar, ...], derivatives: tuple[Scalar, ...
                             total, squares = exact_sums(behind, zero, m, pivot)
                         found = row_moments(pivot, m_share, total, squares)
                         tail_normal = added(tail_normal, found)
-                        on = regression(z, by, found[0], product * m_share * tail.units[POWER, t])
-                        pivot = regressed(pivot, z[start], by, on)
-                        total = squares = 0.0
-                        for k in range(zero, m, PIECE):
-                            count, place = min(PIECE, m - k), start + k
-                            if windows:
-                                more = regress(z, place, count, by, on, behind, k, between, k, pivot)
-                            else:
-                                more = regress(z, place, count, by, on, behind, k, out, place, pivot)
-                            total += np.float64(more[0])
-                            squares += np.float64(more[1])
-                        if not SMALL < squares < LARGE:
-                            if windows:
-                                total, squares = exact_sums(between, zero, m, pivot)
-                            else:
-                                total, squares = exact_sums(out, start, start + m, pivot)
-                        tail_read = added(tail_read, row_moments(pivot, m_share, total, squares))
+                        product *= m_share
+                        on = regression(z, by, found[0], product * tail.units[POWER, t])
+                        if windows:
+                            regress(z, start, m, by, on, behind, zero, between, zero)
+                        else:
+                            regress(z, start, m, by, on, behind, zero, out, start)
+                        square = residual(found[2], product, tail.rows, tail.units, t, column)
+                        if square < 0.0 and windows:
+                            square = exact_square(between, zero, m) * m_share
+                        elif square < 0.0:
+                            square = exact_square(out, start, start + m) * m_share
+                        tail_read = added(tail_read, (0.0, square, square))
                     else:
                         total, squares = row_sums(gradient, start, start + m)
                         if not SMALL < squares < LARGE:
@@ -269,17 +266,13 @@ def compiled_chain(functions: tuple[Scalar, ...], derivatives: tuple[Scalar, ...
                     total, squares = exact_sums(behind, zero, n, pivot)
                 found = row_moments(pivot, n_share, total, squares)
                 head_normal = added(head_normal, found)
-                on = regression(x, by, found[0], product * n_share * head.units[POWER, t])
-                pivot = regressed(pivot, x[first], by, on)
-                total = squares = 0.0
-                for k in range(zero, n, PIECE):
-                    count = min(PIECE, n - k)
-                    more = regress(x, first + k, count, by, on, behind, k, out, first + k, pivot)
-                    total += np.float64(more[0])
-                    squares += np.float64(more[1])
-                if not SMALL < squares < LARGE:
-                    total, squares = exact_sums(out, first, first + n, pivot)
-                head_read = added(head_read, row_moments(pivot, n_share, total, squares))
+                product *= n_share
+                on = regression(x, by, found[0], product * head.units[POWER, t])
+                regress(x, first, n, by, on, behind, zero, out, first)
+                square = residual(found[2], product, head.rows, head.units, t, c)
+                if square < 0.0:
+                    square = exact_square(out, first, first + n) * n_share
+                head_read = added(head_read, (0.0, square, square))
             write(head.sums[READ], t, head_read, channels, False)
             write(head.sums[NORMAL], t, head_normal, channels, False)
             write(head.sums[GIVEN], t, head_given, channels, False)
@@ -316,3 +309,23 @@ def row_line(z: Array, first: Place, rows: Statistics, t: int, c: int) -> tuple[
     number = z.dtype.type
     scale = rows[SCALE, t, c]
     return z[first], number((rows[CENTER, t, c] - z[first]) * scale), number(scale)
+
+
+@step
+def residual(variance: float, product: float, rows: Statistics, units: Statistics, t: int, c: int) -> float:
+    """Return the second moment of what `pointwise.regressed` makes of a gradient with this variance.
+
+    With s = `product`, the mean of gradient times y, and the slope b = s * 4**e that is
+    scale^2 (variance - 2 b s + b^2 E y^2), where E y^2 is the source's variance by scale^2. The mean is 0. Negative
+    where too little is left of the variance to be known by subtraction.
+    """
+    square = rows[SCALE, t, c] ** 2
+    slope = product * units[POWER, t]
+    left = variance - slope * (2.0 * product - slope * rows[VARIANCE, t, c] * square)
+    return square * left if left > LEAST_RESIDUAL * variance else -1.0
+
+
+@kernel
+def exact_square(x: Array, start: Place, stop: Place) -> float:
+    """Return the sum of squares in float64."""
+    return exact_sums(x, start, stop, x.dtype.type(0))[1]

@@ -150,7 +150,7 @@ def regressed(x: Number, z: Number, by: tuple[Number, ...], on: tuple[Number, ..
     return x * by[2] + (on[0] - on[1] * (z - by[0]))
 
 
-@reduction
+@step
 def regress(
     z: Array,
     at: Place,
@@ -161,17 +161,10 @@ def regress(
     place: Place,
     out: Array,
     to: Place,
-    pivot: Number,
-) -> tuple[Number, Number]:
-    """Write what `regressed` makes of a piece of a gradient; return its sums."""
-    total = squares = z.dtype.type(0)
+) -> None:
+    """Write what `regressed` makes of neighbours in a gradient."""
     for k in range(count):
-        found = regressed(gradient[place + k], z[at + k], by, on)
-        out[to + k] = found
-        deviation = found - pivot
-        total += deviation
-        squares += deviation * deviation
-    return total, squares
+        out[to + k] = regressed(gradient[place + k], z[at + k], by, on)
 
 
 @step
@@ -349,7 +342,8 @@ def compiled_passes(value: Scalar, derivative: Scalar) -> Passes:
                 for start in range(first, stop, PIECE):
                     count = min(PIECE, stop - start)
                     copy(out, start, count, gradient)
-                    more = regress(z, start, count, by, on, gradient, 0, out, start, pivot)
+                    regress(z, start, count, by, on, gradient, 0, out, start)
+                    more = piece_sums(out, start, start + count, pivot)
                     total += np.float64(more[0])
                     squares += np.float64(more[1])
                 if not SMALL < squares < LARGE:
