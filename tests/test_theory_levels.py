@@ -7,16 +7,19 @@ import math
 import numpy as np
 import pytest
 
+from varprop.simulator.activations import activation
 from varprop.simulator.initializers import parse_initializer
 from varprop.simulator.inputs import load_batch
 from varprop.simulator.network import NetworkBuilder
+from varprop.simulator.theory.duals import apply_activation
 from varprop.simulator.theory.engine import _forward
+from varprop.simulator.theory.forward import lifted
 from varprop.simulator.theory.maps import by_offset
 from varprop.simulator.theory.pairs import Layout, PairKernel
-from varprop.simulator.theory.sampling import draw_strayed
+from varprop.simulator.theory.sampling import Sample, activated, draw_strayed, normalised
 from varprop.simulator.theory.variance_law import quadratic_form_law
 from varprop.tests.naive_engine import draw, run
-from varprop.tests.tolerances import BEYOND, LEVELS_AHEAD
+from varprop.tests.tolerances import BEYOND, LEVELS_AHEAD, LEVELS_TOGETHER
 
 
 def weights(law, draws, count, rng):
@@ -71,6 +74,49 @@ def test_drawn_levels_keep_the_kernel():
     assert (np.abs(products.mean(axis=0) - same) < BEYOND * error + 1e-3).all()
     fourth = np.array([np.mean(z**4) for z in drawn])
     assert abs(fourth.mean() - 3 * (1 + levels)) < BEYOND * fourth.std() / math.sqrt(len(drawn))
+
+
+@pytest.mark.parametrize("function", ["relu", "relu6", "selu", "tanh"])
+def test_duals_of_points_with_levels(function):
+    """What two points of correlation c, and of levels that go together, have in common behind an activation."""
+    phi, levels, own, other, together = activation(function), 0.4, 0.6, 0.1, 0.7
+    layout, size = Layout.exchangeable(2), (1, 2)
+    values = np.array([[[1.0, own], [own, 1.0]], [[other, other], [other, other]]])
+    spots = np.array([[together, 1.0, together]])
+    found = apply_activation(phi, PairKernel(layout, size, values), strayed=levels, spots=spots)
+    kernel, slopes = (part.values[:, 0, 1] * math.exp(part.log_scale) for part in (found.kernel, found.derivative))
+    rng, draws = np.random.default_rng(2), []
+    for _ in range(100):
+        rows = []
+        for c, shared in ((own, together), (other, other**2)):
+            total, part = math.log1p(levels), math.log1p(levels * shared)
+            logs = rng.multivariate_normal([-total / 2] * 2, [[total, part], [part, total]], 20000)
+            within = c / math.exp((part - total) / 4)
+            normal = rng.multivariate_normal([0.0, 0.0], [[1.0, within], [within, 1.0]], 20000)
+            z = np.exp(logs / 2) * normal
+            z = np.concatenate([z, -z])
+            rows += [np.mean(f(z[:, 0]) * f(z[:, 1])) for f in (phi.value, phi.derivative)]
+        draws.append(rows)
+    wanted, error = np.mean(draws, axis=0), np.std(draws, axis=0) / math.sqrt(len(draws))
+    gaps = np.abs(np.array([kernel[0], slopes[0], kernel[1], slopes[1]]) - wanted)
+    assert (gaps < BEYOND * error + LEVELS_TOGETHER * np.abs(wanted)).all()
+
+
+def test_means_of_channels_lift_levels():
+    """Behind a single weight ReLU makes more of a larger point's level: both its value and its mean were larger."""
+    rng = np.random.default_rng(4)
+    h = np.maximum(rng.standard_normal((1, 4000, 300)), 0.0)
+    weighted = Sample(rng.standard_normal(300) * h)
+    relu, step = activation("relu"), 1e-4
+    sample = activated(normalised(weighted, 0.0, 1.0, 1.0), relu)
+    middle, root = weighted.values.mean(axis=(0, 1)), np.sqrt(np.var(weighted.values, axis=(0, 1)))
+    mean, found = sample.values.mean(axis=(0, 1)), []
+    for level in (1 - step, 1 + step):
+        y = (math.sqrt(level) * weighted.values - middle) / root
+        found.append(np.mean((relu.value(y) - mean) ** 2))
+    slope = (math.log(found[1]) - math.log(found[0])) / (2 * step)
+    assert 1.0 + lifted(sample) == pytest.approx(slope, rel=1e-3)
+    assert slope > 1.05
 
 
 def mobile(blocks, size):

@@ -142,3 +142,6 @@ OPPOSED_WITHIN = 0.03
 
 LEVELS_AHEAD = 0.25
 """Of the variance of levels: it counts as one number all over a map, and is known at pairs of positions by offset."""
+
+LEVELS_TOGETHER = 5e-3
+"""Averages over two log-normal levels, in what they have in common to first order, and of two samples not at all."""

@@ -189,12 +189,15 @@ def apply_activation(
     tilted: bool = True,
     own: float | None = None,
     strayed: float | None = None,
+    spots: Array | None = None,
 ) -> Duals:
     """Push the pair kernel of Gaussian points, or of points on a sphere of so many dimensions, through an activation.
 
-    In a draw a channel's points may be on a sphere of fewer dimensions, `own`, and their second moments stray by a
+    In a draw a channel's points may be on a sphere of fewer dimensions, `own`, and their second moments l stray by a
     relative variance `strayed`: that decides the coefficients. What two points have in common, averaged over draws, is
-    as with the polynomials of the sphere of `dimensions`.
+    as with the polynomials of the sphere of `dimensions`, of a correlation c' in the draw. As E[sqrt(l l')] c' is the
+    kernel's, c' is the larger the less their levels have in common: of two positions of a sample the share `spots`,
+    by offset, of two samples that of the products of Gaussian channels, c^2.
 
     Positively homogeneous functions use their closed forms; the others series, whose truncated tail is put on the next
     polynomial of the correlation so that the diagonal stays exact.
@@ -204,7 +207,7 @@ def apply_activation(
     own = dimensions if own is None else _rounded(own, 3)
     levels, weights = (np.ones(1), np.ones(1)) if strayed is None else nodes(strayed)
     if function.homogeneous:
-        closed = _closed_form(function, kernel, dimensions, own, float(weights @ np.sqrt(levels)))
+        closed = _closed_form(function, kernel, dimensions, own, strayed or 0.0, spots)
         return closed if strayed is None else replace(closed, levels=_levels_after(function, 1.0, own, strayed))
     sigma = np.sqrt(np.maximum(kernel.diagonal, 0.0)) * np.exp(kernel.log_scale / 2)
     deviations, where = np.unique(sigma.ravel(), return_inverse=True)
@@ -213,7 +216,8 @@ def apply_activation(
     coefficients, moments = (table.reshape(len(table), *spread.shape, -1) for table in (coefficients, moments))
     moments = moments[..., 0]
     tails = np.sqrt(np.maximum(moments[:3] - np.sum(coefficients**2, axis=-1), 0.0))
-    coefficients = (np.concatenate([coefficients, tails[..., None]], axis=-1) * weights[:, None]).sum(axis=2)[:, where]
+    table = np.concatenate([coefficients, tails[..., None]], axis=-1)
+    coefficients = np.einsum("acln,l->acn", table, weights)[:, where]
     seconds = (moments[:3] @ weights)[:, where]
     layout, blocks = kernel.layout, kernel.values.shape
     scale = np.exp(kernel.log_scale)
@@ -221,6 +225,11 @@ def apply_activation(
         inverse = np.where(sigma > 0, 1.0 / sigma, 0.0)
     correlation = kernel.values * scale * inverse[layout.left][:, :, None] * inverse[layout.right][:, None, :]
     np.clip(correlation, -1.0, 1.0, out=correlation)
+    shared = None if strayed is None else _shared(correlation, kernel, spots)
+    if shared is not None:
+        assert strayed is not None
+        correlation *= _roots_apart(shared, strayed)
+        np.clip(correlation, -1.0, 1.0, out=correlation)
     points = np.arange(blocks[1])
     correlation[: layout.profiles, points, points] = 0.0  # known exactly, below
     asked = 3 if tilted else 2
@@ -231,6 +240,14 @@ def apply_activation(
     else:
         series = np.ascontiguousarray(series.swapaxes(2, 3))
         found = power_series(correlation, layout.left, layout.right, series, dimensions)
+    if shared is not None and blocks[1] > 1:
+        # To first order in what their logarithms have in common, for positions of one sample.
+        log = np.log(levels)
+        along = weights * (log - float(weights @ log)) / math.sqrt(float(weights @ (log - float(weights @ log)) ** 2))
+        series = np.einsum("acln,l->acn", table[:asked], along)[:, where].reshape(asked, *sigma.shape, -1)
+        same, profiles = np.arange(layout.profiles), slice(layout.profiles)
+        series = np.ascontiguousarray(series.swapaxes(2, 3))
+        found[:, profiles] += shared[profiles] * power_series(correlation[profiles], same, same, series, dimensions)
     found[:, : layout.profiles, points, points] = seconds[:asked].reshape(asked, *sigma.shape)
     results = [PairKernel(layout, kernel.size, values).scaled(1.0) for values in found]
     mean = coefficients[0][:, 0].reshape(sigma.shape)
@@ -262,11 +279,23 @@ def _rounded(dimensions: float, digits: int) -> float:
     return max(float(f"{dimensions:.{digits}g}"), 2.0) if dimensions < GAUSSIAN_FROM else math.inf
 
 
-def _closed_form(function: ActivationFunction, kernel: PairKernel, dimensions: float, own: float, root: float) -> Duals:
-    """Return the duals of a positively homogeneous function, for which a sphere's differ in the mean only.
+def _shared(correlation: Array, kernel: PairKernel, spots: Array | None) -> Array:
+    """Return the correlation of two points' levels, given that of the points."""
+    shared = correlation**2
+    if spots is not None:
+        shared[: kernel.layout.profiles] = np.maximum(np.take(spots, offsets(kernel.size)), 0.0)
+    return np.asarray(shared)
 
-    `root` is the mean square root of the points' levels.
-    """
+
+def _roots_apart(shared: Array, strayed: float) -> Array:
+    """Return 1 / E sqrt(l l') for log-normal levels of mean one that have a part of their variance in common."""
+    return np.asarray(np.sqrt(np.sqrt((1.0 + strayed) / (1.0 + strayed * shared))))
+
+
+def _closed_form(
+    function: ActivationFunction, kernel: PairKernel, dimensions: float, own: float, strayed: float, spots: Array | None
+) -> Duals:
+    """Return the duals of a positively homogeneous function, for which a sphere's differ in the mean only."""
     q = np.maximum(kernel.diagonal, 0.0)
     layout = kernel.layout
     q1, q2 = q[layout.left][:, :, None], q[layout.right][:, None, :]
@@ -274,6 +303,9 @@ def _closed_form(function: ActivationFunction, kernel: PairKernel, dimensions: f
     correlation = np.divide(kernel.values, scale, out=np.zeros_like(kernel.values), where=scale > 0)
     np.clip(correlation, -1.0, 1.0, out=correlation)
     points = np.arange(q.shape[1])
+    correlation[: layout.profiles, points, points] = 1.0
+    roots = _roots_apart(_shared(correlation, kernel, spots), strayed) if strayed else np.ones_like(correlation)
+    correlation = np.clip(correlation * roots, -1.0, 1.0)
     correlation[: layout.profiles, points, points] = 1.0
     forms: list[Callable[..., Array]] = [function.dual, function.derivative_dual]
     if (q == q[0, 0]).all():
@@ -285,7 +317,7 @@ def _closed_form(function: ActivationFunction, kernel: PairKernel, dimensions: f
     longer = _longer(own)
     exact = dual[: layout.profiles, points, points]
     more = (longer**2 - _longer(dimensions) ** 2) * (1 - correlation**2)
-    dual = root**2 * (dual + mean[layout.left][:, :, None] * mean[layout.right][:, None, :] * more)
+    dual = (dual + mean[layout.left][:, :, None] * mean[layout.right][:, None, :] * more) / roots
     dual[: layout.profiles, points, points] = exact
     values = replace(kernel, values=dual)
     if not q.all():
@@ -298,7 +330,7 @@ def _closed_form(function: ActivationFunction, kernel: PairKernel, dimensions: f
     # z phi'(z) = phi(z) for a positively homogeneous phi.
     _, left, right = function.germ_zero
     linear = (left + right) ** 2 / (2 * (left**2 + right**2)) if left or right else 0.0
-    return Duals(mean * longer * root, values, derivative, values, linear)
+    return Duals(mean * longer / (1.0 + strayed) ** 0.125, values, derivative, values, linear)
 
 
 def _longer(dimensions: float) -> float:

@@ -124,7 +124,8 @@ def _(operation: Activation, node: Node, network: Network, inputs: list[Signal])
         strayed = max(signal.strays.levels - 2.0 / signal.width, 0.0)
     if signal.law is not None and signal.behind is None:
         sphere, own_sphere, strayed = signal.law.sphere, signal.law.own_sphere, signal.law.levels
-    duals = apply_activation(function, signal.kernel, sphere, tilted, own_sphere, strayed)
+    spots = None if strayed is None else signal.strays.spots_on(signal.kernel)
+    duals = apply_activation(function, signal.kernel, sphere, tilted, own_sphere, strayed, spots)
     origin = None
     followed: Callable[[], Sample] | None = None
     related: Callable[[float, float], Relations] = unrelated
@@ -163,7 +164,8 @@ def _(operation: Activation, node: Node, network: Network, inputs: list[Signal])
         strays = passed.plus(node.name, (1.0 - left + uneven) / signal.width, out)
         met, walked = duals.levels, signal.strays
         # Of the weighted layer's own noise, twice its products', the activation passes a part.
-        walked = walked.walked(node.name, met.gain, max(met.noise - 2.0 * met.gain, 0.0) / signal.width, out)
+        gain = met.gain if known is None else (np.sqrt(met.gain) + lifted(known)) ** 2
+        walked = walked.walked(node.name, gain, max(met.noise - 2.0 * gain, 0.0) / signal.width, out)
         lead = min(factor * walked.lead + met.lead, 1.0)
         strays = replace(strays, walk=walked.walk, spots=walked.spots, lead=lead)
     return Signal(
@@ -237,6 +239,19 @@ def _response(signal: Signal, out: PairKernel, duals: Duals, sample: Sample | No
         fitted = np.divide(first * second, varied, out=np.zeros_like(varied), where=varied > 0)
         slope = float(fitted.sum() / varied.sum()) if varied.any() else 0.0
     return float(np.exp(log_scale)) * slope * before / after
+
+
+def lifted(sample: Sample) -> float:
+    """Return by how much more the level behind an activation changes because channels had means before it.
+
+    Behind weights of its own, no sum, a channel of a point of level l is sqrt(l) times what it is at one, its mean
+    included, of which the normalisation took the same at all points.
+    """
+    if sample.lift is None or sample.slopes is None:
+        return 0.0
+    rest = sample.values - sample.values.mean(axis=(0, 1))
+    spread = float(np.vdot(rest, rest)) / len(rest) / rest.shape[1]
+    return float(channel_products(rest, sample.slopes) @ sample.lift) / spread if spread > 0 else 0.0
 
 
 def _uneven(sample: Sample, batch: int) -> float:

@@ -53,12 +53,15 @@ class Sample:
         where there was none.
     slopes, inputs
         Of the activation that gave the values, of their shape; None where none did.
+    lift
+        What that normalisation took for each channel's mean, divided as the rest, shape (channels,).
     """
 
     values: Array
     inverse: Array | None = None
     slopes: Array | None = None
     inputs: Array | None = None
+    lift: Array | None = None
 
     @cached_property
     def varies(self) -> NDArray[np.bool_]:
@@ -314,21 +317,25 @@ def normalised(sample: Sample, eps: float, mean: float, edges: float) -> Sample:
     `mean` is the known mean of the channels' variances; `edges` how much smaller it is than that of the sampled
     positions, if these are a map's inside.
     """
-    z = sample.values - sample.values.mean(axis=(0, 1))
+    lift = sample.values.mean(axis=(0, 1))
+    z = sample.values - lift
     v = channel_squares(z)
     average = float(v.mean())
+    scale = 1.0
     if average > 0:
         # The sample's few points miss part of what varies over the whole batch.
         v *= mean / average
-        z *= np.sqrt(mean / edges / average / (v + eps))
-    else:
-        z *= np.sqrt(1.0 / (v + eps))
-    return Sample(z, 1.0 / (v + eps))
+        scale = mean / edges / average
+    inverse = 1.0 / (v + eps)
+    root = np.sqrt(scale * inverse)
+    z *= root
+    return Sample(z, inverse, lift=lift * root)
 
 
 def activated(sample: Sample, function: ActivationFunction) -> Sample:
     """Apply an activation to every value."""
-    return Sample(function.value(sample.values), sample.inverse, function.derivative(sample.values), sample.values)
+    value, slope = function.value(sample.values), function.derivative(sample.values)
+    return Sample(value, sample.inverse, slope, sample.values, sample.lift)
 
 
 def controlled(after: Sample, before: Sample, kernel: PairKernel) -> Sample:

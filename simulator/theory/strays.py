@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from varprop.simulator.theory import place_pairs
-from varprop.simulator.theory.maps import Padding, Window, at_offsets, by_offset, offsets, overlaps, window_sum
+from varprop.simulator.theory.maps import Padding, Size, Window, at_offsets, by_offset, offsets, overlaps, window_sum
 from varprop.simulator.theory.pairs import PairKernel
 
 Array = NDArray[np.float64]
@@ -219,15 +219,19 @@ class Strays:
         with the root of a point's level, so that the level of all is that of the deviations.
         """
         before, after = kernel.size, window.out_size(kernel.size)
-        means = window.averaging(before) * kernel.diagonal.mean(axis=0)
-        seen = means.sum(axis=1, keepdims=True)
-        means = np.divide(means, seen, out=np.zeros_like(means), where=seen > 0)
-        along = means @ self.spots_on(kernel).ravel()[offsets(before)]
-        spots = by_offset(along @ means.T, after)
+        known = self.spots_on(kernel)
+        if window.inside:
+            spots, kept = _under(known, window, window.shares.reshape(window.kernel) / window.taps, before)
+        else:
+            means = window.averaging(before) * kernel.diagonal.mean(axis=0)
+            seen = means.sum(axis=1, keepdims=True)
+            means = np.divide(means, seen, out=np.zeros_like(means), where=seen > 0)
+            along = means @ known.ravel()[offsets(before)]
+            spots, kept = by_offset(along @ means.T, after), float(np.trace(along)) / len(along)
         left = float(spots[after[0] - 1, after[1] - 1])
         if left <= 0.0:
             return Strays(lead=self.lead)
-        kept = min(max(float(np.trace(along)) / len(along), 0.0), sqrt(left)) if before == after else sqrt(left)
+        kept = min(max(kept, 0.0), sqrt(left)) if before == after else sqrt(left)
         walk = _with(name, (left - kept**2) * self.levels, {n: kept * c for n, c in self.walk.items()})
         return Strays(walk=walk, spots=spots / left, lead=self.lead)
 
@@ -259,16 +263,11 @@ class Strays:
             return replace(walked, sources=sources, third=third)
         known = _known(self.places, _alike(kernel))
         size = window.out_size(kernel.size)
-        down, across = (
-            stride * np.arange(1 - out, out)[:, None] + np.arange(1 - taps, taps)
-            for stride, out, taps in zip(window.stride, size, window.kernel, strict=True)
-        )
-        places = np.einsum("iajb,ab->ij", at_offsets(known, down, across), overlaps(loads))
+        places, along = _under(known, window, loads, kernel.size)
         same = float(places[size[0] - 1, size[1] - 1])
         kept, left = contrast * same, contrast**2 * same
         if size == kernel.size:
-            rows, cols = (np.arange(taps) - (taps - 1) // 2 for taps in window.kernel)
-            kept = min(contrast * float(np.sum(loads * at_offsets(known, rows, cols))), sqrt(left))
+            kept = min(contrast * along, sqrt(left))
         sized = {source: kept * sqrt(_square(c)) for source, c in self.sources.items()}
         lost = max(left - kept**2, 0.0) * self.variance
         own = sqrt(lost + _square(sized.get(name, 0.0)))
@@ -347,6 +346,20 @@ def _correlation(kernel: PairKernel) -> Array:
 def _alike(kernel: PairKernel) -> Array:
     """Return the squares of these: correlations of what products of Gaussian channels stray by."""
     return np.asarray(_correlation(kernel) ** 2)
+
+
+def _under(known: Array, window: Window, loads: Array, size: Size) -> tuple[Array, float]:
+    """Return correlations by offset of means under a window, and that of a mean with what lies in its middle.
+
+    As if the map had no edges: `known` are those before, and `loads` the shares of the taps.
+    """
+    down, across = (
+        stride * np.arange(1 - out, out)[:, None] + np.arange(1 - taps, taps)
+        for stride, out, taps in zip(window.stride, window.out_size(size), window.kernel, strict=True)
+    )
+    means = np.einsum("iajb,ab->ij", at_offsets(known, down, across), overlaps(loads))
+    rows, cols = (np.arange(taps) - (taps - 1) // 2 for taps in window.kernel)
+    return means, float(np.sum(loads * at_offsets(known, rows, cols)))
 
 
 def _with(name: str, variance: float, walk: Mapping[str, float]) -> Mapping[str, float]:
