@@ -108,12 +108,12 @@ def convolved_back(operation: Conv2d, call: Call, gradient: Signal) -> Signal:
 def product(left: Array, right: Array, out: Array) -> None:
     """Write a matrix product of few rows and many columns.
 
-    Where it reads more than it writes it goes in pieces that are small enough for BLAS's quicker way: two thirds of the
-    time for 16 to 32 rows. Wider results are better written row after row, in one call.
+    Where it writes at most twice as much as it reads it goes in pieces that are small enough for BLAS's quicker way,
+    which takes two thirds of the time for 16 to 32 rows. Wider results are better written row after row, in one call.
     """
     rows, columns = out.shape
     widest = NARROW // left.size
-    step = 1 << widest.bit_length() - 1 if rows <= left.shape[1] and widest >= LEAST_COLUMNS else columns
+    step = 1 << widest.bit_length() - 1 if rows <= 2 * left.shape[1] and widest >= LEAST_COLUMNS else columns
     for start in range(0, columns, max(1, step)):
         piece = slice(start, start + step)
         np.matmul(left, right[:, piece], out=out[:, piece])

@@ -214,23 +214,27 @@ def in_span(factor: Small, pivots: Integers, rank: Integers, known: Small, found
     """
     stack, p, columns = found.shape
     out = np.zeros(found.shape)
-    right = np.empty((p, columns))
+    # A row is worked on in memory of its own: loops within one array are not turned into vector instructions.
+    right, row = np.empty((p, columns)), np.empty(columns)
     for s in range(stack):
         r, order = factor[s], pivots[s]
         for k in range(rank[s]):
             pivot = order[k]
-            right[k] = found[s, pivot]
+            row[:] = found[s, pivot]
             for i in range(k):
+                entry = r[i, pivot]
                 for j in range(columns):
-                    right[k, j] -= r[i, pivot] * right[i, j]
-            right[k] /= r[k, pivot]
+                    row[j] -= entry * right[i, j]
+            for j in range(columns):
+                right[k, j] = row[j] / r[k, pivot]
         for k in range(rank[s]):
             right[k] = known[s, k] - right[k]
         for k in range(rank[s] - 1, -1, -1):
-            solved = out[s, order[k]]
-            solved[:] = right[k]
+            row[:] = right[k]
             for i in range(k + 1, rank[s]):
+                entry, other = r[k, order[i]], order[i]
                 for j in range(columns):
-                    solved[j] -= r[k, order[i]] * out[s, order[i], j]
-            solved /= r[k, order[k]]
+                    row[j] -= entry * out[s, other, j]
+            for j in range(columns):
+                out[s, order[k], j] = row[j] / r[k, order[k]]
     return out
