@@ -255,10 +255,14 @@ def _start(link: Normalisation | None, source: Signal) -> tuple[Link, Exponents]
     known = bool(source.mean.size)
     if known:
         rows[CENTER], rows[VARIANCE] = source.mean, source.variance
-    inside, after = normalised_exponents(link.eps, exponent)
-    given = exponent + after
-    units[INNER], units[ADDED] = np.ldexp(1.0, 2 * inside), np.ldexp(link.eps, 2 * after)
-    units[POWER] = np.ldexp(1.0, 2 * given)
+    given = exponent
+    if exponent.any():
+        inside, after = normalised_exponents(link.eps, exponent)
+        given = exponent + after
+        units[INNER], units[ADDED] = np.ldexp(1.0, 2 * inside), np.ldexp(link.eps, 2 * after)
+        units[POWER] = np.ldexp(1.0, 2 * given)
+    else:
+        units[INNER], units[ADDED], units[POWER] = 1.0, link.eps, 1.0
     return Link(True, known, number(link.function.parameter), units, rows, sums), given
 
 
