@@ -43,6 +43,7 @@ from varprop.simulator.network import Activation, Network
 from varprop.simulator.theory.duals import FAR
 from varprop.simulator.theory.gradient import Gradient
 from varprop.simulator.theory.maps import Size
+from varprop.simulator.theory.pairs import Layout
 from varprop.simulator.theory.response import (
     Bends,
     Data,
@@ -87,7 +88,8 @@ def gained(network: Network, index: int, signals: list[Signal], gradients: list[
     chain, profiles = _chain(network, index, signals), response.parts.shape[1]
     if response.size == (1, 1) and not _bent(network, chain):
         return 1.0
-    data, known, more = Data.of(source, profiles), _bends(network, chain, signals, profiles), 0.0
+    samples = source.kernel.layout
+    data, known, more = Data.of(source, profiles), _bends(network, chain, signals, samples, profiles), 0.0
     # Of weights w that are not Gaussian E[w^2 (w x)^2] is another, and at one point that is all that counts.
     own = 1.0 + weighted.law.excess_kurtosis / 2
     for after in chain:
@@ -97,7 +99,7 @@ def gained(network: Network, index: int, signals: list[Signal], gradients: list[
             sources = _sources(response, found, data, before)
             sources[:, -1] *= own
             own = 1.0
-            arriving = by_profile(gradient.kernel, profiles)
+            arriving = by_profile(gradient.kernel, samples, profiles)
             if gradient.kernel.size != response.size:
                 arriving = np.take(arriving, numbers(response.size, (1, 1), gradient.kernel.size), axis=1)
             products = sources * arriving
@@ -132,7 +134,7 @@ def _bent(network: Network, chain: list[int]) -> bool:
     return any(isinstance(op, Activation) and not activation(op.function).homogeneous for op in operations)
 
 
-def _bends(network: Network, chain: list[int], signals: list[Signal], most: int) -> dict[int, Bends]:
+def _bends(network: Network, chain: list[int], signals: list[Signal], samples: Layout, most: int) -> dict[int, Bends]:
     """Return the bends of the activations of a chain, those of one kind worked out together."""
     kinds: dict[tuple[str, Size, int], list[int]] = {}
     for index in chain:
@@ -143,7 +145,7 @@ def _bends(network: Network, chain: list[int], signals: list[Signal], most: int)
     found: dict[int, Bends] = {}
     for (name, *_), indices in kinds.items():
         kernels = [signals[network.nodes[index].inputs[0]].kernel for index in indices]
-        found.update(zip(indices, bends(activation(name), kernels, most), strict=True))
+        found.update(zip(indices, bends(activation(name), kernels, samples, most), strict=True))
     return found
 
 

@@ -14,6 +14,7 @@ from varprop.simulator.theory.depthwise import Taps, depthwise, tap_covariance
 from varprop.simulator.theory.maps import Size, Window, size_of, window_sum
 from varprop.simulator.theory.pairs import PairKernel, merged, plus, regridded, windows
 from varprop.simulator.theory.patches import gathered, levelled, matched, statistics
+from varprop.simulator.theory.patchwork import apart, laid_out, thinned
 from varprop.simulator.theory.sampling import Sample, affordable
 from varprop.simulator.theory.signal import Gaussian, Signal, Weighted, cropped, fixed, key_of
 from varprop.simulator.theory.strays import NONE, Strays
@@ -39,6 +40,7 @@ def convolved(operation: Conv2d, node: Node, network: Network, signal: Signal) -
     )
     strays, seen = _strays(operation, node, signal, window, kernel)
     source, sample, taps, amplitude, common = signal.kernel, None, None, None, None
+    far = None if signal.far is None or operation.depthwise else thinned(signal.far, operation.stride)
     if signal.amplitude is not None:
         full = replace(window, inside=False)
         amplitude = window_sum(signal.amplitude, full) / window.taps
@@ -51,7 +53,8 @@ def convolved(operation: Conv2d, node: Node, network: Network, signal: Signal) -
         sample, taps = _depthwise(signal, window, law, expected)
     behind = None if taps is None else (taps, _unpadded(signal))
     shrinks = kernel.values.shape[1] < signal.kernel.values.shape[1]
-    if kernel.layout.profiles > 1 and shrinks and (signal.amplitude is not None or kernel.values.shape[1] <= _MERGE):
+    few = signal.amplitude is not None or kernel.values.shape[1] <= _MERGE
+    if kernel.layout.profiles > 1 and shrinks and few and far is None:
         apart = kernel.centred.diagonal
         kernel, more = _pooled_over_samples(kernel)
         if network.has_batch_norm:
@@ -64,10 +67,11 @@ def convolved(operation: Conv2d, node: Node, network: Network, signal: Signal) -
         source = merged(source)
     if amplitude is not None:
         if shrinks:
-            kernel = regridded(kernel, kernel.layout.carried(node.shape))
+            wanted = kernel.layout.carried(node.shape)
+            kernel = regridded(kernel, wanted) if far is None else laid_out(kernel, far, wanted)
             sample = None if sample is None else regrown(sample, window.out_size(signal.kernel.size), kernel.size)
         if kernel.size == amplitude.shape:
-            kernel, amplitude, common = with_edges(kernel, amplitude, under.T @ under), None, None
+            kernel, amplitude, common, far = with_edges(kernel, amplitude, under.T @ under), None, None, None
     kernel = with_bias(kernel, node, network)
     weighted = Weighted(law, per_group * window.live, source, seen, strays.variance, window, taps)
     if network.has_batch_norm and not operation.depthwise:
@@ -84,6 +88,7 @@ def convolved(operation: Conv2d, node: Node, network: Network, signal: Signal) -
         behind=behind,
         amplitude=amplitude,
         common=common,
+        far=far,
     )
 
 
@@ -107,9 +112,10 @@ def _first_convolution(operation: Conv2d, node: Node, network: Network, signal: 
     layout = signal.kernel.layout
     small = layout.carried(node.shape)
     data = data[: affordable(layout, small[0] * small[1])]
-    amplitude = common = None
+    amplitude = common = far = None
     if small != size:
         assert signal.known is not None
+        far = thinned(apart(signal.known), operation.stride) if layout.pieces else None
         amplitude = window_sum(np.mean(signal.known**2, axis=(0, 1)), window)
         under = (index >= 0).sum(axis=0)
         inside = float(amplitude.ravel()[under == under.max()].mean())
@@ -148,6 +154,7 @@ def _first_convolution(operation: Conv2d, node: Node, network: Network, signal: 
         origin=Gaussian(kernel, key_of(node.name), features=features),
         amplitude=amplitude,
         common=common,
+        far=far,
     )
 
 

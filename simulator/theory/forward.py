@@ -151,11 +151,13 @@ def _(operation: Activation, node: Node, network: Network, inputs: list[Signal])
             related = partial(relations, taps, size, inside, points, signal.law, images)
     out = duals.kernel
     amplitude, slopes, shifts = _edges_after(function, signal)
-    strays = signal.strays
-    if network.has_batch_norm:
+    strays, far = signal.strays, signal.far
+    if network.has_batch_norm or far is not None:
         # A channel's kernel is another after the activation, and the more so the less linear that is.
         known = followed() if followed is not None and signal.sample is not None else None
         factor = min(_response(signal, out, duals, known), 1.0)
+        far = None if far is None else factor * far
+    if network.has_batch_norm:
         # A line is fitted to sampled channels at all positions, most of all where they vary most.
         varies = signal.kernel.diagonal.mean(axis=0)
         passed = strays.through(factor, duals.derivative, np.ones_like(varies) if known is None else varies)
@@ -177,6 +179,7 @@ def _(operation: Activation, node: Node, network: Network, inputs: list[Signal])
         sample=followed,
         amplitude=amplitude,
         common=None if amplitude is None or shifts is None else _common_after(duals, amplitude, shifts),
+        far=far,
         slopes=slopes,
         relations=related,
         duals=duals,

@@ -13,6 +13,7 @@ from varprop.simulator.theory.depthwise import depthwise_law
 from varprop.simulator.theory.levels import divided
 from varprop.simulator.theory.pair_series import mean_square_correlation
 from varprop.simulator.theory.pairs import PairKernel, regridded, windows
+from varprop.simulator.theory.patchwork import passed
 from varprop.simulator.theory.sampling import (
     Sample,
     batch_variances,
@@ -88,6 +89,7 @@ def batch_normalised(operation: BatchNorm, signal: Signal) -> Signal:
         origin=origin if sample is None else None,
         sample=sample,
         amplitude=amplitude,
+        far=None if signal.far is None else signal.far * passed(signal.kernel.centred, kernel),
         law=law,
         behind=signal.behind,
     )

@@ -12,6 +12,7 @@ from varprop.simulator.network import AveragePool, MaxPool, Node, ZeroPad
 from varprop.simulator.theory.convolution import regrown, with_edges
 from varprop.simulator.theory.maps import Window, size_of, window_sum
 from varprop.simulator.theory.pairs import merged, regridded, whole_map_mean
+from varprop.simulator.theory.patchwork import image_mean
 from varprop.simulator.theory.sampling import Sample, levelled, mapped, matched
 from varprop.simulator.theory.signal import Gaussian, Signal, fixed
 
@@ -56,7 +57,8 @@ def globally_averaged(signal: Signal) -> Signal:
     common = root if signal.duals is None else float(signal.common_root.mean())
     positions = signal.kernel.values.shape[1]
     pooled = _linear_map(signal, np.full((1, positions), common / positions), window)
-    whole = whole_map_mean(signal.kernel, size_of(signal.amplitude))
+    size = size_of(signal.amplitude)
+    whole = whole_map_mean(signal.kernel, size) if signal.far is None else image_mean(signal.kernel, signal.far, size)
     values = whole * root**2 + signal.kernel.pair_mean * (common**2 - root**2)
     kernel = replace(signal.kernel, size=(1, 1), values=values[:, None, None]).scaled(1.0)
     return replace(pooled, kernel=kernel, mean=pooled.mean * kernel.unit(pooled.kernel.log_scale), amplitude=None)

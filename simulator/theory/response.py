@@ -25,7 +25,7 @@ from varprop.simulator.activations import ActivationFunction
 from varprop.simulator.network import Activation, BatchNorm, Conv2d, Linear, Operation, ZeroPad
 from varprop.simulator.theory.duals import hermite_expansion
 from varprop.simulator.theory.maps import Ints, Size, by_offset, clipped_offsets
-from varprop.simulator.theory.pairs import PairKernel
+from varprop.simulator.theory.pairs import Layout, PairKernel
 from varprop.simulator.theory.signal import Signal
 
 Array = NDArray[np.float64]
@@ -56,7 +56,9 @@ class Data:
         means = float(np.mean(maps.mean(axis=(0, 2, 3)) ** 2))
         if source.data is None:
             return Data(
-                source.kernel.size, by_profile(source.kernel, profiles) * math.exp(source.kernel.log_scale), means
+                source.kernel.size,
+                by_profile(source.kernel, source.kernel.layout, profiles) * math.exp(source.kernel.log_scale),
+                means,
             )
         h, w = maps.shape[2:]
         full = [2 ** math.ceil(math.log2(2 * side)) for side in (h, w)]  # the discrete transform's copies do not meet
@@ -200,9 +202,9 @@ class Bends:
     widened: Array
 
 
-def bends(function: ActivationFunction, kernels: Sequence[PairKernel], most: int) -> list[Bends]:
-    """Return an activation's bends at kernels of one size, of at most so many profiles."""
-    profiles = [by_profile(kernel, most) for kernel in kernels]
+def bends(function: ActivationFunction, kernels: Sequence[PairKernel], samples: Layout, most: int) -> list[Bends]:
+    """Return an activation's bends at kernels of one size; for the last two see `by_profile`."""
+    profiles = [by_profile(kernel, samples, most) for kernel in kernels]
     middle = profiles[0].shape[1] - 1
     some = max(1, _AT_ONCE // profiles[0].size)
     found: list[Bends] = []
@@ -255,9 +257,13 @@ def activated(response: Response, found: Bends, before: Signal, after: Signal) -
     return Response(response.size, response.jump, response.ways, parts)
 
 
-def by_profile(kernel: PairKernel, most: int) -> Array:
-    """Mean product of two places of each of the first samples by offset, shape (profiles, offsets)."""
-    blocks, half = kernel.values[: min(kernel.layout.profiles, most)], _half(kernel.size)
+def by_profile(kernel: PairKernel, samples: Layout, most: int) -> Array:
+    """Mean product of two places by offset, shape (profiles, offsets), of each of the first of `samples`.
+
+    Of a kernel of others it is their mean, as one profile.
+    """
+    blocks, half = kernel.values[: kernel.layout.profiles], _half(kernel.size)
+    blocks = blocks[:most] if kernel.layout is samples else blocks.mean(axis=0, keepdims=True)
     if half == 1:
         return blocks[:, 0]
     return np.array([by_offset(block, kernel.size).ravel()[:half] for block in blocks])

@@ -109,6 +109,8 @@ class Signal:
     common
         Of such a map: mean product of every position with all others, over that inside, where it does not fall off as
         the deviations do. Padding takes a tap from one of two positions, and what they have in common goes with it.
+    far
+        Of pieces of images, what positions of one image have in common beyond their reach: see `patchwork`.
     terms
         Of a sum on a larger map, the terms: their edges may differ, and with them the sum's law at a position.
     slopes
@@ -131,6 +133,7 @@ class Signal:
     known: Array | None = None
     data: Array | None = None
     common: Array | None = None
+    far: Array | None = None
     terms: tuple[Signal, ...] = ()
     slopes: Array | None = None
     duals: Duals | None = None

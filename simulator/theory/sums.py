@@ -54,6 +54,7 @@ def added(node: Node, network: Network, inputs: list[Signal]) -> Signal:
         sample=sample,
         amplitude=_edges_of_sum(inputs, kernel),
         common=_common_of_sum(inputs),
+        far=_far_of_sum(inputs, shares),
         terms=() if inputs[0].amplitude is None else tuple(inputs),
     )
 
@@ -101,6 +102,12 @@ def _common_of_sum(inputs: list[Signal]) -> Array | None:
     sizes = [abs(s.kernel.pair_mean) * float(np.exp(s.kernel.log_scale - top)) for s in inputs]
     fields = [signal.common_root * float(signal.common_root.mean()) for signal in inputs]
     return np.average(fields, axis=0, weights=sizes) if any(sizes) else None
+
+
+def _far_of_sum(inputs: list[Signal], shares: list[float]) -> Array | None:
+    """Return `Signal.far` of a sum, whose terms have these variances."""
+    fields = [signal.far for signal in inputs if signal.far is not None]
+    return np.average(fields, axis=0, weights=shares) if len(fields) == len(inputs) and any(shares) else None
 
 
 def edges_after_sum(function: ActivationFunction, terms: Sequence[Signal]) -> tuple[Array, Array, Array]:

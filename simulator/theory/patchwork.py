@@ -1,0 +1,118 @@
+"""Larger maps of images, put together from the small pieces that a stride leaves of them.
+
+Behind a stride the pieces of images that are carried have fewer positions, while a convolution looks as far as before.
+Points of images differ in size, and so do pairs of them, which an average over images would forget: the root mean
+square of a point, which a channel's mean goes with, is less than that of all points. So an image is laid out with
+pieces of several images side by side. Each pair of points of two such images is a pair that is known.
+
+Within an image the correlation depends on the offset, as in the pieces. Positions beyond their reach have more in
+common than any two points, too: `far` is how much more, by offset, over the variance. Of the data it is known. Weights
+average it over pairs of the same offset, so that it stays, and a normalisation divides both alike; a sum has the mean
+of its terms'; an activation multiplies the kernel's small entries by the squared mean slope and the variance by less.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from varprop.simulator.theory.maps import Ints, Size, at_offsets, by_offset, clipped_offsets, offsets, pairs_apart
+from varprop.simulator.theory.pairs import Layout, PairKernel, offset_means
+from varprop.simulator.theory.sampling import assemble
+
+Array = NDArray[np.float64]
+
+_ENTRIES = 450_000  # of the kernel of all pairs of such images
+
+
+def apart(maps: Array) -> Array:
+    """Return `far` of known images, shape (samples, channels, height, width), at all offsets."""
+    height, width = maps.shape[2:]
+    full = 2 * height - 1, 2 * width - 1  # no smaller, or the discrete transform's copies would meet
+    power = np.mean(np.abs(np.fft.rfft2(maps, full)) ** 2, axis=(0, 1))
+    products = np.fft.fftshift(np.fft.irfft2(power, full)) / pairs_apart((height, width))
+    common = float(np.mean(maps.mean(axis=(0, 2, 3)) ** 2))
+    variance = float(np.mean(maps**2)) - common
+    return (products - common) / variance if variance > 0 else np.zeros(full)
+
+
+def thinned(far: Array, stride: Size) -> Array:
+    """Return `far` of every so many rows and columns."""
+    rows, cols = (slice(side // 2 % step, None, step) for side, step in zip(far.shape, stride, strict=True))
+    return far[rows, cols]
+
+
+def passed(before: PairKernel, after: PairKernel) -> float:
+    """Return what is left of `far` behind a division that takes more from some directions of the data than from others.
+
+    As much as of the pairs of a piece that are more than half of it apart, by least squares.
+    """
+    (height, width), count = before.size, before.layout.profiles
+    rows, cols = np.divmod(np.arange(height * width), width)
+    beyond = 2 * np.abs(np.subtract.outer(rows, rows)) >= height
+    beyond |= 2 * np.abs(np.subtract.outer(cols, cols)) >= width
+    first, second = (kernel.values[:count, beyond] for kernel in (before, after))
+    squares, products = float(np.vdot(first, first)), float(np.vdot(first, second))
+    varied = after.second_moment
+    return products / squares * before.second_moment / varied if squares > 0 and varied > 0 else 1.0
+
+
+def laid_out(kernel: PairKernel, far: Array, size: Size) -> PairKernel:
+    """Return the kernel of maps of `size` from that of pieces of images, at its second moment."""
+    layout, before = kernel.layout, kernel.layout.profiles
+    points = size[0] * size[1]
+    count = before
+    while count > 2 and count * (count + 1) // 2 * points**2 > _ENTRIES:
+        count -= 1
+    pieces, places = _tiles(kernel.size, size)
+    tiles = int(pieces.max()) + 1
+    turn = np.arange(count)[:, None] * tiles + pieces
+    pieces = (turn + turn // before) % before  # all as often, in places that differ
+    chosen = pieces * kernel.values.shape[1] + places
+    full, laid = assemble(kernel), Layout.all_pairs(count, layout.batch)
+    laid = replace(laid, whole=layout.whole, cut=layout.cut, pieces=layout.pieces)
+    values = full[chosen[laid.left][:, :, None], chosen[laid.right][:, None, :]]
+    root = np.sqrt(np.maximum(kernel.diagonal, 0.0)).ravel()
+    sizes = root[chosen]
+    values[:count] = sizes[:, :, None] * sizes[:, None, :] * _correlations(kernel, far, root, size)
+    found = PairKernel(laid, size, values, kernel.log_scale)
+    return found.scaled(kernel.second_moment / found.second_moment) if found.second_moment else found
+
+
+def _tiles(piece: Size, size: Size) -> tuple[Ints, Ints]:
+    """Return the number of the tile that each position of a map is in, and its position there."""
+    rows, cols = np.divmod(np.arange(size[0] * size[1]), size[1])
+    (down, row), (across, col) = np.divmod(rows, piece[0]), np.divmod(cols, piece[1])
+    return down * -(-size[1] // piece[1]) + across, row * piece[1] + col
+
+
+def image_mean(kernel: PairKernel, far: Array, size: Size) -> Array:
+    """Mean of each block over all pairs of positions of images of `size`, of which the kernel's are pieces."""
+    profile = offset_means(kernel)
+    down, across = (np.arange(1 - side, side) for side in size)
+    pairs = pairs_apart(size) / (size[0] * size[1]) ** 2
+    known = np.outer(np.abs(down) < kernel.size[0], np.abs(across) < kernel.size[1])
+    where = clipped_offsets(down, across, kernel.size)
+    near = profile @ np.bincount(where.ravel(), (pairs * known).ravel(), minlength=profile.shape[1])
+    beyond = pairs * ~known
+    found = near + kernel.pair_mean * float(beyond.sum())
+    found[: kernel.layout.profiles] += kernel.variance * float(np.sum(beyond * at_offsets(far, down, across)))
+    return np.asarray(found)
+
+
+def _correlations(kernel: PairKernel, far: Array, root: Array, size: Size) -> Array:
+    """Return the correlation of two positions of an image by their offset; `root` is every point's root mean square."""
+    own, (height, width) = root.reshape(kernel.layout.profiles, -1), kernel.size
+    products = by_offset(kernel.values[: len(own)].sum(axis=0), kernel.size)
+    unit = by_offset(own.T @ own, kernel.size)
+    down, across = (np.arange(1 - side, side) for side in size)
+    square = float(root.mean()) ** 2
+    found = (kernel.pair_mean + kernel.variance * at_offsets(far, down, across)) / (square if square > 0 else 1.0)
+    near = np.ix_(np.abs(down) < height, np.abs(across) < width)
+    rows, cols = (
+        slice(max(old - new, 0), min(old + new, 2 * old) - 1) for old, new in zip(kernel.size, size, strict=True)
+    )
+    found[near] = np.divide(products, unit, out=np.zeros_like(unit), where=unit > 0)[rows, cols]
+    return np.take(found, offsets(size))
