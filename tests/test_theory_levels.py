@@ -160,3 +160,32 @@ def test_levels_go_through_depthwise_layers_and_shortcuts(size):
         found = spread_of_levels(values)
         gap = abs(signals[index].strays.levels - found.mean())
         assert gap < BEYOND * found.std() / math.sqrt(len(found)) + LEVELS_AHEAD * found.mean()
+
+
+def residual(blocks, size):
+    """Dense layers with shortcuts, and activations behind the sums."""
+    net, init = NetworkBuilder("residual", "torch", (3, size, size)), parse_initializer("he_normal")
+    net.conv2d(16, 1, init)
+    net.batch_norm()
+    net.activation("relu")
+    for _ in range(blocks):
+        start = net.last
+        net.conv2d(16, 1, init)
+        net.batch_norm()
+        net.add([start, net.last])
+        net.activation("relu")
+    return net.build()
+
+
+def test_levels_behind_activations_of_sums():
+    """Channels of a sum have a mean: as if they had none, levels would be twice as large behind three sums."""
+    network, samples = residual(3, 4), 120
+    batch = load_batch("gaussian", network.nodes[0].shape, samples, 0)
+    signals = _forward(network, batch)
+    outputs = [run(network, batch.data, *draw(network, 1, trial, samples))[0] for trial in range(30)]
+    for index, node in enumerate(network.nodes):
+        if node.kind == "activation" and network.nodes[node.inputs[0]].kind == "add":
+            values = np.stack([np.moveaxis(out[index].reshape(samples, 16, -1), 1, 0) for out in outputs])
+            found = spread_of_levels(values)
+            gap = abs(signals[index].strays.levels - found.mean())
+            assert gap < BEYOND * found.std() / math.sqrt(len(found)) + LEVELS_AHEAD * found.mean(), node.name

@@ -149,3 +149,6 @@ LEVELS_TOGETHER = 5e-3
 POOLED_IMAGES = 0.02
 """Second moments and variances on maps of photographs: 11 pieces of 12 x 12 stand for 64 images, whose points' root
 mean squares they have within 1%."""
+
+STEEPER = 0.1
+"""Of what pairs of images differ by behind an activation of sums: to first order in the correlation, below 0.5."""

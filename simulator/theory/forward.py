@@ -39,10 +39,11 @@ from varprop.simulator.theory.sampling import (
     activated,
     batch_variances,
     channel_products,
-    channel_squares,
     controlled,
     correct,
     cropped_piece,
+    squared_slope,
+    squares_apart,
 )
 from varprop.simulator.theory.signal import Gaussian, Signal, Weighted, fixed, key_of
 from varprop.simulator.theory.strays import NONE
@@ -167,7 +168,12 @@ def _(operation: Activation, node: Node, network: Network, inputs: list[Signal])
         met, walked = duals.levels, signal.strays
         # Of the weighted layer's own noise, twice its products', the activation passes a part.
         gain = met.gain if known is None else (np.sqrt(met.gain) + lifted(known)) ** 2
-        walked = walked.walked(node.name, gain, max(met.noise - 2.0 * gain, 0.0) / signal.width, out)
+        noise = met.noise - 2.0 * gain
+        if known is not None and signal.behind is None:
+            # Channels of a sum have a mean, and are bent less.
+            assert known.inputs is not None
+            noise = squares_apart(known.values) - gain * squares_apart(known.inputs)
+        walked = walked.walked(node.name, gain, max(noise, 0.0) / signal.width, out)
         lead = min(factor * walked.lead + met.lead, 1.0)
         strays = replace(strays, walk=walked.walk, spots=walked.spots, lead=lead)
     return Signal(
@@ -233,14 +239,7 @@ def _response(signal: Signal, out: PairKernel, duals: Duals, sample: Sample | No
         log_scale = log_scale + duals.derivative.log_scale
     else:
         assert sample.inputs is not None
-        inputs, mean = sample.inputs, sample.inputs.mean(axis=(0, 1))
-        varied = np.maximum(channel_squares(inputs) - mean**2, 0.0)
-        # The product of two halves' fits has no part of the noise of either.
-        half = (inputs.shape[1] + 1) // 2
-        halves = ((inputs[:, part], sample.values[:, part]) for part in (slice(None, half), slice(-half, None)))
-        first, second = (channel_products(x, y) - mean * y.mean(axis=(0, 1)) for x, y in halves)
-        fitted = np.divide(first * second, varied, out=np.zeros_like(varied), where=varied > 0)
-        slope = float(fitted.sum() / varied.sum()) if varied.any() else 0.0
+        slope = squared_slope(sample.inputs, sample.values)
     return float(np.exp(log_scale)) * slope * before / after
 
 

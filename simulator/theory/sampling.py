@@ -375,10 +375,39 @@ def correct(duals: Duals, after: Sample, before: PairKernel) -> Duals:
         derivative = replace(derivative, values=derivative.values * np.outer(factor, factor)).scaled(1.0)
     gaps = missing(before, after.inputs)
     slopes = averages(duals.derivative)
-    kernel = shifted(duals.kernel, after, [gap * slope for gap, slope in zip(gaps, slopes, strict=True)])
+    kernel = _steeper(duals.kernel, float(slopes[1][np.ix_(varies, varies)].mean()), after)
+    kernel = shifted(kernel, after, [gap * slope for gap, slope in zip(gaps, slopes, strict=True)])
     mean = duals.mean * kernel.unit(duals.kernel.log_scale)
     more = float(after.values[varies].mean()) * kernel.unit(0.0) - float(mean[:, varies].mean())
     return replace(duals, mean=mean + more * varies, kernel=kernel, derivative=derivative)
+
+
+def _steeper(kernel: PairKernel, slope: float, after: Sample) -> PairKernel:
+    """Give what pairs of images differ by the squared slope of sampled channels, in place of Gaussian ones' `slope`.
+
+    Averages are corrected by themselves, and sizes of points and all that zero padding has a part in are known.
+    """
+    layout, varies = kernel.layout, after.varies
+    if len(layout.left) == layout.profiles or layout.profiles == 1 or slope <= 0.0:
+        return kernel
+    assert after.inputs is not None
+    factor = np.where(np.outer(varies, varies), squared_slope(after.inputs[varies], after.values[varies]) / slope, 1.0)
+    values = kernel.values * factor
+    own = np.arange(values.shape[1])
+    values[: layout.profiles, own, own] = kernel.diagonal
+    return replace(kernel, values=values)
+
+
+def squared_slope(inputs: Array, values: Array) -> float:
+    """Return the squared slope of the line that fits what an activation makes of a channel, its mean over positions."""
+    mean = inputs.mean(axis=(0, 1))
+    varied = np.maximum(channel_squares(inputs) - mean**2, 0.0)
+    # The product of two halves' fits has no part of the noise of either.
+    half = (inputs.shape[1] + 1) // 2
+    halves = ((inputs[:, part], values[:, part]) for part in (slice(None, half), slice(-half, None)))
+    first, second = (channel_products(x, y) - mean * y.mean(axis=(0, 1)) for x, y in halves)
+    fitted = np.divide(first * second, varied, out=np.zeros_like(varied), where=varied > 0)
+    return float(fitted.sum() / varied.sum()) if varied.any() else 0.0
 
 
 def missing(kernel: PairKernel, values: Array) -> list[Array]:
@@ -566,6 +595,14 @@ def share_of_batch(apart: Array, fixed: Sequence[Array], batch: int) -> float:
         rest -= float(np.vdot(along, np.linalg.lstsq(known @ known.T, along)[0]))  # few and maybe alike
     noise = rest / (channels * (samples - 1) * samples) * (1 - samples / batch)
     return float(max(1.0 - noise * channels / squares, 0.0))
+
+
+def squares_apart(values: Array) -> float:
+    """Return the relative variance of channels' squares at one point, less the channels' means."""
+    squares = (values - values.mean(axis=(0, 1))) ** 2
+    means = squares.mean(axis=2)
+    whole = float(np.vdot(means, means))
+    return float(np.vdot(squares, squares)) / (whole * squares.shape[2]) - 1.0 if whole > 0.0 else 0.0
 
 
 def channel_squares(values: Array) -> Array:
