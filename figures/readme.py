@@ -56,8 +56,8 @@ _SELU = (
     "what kernels of single draws stray by is less alike at neighbouring positions than theory has it; steps through "
     "expanding and projecting layers are off by 3% either way, why is not known"
 )
-_PIECES = "pieces of a few images stand for the batch"
-_ONE_SIZE = "behind strides points of different size count as alike, and means over a map come out too large"
+_CHOICE = "11 pieces of images stand for the batch, and other ones move single steps by 1% or 2%"
+_SPREAD = "activations spread more over draws than theory says, even of batches carried whole, and why is not known"
 
 
 def _cause(settings: Settings) -> str:
@@ -66,7 +66,7 @@ def _cause(settings: Settings) -> str:
         return "not known"
     if settings.network == "mobilenet_v2":
         return _SELU if settings.activation == "selu" else _CHANNELS
-    return f"{_PIECES}; {_ONE_SIZE}"
+    return f"{_CHOICE}; {_SPREAD}"
 
 
 def _mobilenet(framework: str, init: str, source: str, **more: object) -> Settings:

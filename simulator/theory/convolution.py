@@ -71,6 +71,11 @@ def convolved(operation: Conv2d, node: Node, network: Network, signal: Signal) -
             kernel = regridded(kernel, wanted) if far is None else laid_out(kernel, far, wanted)
             sample = None if sample is None else regrown(sample, window.out_size(signal.kernel.size), kernel.size)
         if kernel.size == amplitude.shape:
+            if far is not None:
+                # Large points of few images may lie where edges take most.
+                level = kernel.diagonal.mean(axis=0)
+                there = float(level @ amplitude.ravel())
+                kernel = kernel.scaled(float(level.sum() * amplitude.mean()) / there if there > 0 else 1.0)
             kernel, amplitude, common, far = with_edges(kernel, amplitude, under.T @ under), None, None, None
     kernel = with_bias(kernel, node, network)
     weighted = Weighted(law, per_group * window.live, source, seen, strays.variance, window, taps)
