@@ -47,6 +47,7 @@ TOPICS: dict[str, str] = {
     "input_gradient": "gradient at the data: slopes that know the weights before them",
     "finite_width_linear": "exact law of the log of a squared norm in linear networks",
     "finite_width_relu": "fluctuations of He-ReLU networks, forward and backward",
+    "drawn_levels": "layers of finite width draw by draw: what bends, and gradients that know the weights",
 }
 """Topic and what it derives; each is the module of that name."""
 

@@ -110,7 +110,7 @@ def test_kurtosis_against_monte_carlo(name: str) -> None:
     """
     network = CASES[name]
     data = load_batch("gaussian", network.nodes[0].shape, 1, 0, None)
-    expected = output_kurtosis(network, len(network) - 1, _forward(network, data))
+    expected = output_kurtosis(network, len(network) - 1, _forward(network, data, None))
     assert expected is not None
     outputs = last_outputs(network, data.data[0], 48_000)
     squares = outputs**2
@@ -129,12 +129,12 @@ def test_closed_values_of_kurtosis() -> None:
     net.activation("relu")
     net.conv2d(WIDE, 3, HE, groups=WIDE)
     network = net.build()
-    signals = _forward(network, load_batch("gaussian", (WIDE, 1, 1), 4, 0, None))
+    signals = _forward(network, load_batch("gaussian", (WIDE, 1, 1), 4, 0, None), None)
     assert output_kurtosis(network, 3, signals) == pytest.approx(18, rel=1e-6)
     assert output_kurtosis(network, 1, signals) is None  # wide enough
     assert output_kurtosis(network, 2, signals) is None  # no weights
     one = dense("he_normal", "relu")
-    signals = _forward(one, load_batch("gaussian", (40,), 1, 0, None))
+    signals = _forward(one, load_batch("gaussian", (40,), 1, 0, None), None)
     assert output_kurtosis(one, 3, signals) == pytest.approx(3 + 3 * 5 / 8, rel=1e-6)
 
 

@@ -151,7 +151,7 @@ def test_levels_go_through_depthwise_layers_and_shortcuts(size):
     """A sample that is large in one draw is so all over its map, and in branch and shortcut alike."""
     network, samples = mobile(3, size), 160
     batch = load_batch("gaussian", network.nodes[0].shape, samples, 0)
-    signals = _forward(network, batch)
+    signals = _forward(network, batch, None)
     outputs = [run(network, batch.data, *draw(network, 1, trial, samples))[0] for trial in range(10)]
     for index, node in enumerate(network.nodes):
         if node.kind not in ("batch_norm", "add"):
@@ -181,7 +181,7 @@ def test_levels_behind_activations_of_sums():
     """Channels of a sum have a mean: as if they had none, levels would be twice as large behind three sums."""
     network, samples = residual(3, 4), 120
     batch = load_batch("gaussian", network.nodes[0].shape, samples, 0)
-    signals = _forward(network, batch)
+    signals = _forward(network, batch, None)
     outputs = [run(network, batch.data, *draw(network, 1, trial, samples))[0] for trial in range(30)]
     for index, node in enumerate(network.nodes):
         if node.kind == "activation" and network.nodes[node.inputs[0]].kind == "add":

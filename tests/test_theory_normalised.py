@@ -363,7 +363,7 @@ def test_kernels_of_images_stray_as_those_of_draws_do():
     net.conv2d(16, 1, init)
     network = net.build()
     batch = load_batch("photo", network.nodes[0].shape, 12, 0)
-    signals = _forward(network, batch)
+    signals = _forward(network, batch, None)
     outputs = [run(network, batch.data, *draw(network, 1, trial, 12))[0] for trial in range(150)]
     for index in (2, 3, 6):
         values = np.stack([np.moveaxis(found[index], 1, 0).reshape(32, -1) for found in outputs])
@@ -507,7 +507,7 @@ def test_kernels_of_deep_nets_with_batches_as_large_as_layers_are_wide(function,
     depth = 16
     measured = deep_kernels(function, samples, width, depth, 80, 3)
     network = build("mlp", depth=depth + 1, width=width, activation=function, norm="batch")
-    signals = _forward(network, load_batch("gaussian", network.nodes[0].shape, samples, 0))
+    signals = _forward(network, load_batch("gaussian", network.nodes[0].shape, samples, 0), None)
     laws = [s.law for node, s in zip(network.nodes, signals, strict=True) if node.kind == "batch_norm"]
     expected = np.array([[law.modes.counts @ law.modes.shares**2, law.levels, law.inverse * law.mean] for law in laws])
     half = slice(depth // 2, depth)

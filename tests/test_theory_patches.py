@@ -138,7 +138,7 @@ def test_first_channels_depend_on_the_whole_batch():
     """Behind the stem's depthwise layer 1 / v depends on all images: of five alone it was 5% less."""
     network, batch = build("mobilenet_v2", framework="torch"), load_batch("photo", (3, 32, 32), 64, 0)
     names = [node.name for node in network.nodes]
-    law = engine._forward(network, batch)[names.index("stem.depthwise.bn")].law
+    law = engine._forward(network, batch, None)[names.index("stem.depthwise.bn")].law
     first, rng = plain_patches(batch.data, Window((3, 3), (2, 2), (1, 1, 1, 1))), np.random.default_rng(6)
     under, found = Window((3, 3), (1, 1), (1, 1, 1, 1)), []
     for _ in range(400):
@@ -160,7 +160,7 @@ def test_channels_of_the_first_convolution_vary_as_on_the_whole_batch():
     net.batch_norm()
     net.global_average_pool()
     network, batch = net.build(), load_batch("photo", (3, 32, 32), 64, 0)
-    law = engine._forward(network, batch)[2].law
+    law = engine._forward(network, batch, None)[2].law
     flat = plain_patches(batch.data, Window((3, 3), (1, 1), (1, 1, 1, 1))).transpose(1, 0, 2).reshape(27, -1)
     weights = np.random.default_rng(3).standard_normal((20_000, 27)) * np.sqrt(2 / 27)
     v = np.einsum("ck,ck->c", weights @ np.cov(flat, bias=True), weights)

@@ -186,7 +186,7 @@ def test_what_blocks_stray_by():
     batch = load_batch("gaussian", network.nodes[0].shape, 32, 0)
     x, rng = batch.data.reshape(32, width, 4).transpose(0, 2, 1), np.random.default_rng(0)
     measured = np.array([drawn_blocks(x, width, count, rng) for _ in range(draws)])
-    signals = _forward(network, batch)
+    signals = _forward(network, batch, None)
     expected = []
     for node, signal in zip(network.nodes, signals, strict=True):
         if isinstance(node.operation, Add):

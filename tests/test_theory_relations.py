@@ -128,7 +128,7 @@ def test_zero_padding_behind_a_depthwise_normalisation(stride):
     rng = np.random.default_rng(1)
     # Signs, whose second moment is one at every position.
     signs = rng.choice([-1.0, 1.0], (samples, *network.nodes[0].shape))
-    signal = _forward(network, Batch(signs, "signs", True))[5]
+    signal = _forward(network, Batch(signs, "signs", True), None)[5]
     assert (signal.amplitude is None) == (stride == 2)
     level = signal.kernel.diagonal[0].reshape(signal.kernel.size) if signal.amplitude is None else signal.amplitude
     level = level / level.mean()

@@ -63,39 +63,50 @@ Array = NDArray[np.float64]
 _LARGEST = 700.0  # log of a number
 
 
-def gained(network: Network, index: int, signals: list[Signal], gradients: list[Gradient], back: Gradient) -> float:
-    """Return the second moment of the gradient at the data over what independent slopes make of it.
+def gained(
+    network: Network,
+    index: int,
+    signals: list[Signal],
+    gradients: list[Gradient],
+    back: Gradient,
+    known: dict[int, Bends],
+) -> float:
+    """Return the second moment of the gradient at a weighted layer's input over what independent slopes make of it.
 
     Followed are chains of weights, normalisations and activations, up to a sum, a pooling or a depthwise layer.
 
     Parameters
     ----------
     index
-        The weighted layer that reads the data.
+        The weighted layer, whose input is taken as given.
     signals
         Of all nodes.
     gradients
         Of this layer and all nodes after it.
     back
         What comes back through this layer if slopes are independent.
+    known
+        Bends of activations by node, to which those that are found on the way are added.
     """
     operation, whole = network.nodes[index].operation, back.kernel.second_moment * back.edges
     source, weighted = signals[network.nodes[index].inputs[0]], signals[index].weighted
     if not follows(operation) or not whole > 0.0:
         return 1.0
     assert weighted is not None
-    response = first(operation, source, signals[index])
+    response = first(operation, network.nodes[network.nodes[index].inputs[0]].shape, source, signals[index])
     chain, profiles = _chain(network, index, signals), response.parts.shape[1]
     if response.size == (1, 1) and not _bent(network, chain):
         return 1.0
     samples = source.kernel.layout
-    data, known, more = Data.of(source, profiles), _bends(network, chain, signals, samples, profiles), 0.0
+    data, more = Data.of(source, profiles), 0.0
+    bends_of = _bends(network, chain, signals, samples, profiles, known)
+    unit = source.kernel.log_scale if source.known is None else 0.0
     # Of weights w that are not Gaussian E[w^2 (w x)^2] is another, and at one point that is all that counts.
     own = 1.0 + weighted.law.excess_kurtosis / 2
     for after in chain:
         before, signal, operation = signals[index], signals[after], network.nodes[after].operation
         if isinstance(operation, Activation):
-            found, gradient = known[after], gradients[after - len(network)]
+            found, gradient = bends_of[after], gradients[after - len(network)]
             sources = _sources(response, found, data, before)
             sources[:, -1] *= own
             own = 1.0
@@ -103,7 +114,7 @@ def gained(network: Network, index: int, signals: list[Signal], gradients: list[
             if gradient.kernel.size != response.size:
                 arriving = np.take(arriving, numbers(response.size, (1, 1), gradient.kernel.size), axis=1)
             products = sources * arriving
-            apart = gradient.kernel.log_scale + before.kernel.log_scale - back.kernel.log_scale
+            apart = gradient.kernel.log_scale + before.kernel.log_scale - back.kernel.log_scale - unit
             total = float((products @ response.pairs(response.size)).mean())
             more += total * math.exp(min(apart, _LARGEST)) * gradient.edges * network.nodes[after].shape[0]
             response = activated(response, found, before, signal)
@@ -134,18 +145,28 @@ def _bent(network: Network, chain: list[int]) -> bool:
     return any(isinstance(op, Activation) and not activation(op.function).homogeneous for op in operations)
 
 
-def _bends(network: Network, chain: list[int], signals: list[Signal], samples: Layout, most: int) -> dict[int, Bends]:
-    """Return the bends of the activations of a chain, those of one kind worked out together."""
+def _bends(
+    network: Network, chain: list[int], signals: list[Signal], samples: Layout, most: int, known: dict[int, Bends]
+) -> dict[int, Bends]:
+    """Return the bends of the activations of a chain, those of one kind worked out together.
+
+    Those of the same `samples` are added to the known ones.
+    """
     kinds: dict[tuple[str, Size, int], list[int]] = {}
+    found: dict[int, Bends] = {}
     for index in chain:
         node = network.nodes[index]
         if isinstance(node.operation, Activation):
             kernel = signals[node.inputs[0]].kernel
-            kinds.setdefault((node.operation.function, kernel.size, kernel.layout.profiles), []).append(index)
-    found: dict[int, Bends] = {}
+            if index in known and kernel.layout is samples and len(known[index].q) >= most:
+                found[index] = known[index].of(most)
+            else:
+                kinds.setdefault((node.operation.function, kernel.size, kernel.layout.profiles), []).append(index)
     for (name, *_), indices in kinds.items():
         kernels = [signals[network.nodes[index].inputs[0]].kernel for index in indices]
         found.update(zip(indices, bends(activation(name), kernels, samples, most), strict=True))
+    like = [index for index in found if signals[network.nodes[index].inputs[0]].kernel.layout is samples]
+    known.update({index: found[index] for index in like})
     return found
 
 

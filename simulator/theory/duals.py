@@ -75,8 +75,9 @@ def hermite_expansion(function: ActivationFunction, sigma: Array, dimensions: fl
     coefficients
         Orthonormal coefficients, shape (3, n, ORDER + 1), for n deviations.
     moments
-        Exact second moments; then E phi^3 and E phi^4, the means of phi and phi^2 with the weights phi'^2, and E[sigma
-        u phi' phi], all over the powers of E phi^2 that make them numbers: shape (8, n).
+        Exact second moments; then E phi^3 and E phi^4, the means of phi and phi^2 with the weights phi'^2, E[sigma u
+        phi' phi], the mean of phi^2 with the weights (sigma u phi')^2, and E[sigma u phi' phi^3], all over the powers
+        of E phi^2 that make them numbers: shape (10, n).
     """
     # Rows on a grid of log sigma that all layers share, and cubic interpolation between them: relative error 1e-6.
     place = np.log(np.maximum(sigma, 1e-150)) / _STEP
@@ -107,7 +108,7 @@ def hermite_expansion(function: ActivationFunction, sigma: Array, dimensions: fl
 
 
 def _rows(function: ActivationFunction, steps: list[int], dimensions: float) -> list[Row]:
-    """Coefficients (3, ORDER + 1) and moments (8,) at some deviations, of which new ones are worked out."""
+    """Coefficients (3, ORDER + 1) and moments (10,) at some deviations, of which new ones are worked out."""
     known = _known(function, dimensions)
     new = [step for step in steps if step not in known]
     for start in range(0, len(new), _AT_ONCE):
@@ -125,7 +126,9 @@ def _rows(function: ActivationFunction, steps: list[int], dimensions: float) -> 
             unit = row[0] / math.sqrt(squares[0]) if squares[0] > 0 else row[0]
             cubes, gates = unit**3 * mass, row[1] ** 2 * mass / (squares[1] or 1.0)
             along = float(row[0] * row[2] @ mass) / (squares[0] or 1.0)
-            more = [cubes.sum(), cubes @ unit, gates @ unit, gates @ unit**2, along]
+            turned = row[2] ** 2 * mass / (squares[2] or 1.0)
+            over = float(row[2] * unit**3 @ mass) / math.sqrt(squares[0] or 1.0)
+            more = [cubes.sum(), cubes @ unit, gates @ unit, gates @ unit**2, along, turned @ unit**2, over]
             known[step] = (row * mass) @ basis[:, part].T, np.append(squares, more)
     return [known[step] for step in steps]
 
@@ -267,7 +270,7 @@ def _levels_after(function: ActivationFunction, sigma: float, dimensions: float,
     """Return what the activation makes of levels around sigma^2."""
     levels, weights = nodes(strayed)
     coefficients, moments = hermite_expansion(function, sigma * np.sqrt(levels), dimensions)
-    second, slopes, _, third, fourth, first, square, along = moments
+    second, slopes, _, third, fourth, first, square, along, *_ = moments
     powers = np.stack([coefficients[0, :, 0], second, third * second**1.5, fourth * second**2])
     squares = slopes * np.stack([np.ones_like(second), first * second**0.5, square * second])
     linear = np.stack([coefficients[1, :, 0], coefficients[1, :, 1], along * second / (sigma * np.sqrt(levels))])

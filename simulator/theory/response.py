@@ -15,14 +15,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from varprop.simulator.activations import ActivationFunction
-from varprop.simulator.network import Activation, BatchNorm, Conv2d, Linear, Operation, ZeroPad
+from varprop.simulator.network import Activation, BatchNorm, Conv2d, Linear, Operation, Shape, ZeroPad
 from varprop.simulator.theory.duals import hermite_expansion
 from varprop.simulator.theory.maps import Ints, Size, by_offset, clipped_offsets
 from varprop.simulator.theory.pairs import Layout, PairKernel
@@ -49,9 +49,11 @@ class Data:
 
     @staticmethod
     def of(source: Signal, profiles: int) -> Data:
-        """Take them from a node before the first weights."""
+        """Take them from a node's values if the batch alone decides them, else from its kernel, in units of that."""
         values = source.known
-        assert values is not None
+        if values is None:
+            same = by_profile(source.kernel, source.kernel.layout, profiles)
+            return Data(source.kernel.size, same, source.kernel.pair_mean)
         maps = values if values.ndim == 4 else values[:, :, None, None]
         means = float(np.mean(maps.mean(axis=(0, 2, 3)) ** 2))
         if source.data is None:
@@ -87,7 +89,7 @@ class Response:
         Of rows and of columns, share of the ways from each of the data's (second axis) that lead to each of the map's.
     parts
         r_0, r_1 and r_2 of each profile at each offset, without any, where r_1 has r_0, too, and between samples; in
-        units of the kernel's, shape (3, profiles, offsets + 1).
+        units of the kernel's over those of `Data`, shape (3, profiles, offsets + 1).
     """
 
     size: Size
@@ -116,17 +118,17 @@ def follows(operation: Operation) -> bool:
     return dense or isinstance(operation, Linear | BatchNorm | ZeroPad | Activation)
 
 
-def first(operation: Operation, source: Signal, output: Signal) -> Response:
-    """Return the response behind weights that read the data."""
-    assert source.known is not None
+def first(operation: Operation, shape: Shape, source: Signal, output: Signal) -> Response:
+    """Return the response behind weights that read a node of the given shape."""
     assert output.weighted is not None
     window = output.weighted.window
-    size = (1, 1) if window is None else (source.known.shape[2], source.known.shape[3])
+    size = (1, 1) if window is None else (shape[1], shape[2])
     # Samples differ in size, and the less the more values they have.
     profiles = min(source.kernel.layout.profiles, max(_IMAGES, _VALUES // output.weighted.fan_in))
     parts = np.zeros((3, profiles, _half(size) + 1))
     # The kernel is a mean over channels.
-    parts[0] = math.exp(-source.kernel.log_scale) / output.weighted.fan_in * (1 if window is None else window.live)
+    unit = 1.0 if source.known is None else math.exp(-source.kernel.log_scale)
+    parts[0] = unit / output.weighted.fan_in * (1 if window is None else window.live)
     parts[:2, :, -2] = parts[1::-1, :, -2]
     rows = np.eye(size[0])
     ways = rows, rows if size[0] == size[1] else np.eye(size[1])
@@ -200,6 +202,10 @@ class Bends:
     turned: Array
     growth: Array
     widened: Array
+
+    def of(self, profiles: int) -> Bends:
+        """Return those of the first profiles alone."""
+        return self if len(self.q) == profiles else Bends(*(part[:profiles] for part in astuple(self)))
 
 
 def bends(function: ActivationFunction, kernels: Sequence[PairKernel], samples: Layout, most: int) -> list[Bends]:

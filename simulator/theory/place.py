@@ -1,0 +1,204 @@
+"""How the levels of points go together: over the positions of a map, over samples, and behind weights.
+
+Means over n channels stray by 1 / n, at two positions as far together as the square of their channels' correlation.
+Under a window the strays of its taps are averaged, pair by pair, and what neighbours share is left; so the correlation
+of two points strays, too, by (1 - c^2)^2 / n if they are Gaussian.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from varprop.simulator.network import Conv2d, Linear
+from varprop.simulator.theory.level_law import STILL, Law, Passage, Step, gathered, stepped, strayed, unchanged
+from varprop.simulator.theory.maps import Ints, Size, Window, at_offsets, by_offset, overlaps, pairs_apart, window_sum
+from varprop.simulator.theory.pairs import PairKernel
+from varprop.simulator.theory.signal import Signal
+
+Array = NDArray[np.float64]
+
+_WIDEST = 1 / 3  # variance of a number that may be anything from -1 to 1
+
+
+@dataclass(frozen=True)
+class Place:
+    """What is known of the levels at a node; fields by offset have no offset in the middle.
+
+    Attributes
+    ----------
+    law
+        Of the levels of Gaussian points: those of the last dense layer.
+    channels
+        Their number.
+    fixed
+        Part of their mean square that the weights leave nothing to chance of.
+    places
+        Correlation of the levels at two positions of a map, by their offset.
+    alike
+        Square of that of the channels themselves.
+    others
+        Correlation of the levels of two samples.
+    spread, spread_others
+        Variance of the correlation c of two positions, by their offset, and of two samples, over (1 - c^2)^2.
+    passage
+        What the activation since then made of the levels.
+    step
+        From the levels of the dense layer before.
+    """
+
+    law: Law
+    channels: float
+    fixed: float
+    places: Array
+    alike: Array
+    others: float
+    spread: Array
+    spread_others: float
+    passage: Passage | None = None
+    step: Step | None = None
+
+    @property
+    def made(self) -> Passage:
+        """What came of the levels so far."""
+        return unchanged(self.law) if self.passage is None else self.passage
+
+    def on(self, size: Size, stride: Size = (1, 1)) -> Place:
+        """Return the place on a map of another size, every so many positions of this one."""
+        apart = apart_by(size, stride)
+        places, alike, spread = (at_offsets(field, *apart) for field in (self.places, self.alike, self.spread))
+        return replace(self, places=places, alike=alike, spread=spread, step=None)
+
+    def flat(self) -> Place:
+        """Return the place with the positions as channels."""
+        return replace(self, step=None)
+
+
+def first(signal: Signal, source: Signal, weighted: float) -> Place:
+    """Return the place behind weights whose input's levels are known, or strays as the data do.
+
+    Parameters
+    ----------
+    signal, source
+        Behind the weights, and before.
+    weighted
+        Share of the second moment that the bias does not make.
+    """
+    assert signal.weighted is not None
+    window, size = signal.weighted.window, signal.kernel.size
+    alike = related(signal.kernel) ** 2
+    law, places, variance = STILL, np.ones_like(alike), 0.0
+    if source.known is not None and window is not None and source.origin is not None:
+        # Data carried by their average.
+        levels = _under(source.known, window)
+        variance, places = float(np.mean((levels - 1.0) ** 2)), _correlation(levels, size)
+        law, _ = stepped(STILL, strayed(variance), 1.0, 0.0, weighted)
+    elif signal.kernel.layout.profiles > 1:
+        levels = levels_of(signal.kernel)
+        law, places = gathered(levels), _correlation(levels.reshape(-1, *size), size)
+    # Products of two of N Gaussian numbers stray half as much as squares.
+    return _behind(signal, law, places, alike, 0.0, np.full(alike.shape, variance / 2), variance / 2)
+
+
+def behind_weights(place: Place, operation: Conv2d | Linear, signal: Signal, source: Signal, weighted: float) -> Place:
+    """Return the place behind weights; see `first`."""
+    assert signal.weighted is not None
+    window, size = signal.weighted.window, signal.kernel.size
+    passage, law, channels = place.made, place.law, place.channels
+    mean = law.mean(passage.square)
+    inherited = max(law.mean(passage.square**2) / mean**2 - 1.0, 0.0) if mean > 0 else 0.0
+    own = law.mean(passage.square**2 * passage.noise) / mean**2 / channels if mean > 0 else 0.0
+    if window is None:
+        assert isinstance(operation, Linear)
+        before = size_of(place.alike)
+        # Of a map of which only a part is carried, all pairs that have something in common are there.
+        pairs = pairs_apart(before) * (channels / operation.in_features / (before[0] * before[1]))
+        kept_by, noise_by = (np.full((1, 1), np.sum(pairs * field)) for field in (place.places, place.alike))
+        spread = np.zeros((1, 1))
+    else:
+        assert isinstance(operation, Conv2d)
+        pairs = overlaps(window.shares.reshape(window.kernel) / window.taps)
+        down, across = (
+            stride * np.arange(1 - out, out)[:, None] + np.arange(1 - taps, taps)
+            for stride, out, taps in zip(window.stride, size, window.kernel, strict=True)
+        )
+        kept_by, noise_by = (
+            np.einsum("iajb,ab->ij", at_offsets(field, down, across), pairs) for field in (place.places, place.alike)
+        )
+        spread = at_offsets(place.spread, *apart_by(size, window.stride))
+        channels /= operation.groups
+    middle = len(kept_by) // 2, len(kept_by[0]) // 2
+    kept, noise = (min(max(float(field[middle]), 0.0), 1.0) for field in (kept_by, noise_by))
+    whole = inherited * kept + own * noise
+    places, others = np.ones_like(kept_by), 0.0
+    if whole > 0.0:
+        places = (inherited * kept_by + own * noise_by) / whole
+        others = (inherited * kept * place.others + own * between(source.kernel)) / whole
+    law, step = stepped(law, passage, noise / channels, kept, weighted)
+    spread = np.minimum(kept * spread + noise / channels, _WIDEST)
+    spread_others = min(kept * place.spread_others + noise / channels, _WIDEST)
+    alike = related(signal.kernel) ** 2
+    return replace(_behind(signal, law, places, alike, others, spread, spread_others), step=step)
+
+
+def _behind(
+    signal: Signal, law: Law, places: Array, alike: Array, others: float, spread: Array, spread_others: float
+) -> Place:
+    assert signal.weighted is not None
+    weights, width = signal.weighted.law, signal.width
+    fixed = 1.0 - width * weights.fresh(int(width), signal.weighted.fan_in)
+    return Place(law, width, fixed, places, alike, others, spread, spread_others)
+
+
+def levels_of(kernel: PairKernel) -> Array:
+    """Second moments of samples at each position over their mean there, shape (profiles, positions)."""
+    expected = kernel.diagonal.mean(axis=0)
+    return np.asarray(np.divide(kernel.diagonal, expected, out=np.ones_like(kernel.diagonal), where=expected > 0))
+
+
+def related(kernel: PairKernel) -> Array:
+    """Correlation of a channel's values at two positions, by their offset."""
+    same = by_offset(np.mean(kernel.values[: kernel.layout.profiles], axis=0), kernel.size)
+    own = float(same[kernel.size[0] - 1, kernel.size[1] - 1])
+    return np.clip(same / own, -1.0, 1.0) if own > 0 else np.zeros_like(same)
+
+
+def between(kernel: PairKernel) -> float:
+    """Square of the mean correlation of a channel's values at one position of two samples."""
+    cross = kernel.values[kernel.layout.profiles :]
+    if not len(cross):
+        return 0.0
+    return min(float(np.mean(cross.diagonal(axis1=1, axis2=2))) / kernel.second_moment, 1.0) ** 2
+
+
+def size_of(field: Array) -> Size:
+    """Size of the map that a field by offset belongs to."""
+    return (field.shape[0] + 1) // 2, (field.shape[1] + 1) // 2
+
+
+def apart_by(size: Size, stride: Size = (1, 1)) -> tuple[Ints, Ints]:
+    """Return all offsets of a map, in steps of a stride."""
+    down, across = (step * np.arange(1 - side, side) for side, step in zip(size, stride, strict=True))
+    return down, across
+
+
+def _under(values: Array, window: Window) -> Array:
+    """Levels of the data under a window over their mean at the place, shape (samples, height, width)."""
+    squares, whole = np.mean(values**2, axis=1), replace(window, inside=False)
+    expected = window_sum(squares.mean(axis=0), whole)
+    found = np.stack([window_sum(one, whole) for one in squares])
+    return np.divide(found, expected, out=np.ones_like(found), where=expected > 0)
+
+
+def _correlation(levels: Array, size: Size) -> Array:
+    """Correlation of levels, shape (samples, height, width), by offset on a map of `size`."""
+    strays = levels - levels.mean()
+    h, w = strays.shape[1:]
+    power = np.mean(np.abs(np.fft.rfft2(strays, (2 * h, 2 * w))) ** 2, axis=0)
+    products = np.fft.irfft2(power, (2 * h, 2 * w))
+    down, across = apart_by(size)
+    covariance = products[np.ix_(down, across)] / np.outer(h - np.abs(down), w - np.abs(across))
+    own = float(covariance[size[0] - 1, size[1] - 1])
+    return np.asarray(covariance / own) if own > 0 else np.ones_like(covariance)

@@ -1,0 +1,226 @@
+"""Levels along a network without normalisation: where they come from, and what they do to second moments.
+
+Chains of dense layers and activations are followed, through paddings, poolings and flattening. Behind a sum, a
+depthwise layer, or a second activation, levels count as known again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from varprop.simulator.activations import activation
+from varprop.simulator.initializers import bias_law
+from varprop.simulator.network import (
+    Activation,
+    AveragePool,
+    Conv2d,
+    Flatten,
+    GlobalAveragePool,
+    Linear,
+    MaxPool,
+    Network,
+    Node,
+    ZeroPad,
+)
+from varprop.simulator.theory.averaged import alone, as_seen, averaged, size_in_range
+from varprop.simulator.theory.bending import gained
+from varprop.simulator.theory.duals import FAR
+from varprop.simulator.theory.gradient import Gradient
+from varprop.simulator.theory.level_law import Behind, Returned, arriving, back, before, passed, untouched
+from varprop.simulator.theory.place import Place, behind_weights, first, levels_of
+from varprop.simulator.theory.response import Bends, bends
+from varprop.simulator.theory.signal import Signal
+
+_PROFILES = 8  # samples of a batch of images whose bends are looked at
+_SOME = 1.2  # times as many layers behind, from one layer that is asked to the next
+
+_Gains = tuple[int, object, tuple[tuple[int, float], ...]]
+"""Layers behind, what they are like, and the last two that were asked, by their number, with the answer."""
+
+
+def follow(network: Network) -> Walk | None:
+    """Return how to follow levels, where they matter: without normalisation, and with an activation that bends.
+
+    Half-lines bend where points of a map differ, but not at any one of them.
+    """
+    return Walk(network) if not network.has_batch_norm and any(map(_bends, network.nodes)) else None
+
+
+def _bends(node: Node) -> bool:
+    if not isinstance(node.operation, Activation):
+        return False
+    function = activation(node.operation.function)
+    _, left, right = function.germ_zero
+    return not function.homogeneous or (left != right and node.shape[1:] not in ((), (1, 1)))
+
+
+class Walk:
+    """The places of all nodes, and gradients as functions of their levels.
+
+    Attributes
+    ----------
+    bends
+        Of the activations that have been seen, by node.
+    """
+
+    def __init__(self, network: Network) -> None:
+        self.bends: dict[int, Bends] = {}
+        self._network = network
+        self._places: list[Place | None] = []
+        self._gains: dict[int, _Gains] = {}
+        self._found: list[list[tuple[float, Returned | Behind]]] = [[] for _ in network.nodes]
+
+    def seen(self, index: int, inputs: list[Signal]) -> list[Signal]:
+        """Return a node's inputs as its operation sees them in a draw."""
+        place = self._activated(index)
+        return inputs if place is None else [as_seen(inputs[0], place)]
+
+    def _activated(self, index: int) -> Place | None:
+        """Return the place before an activation, if that is the first since the last weights."""
+        node = self._network.nodes[index]
+        place = self._places[node.inputs[0]] if isinstance(node.operation, Activation) else None
+        return None if place is None or place.passage is not None else place
+
+    def forward(self, index: int, signal: Signal, signals: list[Signal]) -> Signal:
+        """Return a node's signal, given those before it and what it would be if levels were known."""
+        node = self._network.nodes[index]
+        found: Place | None = None
+        if signal.known is None and signal.kernel.second_moment > 0.0:
+            source, place, activated = signals[node.inputs[0]], self._places[node.inputs[0]], self._activated(index)
+            match node.operation:
+                case Conv2d(depthwise=True):
+                    pass
+                case Conv2d() | Linear() as operation:
+                    weighted = self._weighted(node, signal)
+                    if place is None:
+                        found = first(signal, source, weighted)
+                    else:
+                        found = behind_weights(place, operation, signal, source, weighted)
+                case Activation(function=name) if activated is not None:
+                    function, size = activation(name), size_in_range(source.kernel)
+                    passage = passed(function, size, activated.law.levels, activated.fixed, activated.channels)
+                    found = replace(activated, passage=passage, step=None)
+                    far = abs(np.log(source.kernel.second_moment) + source.kernel.log_scale) >= FAR
+                    if function.homogeneous or not far:
+                        seen = as_seen(source, activated).kernel
+                        (bent,) = bends(function, [seen], seen.layout, _PROFILES)
+                        self.bends[index] = bent
+                        signal, found = averaged(function, signal, source.kernel, found, bent)
+                case ZeroPad() if place is not None:
+                    found = place.on(signal.kernel.size)
+                case Flatten() if place is not None:
+                    found = place.flat()
+                # The levels of means that no activation has seen yet are others.
+                case AveragePool() | MaxPool() as pool if place is not None and place.passage is not None:
+                    found = place.on(signal.kernel.size, pool.stride)
+                case GlobalAveragePool() if place is not None and place.passage is not None:
+                    found = place.on((1, 1))
+        self._places.append(found)
+        return signal
+
+    def _weighted(self, node: Node, signal: Signal) -> float:
+        """Share of a layer's second moment that the bias does not make."""
+        bias = bias_law(node, self._network.framework)
+        return 1.0 if bias is None else max(1.0 - bias.second_moment / size_in_range(signal.kernel), 0.0)
+
+    def backward(
+        self, index: int, gradients: list[Gradient], signals: list[Signal], arrived: list[Gradient]
+    ) -> list[Gradient]:
+        """Return the gradients at a node's inputs, given what they would be if levels were known.
+
+        `gradients` are those of this node and all after it.
+        """
+        place = self._places[index]
+        if place is None or not arrived[0].kernel.second_moment > 0.0:
+            return arrived
+        node, (piece,) = self._network.nodes[index], arrived
+        (source,) = node.inputs
+        if self._places[source] is None:
+            return arrived
+        if place.step is not None:
+            return [self._through_weights(index, gradients, signals, piece)]
+        if isinstance(node.operation, Activation):
+            return [self._through_activation(index, gradients[0], signals[source], piece)]
+        self._found[source].extend(self._found[index])
+        return arrived
+
+    def _through_weights(
+        self, index: int, gradients: list[Gradient], signals: list[Signal], piece: Gradient
+    ) -> Gradient:
+        node, place, signal = self._network.nodes[index], self._places[index], signals[index]
+        (source,) = node.inputs
+        known = self._places[source]
+        assert place is not None
+        assert place.step is not None
+        assert known is not None
+        assert node.fan_in is not None
+        assert signal.weighted is not None
+        found = self._total(index)
+        returned = found if isinstance(found, Returned) else arriving(place.law)
+        isometric = signal.weighted.law.matrix is not None and signal.width <= node.fan_in
+        if isinstance(node.operation, Conv2d):
+            # Weights that are shared by the positions of a map know all of them.
+            more = 0.0 if isometric else self._more(index, signals, gradients, piece)
+            returned = replace(returned, excess=more * node.fan_in * returned.square)
+        behind = back(place.step, returned, node.fan_in, isometric)
+        if known.passage is not None:
+            self._keep(source, piece, behind)
+            return piece
+        returned, gain = before(known.law, known.made, behind)
+        self._keep(source, piece, returned)
+        return replace(piece, kernel=piece.kernel.scaled(gain))
+
+    def _through_activation(self, index: int, gradient: Gradient, source: Signal, piece: Gradient) -> Gradient:
+        node, place = self._network.nodes[index], self._places[index]
+        assert isinstance(node.operation, Activation)
+        assert place is not None
+        assert place.passage is not None
+        found = self._total(index)
+        behind = found if isinstance(found, Behind) else untouched(place.law)
+        returned, gain = before(place.law, place.passage, behind)
+        self._keep(node.inputs[0], piece, returned)
+        weights = gradient.kernel.diagonal
+        slopes = alone(activation(node.operation.function), source.kernel, place).slope
+        known = place.law.over(slopes, levels_of(source.kernel), weights / weights.sum())
+        return replace(piece, kernel=piece.kernel.scaled(gain / known)) if known > 0.0 else piece
+
+    def _more(self, index: int, signals: list[Signal], gradients: list[Gradient], piece: Gradient) -> float:
+        """Return what the gradient at a convolution's input gains because later slopes know its weights.
+
+        That takes a look at all layers behind, and changes slowly from one layer to the next of its kind: of many only
+        some are asked, and the others continue the line through the last two.
+        """
+        node, later = self._network.nodes[index], self._later(index)
+        kind = self._network.nodes[node.inputs[0]].shape, node.operation
+        count, like, points = (0, None, ()) if later is None else self._gains.get(later, (0, None, ()))
+        if like != kind:
+            count, points = 0, ()
+        count += 1
+        if len(points) < 2 or count >= _SOME * points[-1][0]:
+            found = gained(self._network, index, signals, gradients, piece, self.bends) - 1.0
+            points = (*points[-1:], (count, found))
+        self._gains[index] = (count, kind, points)
+        (last, known), (earlier, other) = points[-1], points[0]
+        return known + (known - other) * (count - last) / max(last - earlier, 1)
+
+    def _later(self, index: int) -> int | None:
+        """Return the weighted layer that alone reads what a node becomes."""
+        while len(self._network.consumers[index]) == 1:
+            (index,) = self._network.consumers[index]
+            if self._network.nodes[index].fan_in is not None:
+                return index
+        return None
+
+    def _keep(self, index: int, piece: Gradient, found: Returned | Behind) -> None:
+        self._found[index].append((size_in_range(piece.kernel), found))
+
+    def _total(self, index: int) -> Returned | Behind | None:
+        """Return what all consumers of a node make together."""
+        found = self._found[index]
+        if not found:
+            return None
+        whole = sum(size for size, _ in found)
+        parts = [one.times(size / whole) for size, one in found]
+        return parts[0].plus(*parts[1:])
