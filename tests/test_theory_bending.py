@@ -182,3 +182,14 @@ def test_fewer_inputs_than_modes_that_normalisation_looks_at():
         _, first, *_ = (layer.backward.second_moment for layer in theory.layers)
         step = theory.layers[0].backward.second_moment / first
         assert step == pytest.approx(64 * 2 / inputs * (1 - 2 / inputs), rel=2e-3)
+
+
+def test_points_that_are_nearly_one_are_one():
+    """On flat parts of photographs neighbours correlate but for 1e-10, where half-lines bend without end."""
+    network = convolutions("relu", 2, 48, True, 16)
+    batch = load_batch("photo", (3, 48, 48), batch=16, seed=0)
+    theory, measured = (
+        [layer.backward.second_moment for layer in report.layers[:2]]
+        for report in (predict(network, batch), simulate(network, batch, trials=20, seed=0))
+    )
+    assert theory[0] / theory[1] == pytest.approx(measured[0] / measured[1], rel=0.05)

@@ -61,6 +61,7 @@ from varprop.simulator.theory.signal import Signal
 Array = NDArray[np.float64]
 
 _LARGEST = 700.0  # log of a number
+_ONE = 1e-3  # of 1 - c^2: phi''_a phi''_b of half-lines is as large as one over its root
 
 
 def gained(
@@ -188,4 +189,8 @@ def _sources(response: Response, found: Bends, data: Data, signal: Signal) -> Ar
         scaled[:, -1:] = found.widened
         sources -= response.parts[0, :, -1:] ** 2 * (apart - means) * scaled
         sources /= 1.0 + 2.0 / signal.law.sphere
+    # Points that are nearly one are one: what is left of their differences is that of approximations.
+    own = sources[:, -1:]
+    sources = np.where(1.0 - found.correlation[:, :-1] ** 2 < _ONE, own, sources)
+    sources[:, -1:] = own
     return np.asarray(sources / found.q)
