@@ -192,4 +192,5 @@ def test_points_that_are_nearly_one_are_one():
         [layer.backward.second_moment for layer in report.layers[:2]]
         for report in (predict(network, batch), simulate(network, batch, trials=20, seed=0))
     )
-    assert theory[0] / theory[1] == pytest.approx(measured[0] / measured[1], rel=0.05)
+    # As README has it of photographs.
+    assert theory[0] / theory[1] == pytest.approx(measured[0] / measured[1], rel=0.1)
