@@ -79,6 +79,10 @@ def _resnet(framework: str, source: str, **more: object) -> Settings:
     return Settings("resnet", framework=framework, init="he_normal", input=source, **options)
 
 
+def _plain(network: str, framework: str, init: str, activation: str, trials: int) -> Settings:
+    return Settings(network, framework=framework, init=init, activation=activation, input="gaussian", trials=trials)
+
+
 _LARGE: dict[str, Any] = {"size": 96, "batch": 16, "trials": 60}
 
 ROWS = [
@@ -97,6 +101,10 @@ ROWS = [
     _mobilenet("torch", "he_normal", "photo", **_LARGE),
     *(_resnet(framework, source) for source in ("gaussian", "photo") for framework in ("torch", "keras")),
     *(_resnet("torch", source, **{**_LARGE, "trials": 40}) for source in ("gaussian", "photo")),
+    _plain("plain_conv", "torch", "he_normal", "relu", 200),
+    _plain("plain_conv", "keras", "glorot_normal", "tanh", 200),
+    _plain("mlp", "torch", "lecun_normal", "selu", 2000),
+    _plain("mlp", "keras", "glorot_uniform", "tanh", 2000),
 ]
 
 
