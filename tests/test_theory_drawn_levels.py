@@ -183,3 +183,10 @@ def test_levels_of_the_data_under_a_window():
     found = predict(network, batch).layers[2].forward.second_moment
     assert measured.standard_error < 0.005 * found
     assert abs(found - measured.second_moment) < BEYOND * measured.standard_error
+
+
+def test_levels_that_an_activation_is_not_known_at():
+    """A draw in many sends more through eight channels than quadrature of a sine follows: levels count as known."""
+    network = build("mlp", depth=6, width=8, activation="sin(x)")
+    report = predict(network, load_batch("gaussian", network.nodes[0].shape, 4, 0))
+    assert all(np.isfinite(layer.forward.log_second_moment) for layer in report.layers)

@@ -30,10 +30,9 @@ Array = NDArray[np.float64]
 _ROUNDING = 1e-9  # of one less a squared correlation
 
 
-def as_seen(signal: Signal, place: Place) -> Signal:
-    """Return an activation's input with the correlations that its points have in a draw."""
-    together = _together(place, np.sqrt(place.law.levels), signal.kernel)
-    return replace(signal, kernel=replace(signal.kernel, values=signal.kernel.values / together))
+def as_seen(kernel: PairKernel, place: Place) -> PairKernel:
+    """Return the kernel of an activation's input with the correlations that its points have in a draw."""
+    return replace(kernel, values=kernel.values / _together(place, np.sqrt(place.law.levels), kernel))
 
 
 def averaged(

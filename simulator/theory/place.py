@@ -108,8 +108,9 @@ def behind_weights(place: Place, operation: Conv2d | Linear, signal: Signal, sou
     window, size = signal.weighted.window, signal.kernel.size
     passage, law, channels = place.made, place.law, place.channels
     mean = law.mean(passage.square)
-    inherited = max(law.mean(passage.square**2) / mean**2 - 1.0, 0.0) if mean > 0 else 0.0
-    own = law.mean(passage.square**2 * passage.noise) / mean**2 / channels if mean > 0 else 0.0
+    relative = passage.square / mean if mean > 0 else np.ones_like(passage.square)
+    inherited = max(law.mean(relative**2) - 1.0, 0.0)
+    own = law.mean(relative**2 * passage.noise) / channels
     if window is None:
         assert isinstance(operation, Linear)
         before = size_of(place.alike)

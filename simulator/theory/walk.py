@@ -10,7 +10,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from varprop.simulator.activations import activation
+from varprop.simulator.activations import ActivationFunction, activation
+from varprop.simulator.errors import UserError
 from varprop.simulator.initializers import bias_law
 from varprop.simulator.network import (
     Activation,
@@ -29,6 +30,7 @@ from varprop.simulator.theory.bending import gained
 from varprop.simulator.theory.duals import FAR
 from varprop.simulator.theory.gradient import Gradient
 from varprop.simulator.theory.level_law import Behind, Returned, arriving, back, before, passed, untouched
+from varprop.simulator.theory.pairs import PairKernel
 from varprop.simulator.theory.place import Place, behind_weights, first, levels_of
 from varprop.simulator.theory.response import Bends, bends
 from varprop.simulator.theory.signal import Signal
@@ -75,7 +77,10 @@ class Walk:
     def seen(self, index: int, inputs: list[Signal]) -> list[Signal]:
         """Return a node's inputs as its operation sees them in a draw."""
         place = self._activated(index)
-        return inputs if place is None else [as_seen(inputs[0], place)]
+        if place is None:
+            return inputs
+        (signal,) = inputs
+        return [replace(signal, kernel=as_seen(signal.kernel, place))]
 
     def _activated(self, index: int) -> Place | None:
         """Return the place before an activation, if that is the first since the last weights."""
@@ -99,15 +104,7 @@ class Walk:
                     else:
                         found = behind_weights(place, operation, signal, source, weighted)
                 case Activation(function=name) if activated is not None:
-                    function, size = activation(name), size_in_range(source.kernel)
-                    passage = passed(function, size, activated.law.levels, activated.fixed, activated.channels)
-                    found = replace(activated, passage=passage, step=None)
-                    far = abs(np.log(source.kernel.second_moment) + source.kernel.log_scale) >= FAR
-                    if function.homogeneous or not far:
-                        seen = as_seen(source, activated).kernel
-                        (bent,) = bends(function, [seen], seen.layout, _PROFILES)
-                        self.bends[index] = bent
-                        signal, found = averaged(function, signal, source.kernel, found, bent)
+                    signal, found = self._through(activation(name), index, signal, source.kernel, activated)
                 case ZeroPad() if place is not None:
                     found = place.on(signal.kernel.size)
                 case Flatten() if place is not None:
@@ -119,6 +116,21 @@ class Walk:
                     found = place.on((1, 1))
         self._places.append(found)
         return signal
+
+    def _through(
+        self, function: ActivationFunction, index: int, signal: Signal, before: PairKernel, place: Place
+    ) -> tuple[Signal, Place | None]:
+        """Return an activation's output and its place; None where levels that a draw may have are too large for it."""
+        try:
+            passage = passed(function, size_in_range(before), place.law.levels, place.fixed, place.channels)
+        except UserError:
+            return signal, None
+        found = replace(place, passage=passage, step=None)
+        if not function.homogeneous and abs(np.log(before.second_moment) + before.log_scale) >= FAR:
+            return signal, found
+        seen = as_seen(before, place)
+        (self.bends[index],) = bends(function, [seen], seen.layout, _PROFILES)
+        return averaged(function, signal, before, found, self.bends[index])
 
     def _weighted(self, node: Node, signal: Signal) -> float:
         """Share of a layer's second moment that the bias does not make."""
