@@ -79,8 +79,8 @@ def _resnet(framework: str, source: str, **more: object) -> Settings:
     return Settings("resnet", framework=framework, init="he_normal", input=source, **options)
 
 
-def _plain(network: str, framework: str, init: str, activation: str) -> Settings:
-    return Settings(network, framework=framework, init=init, activation=activation, input="gaussian", trials=200)
+def _plain(network: str, framework: str, init: str, activation: str, trials: int) -> Settings:
+    return Settings(network, framework=framework, init=init, activation=activation, input="gaussian", trials=trials)
 
 
 _LARGE: dict[str, Any] = {"size": 96, "batch": 16, "trials": 60}
@@ -101,9 +101,9 @@ ROWS = [
     _mobilenet("torch", "he_normal", "photo", **_LARGE),
     *(_resnet(framework, source) for source in ("gaussian", "photo") for framework in ("torch", "keras")),
     *(_resnet("torch", source, **{**_LARGE, "trials": 40}) for source in ("gaussian", "photo")),
-    _plain("plain_conv", "keras", "glorot_normal", "tanh"),
-    _plain("mlp", "torch", "lecun_normal", "selu"),
-    _plain("mlp", "keras", "glorot_uniform", "tanh"),
+    _plain("plain_conv", "keras", "glorot_normal", "tanh", 200),
+    _plain("mlp", "torch", "lecun_normal", "selu", 2000),
+    _plain("mlp", "keras", "glorot_uniform", "tanh", 2000),
 ]
 
 
