@@ -109,9 +109,7 @@ def test_generated_blocks_of_the_readme_are_replaced_and_nothing_else_is() -> No
 
 def test_accuracy_table_says_what_the_comparison_says(run) -> None:
     row = accuracy_table([Measured(run(3), np.zeros((2, 4)))]).splitlines()[2]
-    assert row == (
-        "| chain | torch |  | gaussian 4 | 0.00%, +0.00% | 0.00%, +0.00% | +0.00% | - | 10.00%, 10.00% |  |"
-    )
+    assert row == ("| chain | torch |  | gaussian 4 | 0.00%, +0.00% | 0.00%, +0.00% | +0.00% | - | 10.00%, 10.00% |  |")
 
 
 def test_accuracy_table_says_why_a_bound_is_missed(chain, make_report) -> None:
