@@ -11,6 +11,14 @@ _INSIDE = np.array([1.0, -8.0, 0.0, 8.0, -1.0]) / 12
 _FIRST, _SECOND = np.array([-25.0, 48.0, -36.0, 16.0, -3.0]) / 12, np.array([-3.0, -10.0, 18.0, -6.0, 1.0]) / 12
 
 
+def cubic_weights(t: Array) -> Array:
+    """Return the weights of the values at -1, 0, 1 and 2 in their cubic (Lagrange's) at t, shape (*t.shape, 4)."""
+    low, high, beyond = t + 1, t - 1, t - 2
+    return np.stack(
+        [-t * high * beyond / 6, low * high * beyond / 2, -low * t * beyond / 2, low * t * high / 6], axis=-1
+    )
+
+
 class UniformTable:
     """A function between its values at equal steps: cubic pieces with slopes from five neighbours each.
 

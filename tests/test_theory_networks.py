@@ -481,7 +481,7 @@ def test_error_of_known_levels_falls_as_one_over_width_and_of_straying_ones_fast
     """Slope of log error over log width, weighted by the run's standard errors (side 0 is forward, 1 is backward)."""
     widths = np.array([8, 16, 32, 64])
     found = np.array([width_error(function, int(w), 4000, samples=16)[side] for w in widths])
-    monkeypatch.setattr("varprop.simulator.theory.engine.follow", lambda network: None)
+    monkeypatch.setattr("varprop.simulator.theory.engine.follow", lambda *_: None)
     known = np.array([width_error(function, int(w), 4000, samples=16)[side] for w in widths])
     error, noise = known.T
     assert np.all(error < 0)

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 
 from varprop.simulator.activations import ActivationFunction
 from varprop.simulator.theory.duals import FAR
-from varprop.simulator.theory.level_law import Passage, passed
-from varprop.simulator.theory.maps import Size, at_offsets, offsets
+from varprop.simulator.theory.level_law import Law
+from varprop.simulator.theory.maps import Size, apart_by, at_offsets, offsets
 from varprop.simulator.theory.pairs import PairKernel
-from varprop.simulator.theory.place import Place, apart_by, between, levels_of, related
+from varprop.simulator.theory.place import Place, between, levels_of
 from varprop.simulator.theory.response import Bends
 from varprop.simulator.theory.signal import Signal
 
@@ -53,8 +53,9 @@ def averaged(
     bent
         Of its input as it is seen.
     """
-    passage, law, kernel, layout = place.made, place.law, signal.kernel, signal.kernel.layout
-    known, levels = alone(function, before, place), levels_of(before)
+    passage, known, law = place.made, place.unfixed, place.law
+    assert known is not None
+    kernel, layout, levels = signal.kernel, signal.kernel.layout, levels_of(before)
     equal = np.full(levels.shape, 1 / levels.size)
     rest, rest_known = (np.maximum(p.square - p.mean**2, 0.0) for p in (passage, known))
     varied = law.over(rest_known, levels, equal)
@@ -64,14 +65,14 @@ def averaged(
     beyond = np.log(before.second_moment) + before.log_scale - np.log(size_in_range(before))
     unit = float(np.exp((beyond - kernel.log_scale) / 2))
     mean, mean_known = law.mean(passage.mean), law.over(known.mean, levels, equal)
-    strayed = law.mean(passage.mean**2) - mean**2 - law.over(known.mean**2, levels, equal) + mean_known**2
+    strayed = _beyond(law, passage.mean, known.mean, levels)
     # Points of another size, near an edge, stray by as much of it; zeros around a map do not.
     sizes = np.sqrt(np.maximum(before.diagonal / before.second_moment, 0.0))
     means = signal.mean + (mean - mean_known) * unit * sizes
     values = kernel.values - _products(signal.mean, kernel)
     values *= law.mean(rest) / varied * _together(place, np.sqrt(rest), before)
     values += _products(means, kernel)
-    more = max(strayed, 0.0) * unit**2 * _alike(place, kernel)
+    more = strayed * unit**2 * _alike(place, kernel)
     q, apart = bent.q * np.exp(before.log_scale - kernel.log_scale), 1.0 - bent.correlation**2
     curved = (q * bent.bent * apart**2).mean(axis=0) / 2
     more[: layout.profiles] += (_unfolded(curved[:-1], kernel.size) * place.spread).ravel()[offsets(kernel.size)]
@@ -92,13 +93,6 @@ def averaged(
     return replace(signal, kernel=scaled, mean=means * scaled.unit(kernel.log_scale)), found
 
 
-def alone(function: ActivationFunction, before: PairKernel, place: Place) -> Passage:
-    """Return what an activation makes of Gaussian points of the levels, as theory does that takes them as known."""
-    if place.fixed > 0.0 or place.passage is None:
-        return passed(function, size_in_range(before), place.law.levels, 0.0, place.channels)
-    return place.passage
-
-
 def size_in_range(kernel: PairKernel) -> float:
     """Return a kernel's second moment, or the nearest at which activations are evaluated."""
     return float(np.exp(np.clip(np.log(kernel.second_moment) + kernel.log_scale, -FAR, FAR)))
@@ -110,13 +104,17 @@ def _products(field: Array, kernel: PairKernel) -> Array:
 
 def _together(place: Place, field: Array, kernel: PairKernel) -> Array:
     """Mean product of a function of the level at two points over that at one, by block and pair of positions."""
-    levels, law = levels_of(kernel), place.law
-    equal = np.full(levels.shape, 1 / levels.size)
-    mean, known = law.mean(field), law.over(field, levels, equal)
-    strayed = max(law.mean(field**2) - mean**2 - law.over(field**2, levels, equal) + known**2, 0.0)
+    mean, strayed = place.law.mean(field), _beyond(place.law, field, field, levels_of(kernel))
     if not mean > 0.0:
         return np.ones((len(kernel.values), 1, 1))
     return np.asarray((mean**2 + strayed * _alike(place, kernel)) / (mean**2 + strayed))
+
+
+def _beyond(law: Law, field: Array, known: Array, levels: Array) -> float:
+    """Variance of a function of the level over draws, less that of the `known` one over equally likely levels."""
+    equal = np.full(levels.shape, 1 / levels.size)
+    inside = law.over(known**2, levels, equal) - law.over(known, levels, equal) ** 2
+    return max(law.mean(field**2) - law.mean(field) ** 2 - inside, 0.0)
 
 
 def _alike(place: Place, kernel: PairKernel) -> Array:
@@ -130,7 +128,7 @@ def _alike(place: Place, kernel: PairKernel) -> Array:
 
 def _apart(kernel: PairKernel) -> Array:
     """One less the squared correlation of two positions, by half of their offsets, and of two samples."""
-    known = related(kernel).ravel()
+    known = kernel.correlation().ravel()
     return np.maximum(1.0 - np.append(known[: len(known) // 2 + 1] ** 2, between(kernel)), _ROUNDING)
 
 

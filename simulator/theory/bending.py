@@ -83,7 +83,7 @@ def gained(
     signals
         Of all nodes.
     gradients
-        Of this layer and all nodes after it.
+        Of the last node and all before it down to this layer.
     back
         What comes back through this layer if slopes are independent.
     known
@@ -107,7 +107,7 @@ def gained(
     for after in chain:
         before, signal, operation = signals[index], signals[after], network.nodes[after].operation
         if isinstance(operation, Activation):
-            found, gradient = bends_of[after], gradients[after - len(network)]
+            found, gradient = bends_of[after], gradients[len(network) - 1 - after]
             sources = _sources(response, found, data, before)
             sources[:, -1] *= own
             own = 1.0

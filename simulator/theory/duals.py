@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from varprop.simulator.activations import ActivationFunction, half_lines
 from varprop.simulator.errors import UserError
+from varprop.simulator.interpolation import cubic_weights
 from varprop.simulator.theory.levels import UNSTRAYED, Levels, after, nodes
 from varprop.simulator.theory.maps import Size, offsets, pair_of_offset
 from varprop.simulator.theory.pairs import PairKernel
@@ -85,16 +86,7 @@ def hermite_expansion(function: ActivationFunction, sigma: Array, dimensions: fl
     needed, back = np.unique(first[:, None] + np.arange(4), return_inverse=True)
     rows = _rows(function, needed.tolist(), dimensions)
     table = np.stack([row[0] for row in rows]), np.stack([row[1] for row in rows])
-    t = place - first - 1.0
-    weights = np.stack(
-        [
-            -t * (t - 1) * (t - 2) / 6,
-            (t + 1) * (t - 1) * (t - 2) / 2,
-            -(t + 1) * t * (t - 2) / 2,
-            (t + 1) * t * (t - 1) / 6,
-        ]
-    )
-    back = back.reshape(-1, 4).T
+    weights, back = cubic_weights(place - first - 1.0).T, back.reshape(-1, 4).T
     coefficients = sum(w[:, None, None] * table[0][k] for w, k in zip(weights, back, strict=True))
     moments = sum(w[:, None] * table[1][k] for w, k in zip(weights, back, strict=True))
     coefficients, moments = np.asarray(coefficients).transpose(1, 0, 2), np.asarray(moments).T

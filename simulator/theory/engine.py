@@ -24,6 +24,7 @@ from varprop.simulator.theory.notes import notes
 from varprop.simulator.theory.pairs import PairKernel
 from varprop.simulator.theory.profiles import profile as profile_of
 from varprop.simulator.theory.profiles import relative
+from varprop.simulator.theory.response import Bends
 from varprop.simulator.theory.signal import Signal, key_of
 from varprop.simulator.theory.start import cotangent, known_signal, nothing, start
 from varprop.simulator.theory.walk import Walk, follow
@@ -62,9 +63,10 @@ def predict(network: Network, batch: Batch, *, profile: bool = False, remarks: b
     check_theory(network)
     # Kernels are small: a second thread costs more than it brings.
     with threadpool_limits(limits=1, user_api="blas"):
-        walk = follow(network)
+        bends: dict[int, Bends] = {}
+        walk = follow(network, bends)
         signals = _forward(network, batch, walk)
-        gradients = _backward(network, signals, walk)
+        gradients = _backward(network, signals, walk, bends)
         forward, backward = log_laws(network, signals, gradients)
     rows = [
         _moments(signal.kernel, signal.edges, float(signal.mean.mean()), spread, _common(signal))
@@ -111,19 +113,19 @@ def _forward(network: Network, batch: Batch, walk: Walk | None) -> list[Signal]:
     signals: list[Signal] = []
     for node, alone in zip(network.nodes, narrow(network), strict=True):
         inputs = [signals[i] for i in node.inputs]
+        seen = inputs if walk is None else walk.seen(len(signals), inputs)
         known = [signal.known for signal in inputs if signal.known is not None]
         if len(known) < len(inputs) or draws_weights(node.operation):
-            seen = inputs if walk is None else walk.seen(len(signals), inputs)
             signal = propagate(node.operation, node, network, seen)
             signal = replace(signal, strays=signal.strays.merged(node.name)) if alone else signal
         else:
             values = evaluate(node.operation, *known) if known else batch.data
             signal = known_signal(values, node.operation, inputs, how, network.has_batch_norm)
-        signals.append(signal if walk is None else walk.forward(len(signals), signal, signals))
+        signals.append(signal if walk is None else walk.forward(len(signals), signal, inputs, seen))
     return signals
 
 
-def _backward(network: Network, signals: list[Signal], walk: Walk | None) -> list[Gradient]:
+def _backward(network: Network, signals: list[Signal], walk: Walk | None, bends: dict[int, Bends]) -> list[Gradient]:
     arriving: list[list[Gradient]] = [[] for _ in network.nodes]
     exits: list[list[frozenset[int]]] = [[] for _ in network.nodes]
     arriving[-1].append(untied(cotangent(signals[-1]), key_of("cotangent")))
@@ -139,9 +141,9 @@ def _backward(network: Network, signals: list[Signal], walk: Walk | None) -> lis
         law = signals[readers[0]].law if len(readers) == 1 else None
         back = pull_back(node.operation, gradient, [signals[i] for i in node.inputs], signals[index], law)
         if walk is not None:
-            back = walk.backward(index, found[::-1], signals, back)
+            back = walk.backward(index, found, signals, back)
         if node.fan_in is not None and signals[node.inputs[0]].known is not None:
-            more = gained(network, index, signals, found[::-1], back[0], {} if walk is None else walk.bends)
+            more = gained(network, index, signals, found, back[0], bends)
             back = [replace(back[0], kernel=back[0].kernel.scaled(more))]
         for source, piece in zip(node.inputs, back, strict=True):
             # The weights behind a flattening are others at every position.

@@ -6,8 +6,8 @@ its mean square: the level q of the point. With C(q) = E phi(z)^2 the next level
     q' = sigma_w^2 (C(q) + noise),    Var noise = (E phi^4 - C^2) / n,
 
 a Markov chain on a line, whose law is carried on a grid of log q (the mean over channels is taken as gamma
-distributed, as it is without an activation). So E C(q) is not
-C(E q), however small 1 / n: what C bends adds up over layers.
+distributed, as it is without an activation). So E C(q) is not C(E q), however small 1 / n: what C bends adds up over
+layers.
 
 Back from the output, with D = |dL/dz|^2 of a layer and A = z dL/dz: given z' the next weights are W = z' h^T / |h|^2 +
 W~ (1 - h h^T / |h|^2) with h = phi(z) and W~ of the law of W, unconditioned, so that with D' and A' of the next layer
@@ -23,16 +23,17 @@ Under a window levels of neighbours are averaged: of their variance is left what
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass, replace
 from functools import cached_property
 from math import log1p, sqrt
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from varprop.simulator.activations import ActivationFunction
+from varprop.simulator.interpolation import cubic_weights
 from varprop.simulator.theory.duals import hermite_expansion
 
 Array = NDArray[np.float64]
@@ -247,17 +248,7 @@ def _interpolated(place: Array, count: int) -> tuple[NDArray[np.intp], Array]:
     """Return the four nodes of a grid of `count` around each place, and their weights in a cubic."""
     place = np.clip(place, 0.0, count - 1.0)
     first = np.clip(np.floor(place).astype(np.intp), 1, count - 3)
-    t = place - first
-    cubic = np.stack(
-        [
-            -t * (t - 1) * (t - 2) / 6,
-            (t + 1) * (t - 1) * (t - 2) / 2,
-            -(t + 1) * t * (t - 2) / 2,
-            (t + 1) * t * (t - 1) / 6,
-        ],
-        axis=-1,
-    )
-    return first[..., None] + np.arange(-1, 3), cubic
+    return first[..., None] + np.arange(-1, 3), cubic_weights(place - first)
 
 
 def _gamma(variance: Array) -> tuple[Array, Array]:
@@ -277,7 +268,23 @@ def _gamma(variance: Array) -> tuple[Array, Array]:
 
 
 @dataclass(frozen=True)
-class Returned:
+class Functions:
+    """Functions of a level at the nodes of its law, each of shape (nodes,)."""
+
+
+F = TypeVar("F", bound=Functions)
+
+
+def mixed(parts: Sequence[tuple[float, F]]) -> F:
+    """Return the mean of functions of one kind with these weights."""
+    whole = sum(weight for weight, _ in parts)
+    fields = zip(*(astuple(part) for _, part in parts), strict=True)
+    shares = np.array([weight / whole for weight, _ in parts])
+    return type(parts[0][1])(*(shares @ np.stack(field) for field in fields))
+
+
+@dataclass(frozen=True)
+class Returned(Functions):
     """A gradient as a function of the level at a weighted layer's output, shape (nodes,).
 
     Attributes
@@ -291,14 +298,6 @@ class Returned:
     square: Array
     excess: Array
 
-    def times(self, factor: float) -> Returned:
-        """Return a part of it."""
-        return Returned(factor * self.square, factor * self.excess)
-
-    def plus(self, *others: Any) -> Returned:
-        """Return the sum of parts."""
-        return Returned(*(np.sum(parts, axis=0) for parts in zip(*map(astuple, (self, *others)), strict=True)))
-
 
 def arriving(law: Law) -> Returned:
     """Return a gradient that knows nothing of the layer: a cotangent, say."""
@@ -306,22 +305,13 @@ def arriving(law: Law) -> Returned:
 
 
 @dataclass(frozen=True)
-class Behind:
+class Behind(Functions):
     """A gradient behind an activation, as a function of the level before it, shape (nodes,): see `before`."""
 
     slope: Array
     square: Array
     tilted: Array
     coherent: Array
-    isometric: float = 0.0
-
-    def times(self, factor: float) -> Behind:
-        """Return a part of it."""
-        return Behind(*(factor * part for part in astuple(self)))
-
-    def plus(self, *others: Any) -> Behind:
-        """Return the sum of parts."""
-        return Behind(*(np.sum(parts, axis=0) for parts in zip(*map(astuple, (self, *others)), strict=True)))
 
 
 def untouched(law: Law) -> Behind:
@@ -332,19 +322,20 @@ def untouched(law: Law) -> Behind:
 
 def back(step: Step, found: Returned, fan_in: int, isometric: bool) -> Behind:
     """Return the gradient at the input of a weighted layer; `isometric` is one that keeps its length."""
+    more = step.plain @ found.excess * (step.weighted / fan_in)
+    slope = step.slope @ found.square
     return Behind(
-        step.slope @ found.square,
-        step.plain @ found.excess * (step.weighted / fan_in),
+        # What an isometric layer adds along its output it takes from all other directions.
+        slope - more if isometric else slope,
+        more,
         step.tilted @ found.square,
         step.coherent @ found.excess * step.weighted,
-        float(isometric),
     )
 
 
 def before(law: Law, passage: Passage, found: Behind) -> tuple[Returned, float]:
     """Return the gradient before an activation, and its mean square over that behind the activation."""
-    # What an isometric layer adds along its output it takes from all other directions.
-    square = passage.slope * (found.slope + (passage.gate - found.isometric) * found.square)
+    square = passage.slope * (found.slope + passage.gate * found.square)
     along = passage.tilted * found.tilted + passage.coherent * passage.along**2 * found.coherent
     mean = law.mean(square)
     if not mean > 0.0:

@@ -134,6 +134,11 @@ def size_of(field: Array) -> Size:
     return field.shape[0], field.shape[1]
 
 
+def size_apart(field: Array) -> Size:
+    """Size of the map that a field by offset belongs to."""
+    return (field.shape[0] + 1) // 2, (field.shape[1] + 1) // 2
+
+
 def bordered(matrix: Array) -> Array:
     """Return a matrix with a last row and column of zeros, which -1 of `Window.index` finds."""
     found = np.zeros((matrix.shape[0] + 1, matrix.shape[1] + 1))
@@ -163,6 +168,12 @@ def near_offsets(size: Size) -> Ints:
     return np.where(far, int(numbers.max()) + 1, numbers)
 
 
+def apart_by(size: Size, stride: Size = (1, 1)) -> tuple[Ints, Ints]:
+    """Return all offsets of a map, in steps of a stride."""
+    down, across = (step * np.arange(1 - side, side) for side, step in zip(size, stride, strict=True))
+    return down, across
+
+
 def by_offset(values: Array, size: Size) -> Array:
     """Mean of a matrix over positions by offset, shape (2 height - 1, 2 width - 1)."""
     count = pairs_apart(size)
@@ -172,8 +183,15 @@ def by_offset(values: Array, size: Size) -> Array:
 @lru_cache(maxsize=64)
 def pairs_apart(size: Size) -> Array:
     """Return the number of pairs of positions of a map at each offset, shape (2 height - 1, 2 width - 1)."""
-    down, across = (side - np.abs(np.arange(1 - side, side)) for side in size)
-    return np.outer(down, across).astype(np.float64)
+    rows, cols = (side - np.abs(offset) for side, offset in zip(size, apart_by(size), strict=True))
+    return np.outer(rows, cols).astype(np.float64)
+
+
+def products_by_offset(maps: Array) -> Array:
+    """Sum over maps, shape (..., height, width), and over pairs of positions at each offset of the product of two."""
+    full = 2 * maps.shape[-2] - 1, 2 * maps.shape[-1] - 1  # no smaller, or the discrete transform's copies would meet
+    power = np.sum(np.abs(np.fft.rfft2(maps, full)) ** 2, axis=tuple(range(maps.ndim - 2)))
+    return np.asarray(np.fft.fftshift(np.fft.irfft2(power, full)), dtype=np.float64)
 
 
 def at_offsets(field: Array, down: Ints, across: Ints) -> Array:
@@ -185,6 +203,25 @@ def at_offsets(field: Array, down: Ints, across: Ints) -> Array:
         for offset, size in zip((down, across), field.shape, strict=True)
     )
     return np.asarray(padded[rows[..., None, None], cols].reshape(*down.shape, *across.shape))
+
+
+def under_window(field: Array, window: Window, size: Size, loads: Array) -> Array:
+    """Return by offset what means under a window have of a field by offset, as if the map had no edges.
+
+    Parameters
+    ----------
+    field
+        Of products of two positions before, by their offset.
+    window, size
+        The window, and the map that it makes.
+    loads
+        Share of each tap in a mean, shape `window.kernel`.
+    """
+    down, across = (
+        stride * np.arange(1 - out, out)[:, None] + np.arange(1 - taps, taps)
+        for stride, out, taps in zip(window.stride, size, window.kernel, strict=True)
+    )
+    return np.asarray(np.einsum("iajb,ab->ij", at_offsets(field, down, across), overlaps(loads)))
 
 
 @lru_cache(maxsize=16)

@@ -21,6 +21,7 @@ from varprop.simulator.theory.maps import Ints, Size, Window, by_offset, clipped
 Array = NDArray[np.float64]
 
 _SPARE, _ITERATIONS = 12, 4  # directions more than are asked for, and squarings of the matrix, of subspace iteration
+ROUNDING = 1e-12  # share of a second moment
 _NEGLIGIBLE = 1e-3  # share of the largest below which the moment of two different taps is left out
 
 CUT = 16  # rows and columns of a larger map that kernels are carried on, unless many samples are
@@ -136,6 +137,12 @@ class PairKernel:
             return np.asarray(own / points, dtype=np.float64)
         either = np.concatenate([self.values[count:].sum(axis=2), self.values[count:].sum(axis=1)])
         return np.asarray((own / paired + (1 - 1 / paired) * (layout.partners @ either)) / points, dtype=np.float64)
+
+    def correlation(self, common: float = 0.0) -> Array:
+        """Correlation of a channel's values at two positions of a sample, by their offset; less a `common` product."""
+        same = by_offset(np.mean(self.values[: self.layout.profiles], axis=0) - common, self.size)
+        own = float(same[self.size[0] - 1, self.size[1] - 1])
+        return np.clip(same / own, -1.0, 1.0) if own > ROUNDING * self.second_moment else np.zeros_like(same)
 
     def alike(self) -> float:
         """Mean correlation of different positions of a sample, zero where it is negative."""

@@ -18,7 +18,17 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from varprop.simulator.theory.maps import Ints, Size, at_offsets, by_offset, clipped_offsets, offsets, pairs_apart
+from varprop.simulator.theory.maps import (
+    Ints,
+    Size,
+    apart_by,
+    at_offsets,
+    by_offset,
+    clipped_offsets,
+    offsets,
+    pairs_apart,
+    products_by_offset,
+)
 from varprop.simulator.theory.pairs import Layout, PairKernel, offset_means
 from varprop.simulator.theory.sampling import assemble
 
@@ -29,13 +39,11 @@ _ENTRIES = 450_000  # of the kernel of all pairs of such images
 
 def apart(maps: Array) -> Array:
     """Return `far` of known images, shape (samples, channels, height, width), at all offsets."""
-    height, width = maps.shape[2:]
-    full = 2 * height - 1, 2 * width - 1  # no smaller, or the discrete transform's copies would meet
-    power = np.mean(np.abs(np.fft.rfft2(maps, full)) ** 2, axis=(0, 1))
-    products = np.fft.fftshift(np.fft.irfft2(power, full)) / pairs_apart((height, width))
+    samples, channels, height, width = maps.shape
+    products = products_by_offset(maps) / (samples * channels * pairs_apart((height, width)))
     common = float(np.mean(maps.mean(axis=(0, 2, 3)) ** 2))
     variance = float(np.mean(maps**2)) - common
-    return (products - common) / variance if variance > 0 else np.zeros(full)
+    return (products - common) / variance if variance > 0 else np.zeros_like(products)
 
 
 def thinned(far: Array, stride: Size) -> Array:
@@ -91,7 +99,7 @@ def _tiles(piece: Size, size: Size) -> tuple[Ints, Ints]:
 def image_mean(kernel: PairKernel, far: Array, size: Size) -> Array:
     """Mean of each block over all pairs of positions of images of `size`, of which the kernel's are pieces."""
     profile = offset_means(kernel)
-    down, across = (np.arange(1 - side, side) for side in size)
+    down, across = apart_by(size)
     pairs = pairs_apart(size) / (size[0] * size[1]) ** 2
     known = np.outer(np.abs(down) < kernel.size[0], np.abs(across) < kernel.size[1])
     where = clipped_offsets(down, across, kernel.size)
@@ -107,7 +115,7 @@ def _correlations(kernel: PairKernel, far: Array, root: Array, size: Size) -> Ar
     own, (height, width) = root.reshape(kernel.layout.profiles, -1), kernel.size
     products = by_offset(kernel.values[: len(own)].sum(axis=0), kernel.size)
     unit = by_offset(own.T @ own, kernel.size)
-    down, across = (np.arange(1 - side, side) for side in size)
+    down, across = apart_by(size)
     square = float(root.mean()) ** 2
     found = (kernel.pair_mean + kernel.variance * at_offsets(far, down, across)) / (square if square > 0 else 1.0)
     near = np.ix_(np.abs(down) < height, np.abs(across) < width)

@@ -14,7 +14,17 @@ from numpy.typing import NDArray
 
 from varprop.simulator.network import Conv2d, Linear
 from varprop.simulator.theory.level_law import STILL, Law, Passage, Step, gathered, stepped, strayed, unchanged
-from varprop.simulator.theory.maps import Ints, Size, Window, at_offsets, by_offset, overlaps, pairs_apart, window_sum
+from varprop.simulator.theory.maps import (
+    Size,
+    Window,
+    apart_by,
+    at_offsets,
+    pairs_apart,
+    products_by_offset,
+    size_apart,
+    under_window,
+    window_sum,
+)
 from varprop.simulator.theory.pairs import PairKernel
 from varprop.simulator.theory.signal import Signal
 
@@ -43,8 +53,8 @@ class Place:
         Correlation of the levels of two samples.
     spread, spread_others
         Variance of the correlation c of two positions, by their offset, and of two samples, over (1 - c^2)^2.
-    passage
-        What the activation since then made of the levels.
+    passage, unfixed
+        What the activation since then made of the levels, and would make of points that nothing is fixed of.
     step
         From the levels of the dense layer before.
     """
@@ -58,6 +68,7 @@ class Place:
     spread: Array
     spread_others: float
     passage: Passage | None = None
+    unfixed: Passage | None = None
     step: Step | None = None
 
     @property
@@ -70,10 +81,6 @@ class Place:
         apart = apart_by(size, stride)
         places, alike, spread = (at_offsets(field, *apart) for field in (self.places, self.alike, self.spread))
         return replace(self, places=places, alike=alike, spread=spread, step=None)
-
-    def flat(self) -> Place:
-        """Return the place with the positions as channels."""
-        return replace(self, step=None)
 
 
 def first(signal: Signal, source: Signal, weighted: float) -> Place:
@@ -88,7 +95,7 @@ def first(signal: Signal, source: Signal, weighted: float) -> Place:
     """
     assert signal.weighted is not None
     window, size = signal.weighted.window, signal.kernel.size
-    alike = related(signal.kernel) ** 2
+    alike = signal.kernel.correlation() ** 2
     law, places, variance = STILL, np.ones_like(alike), 0.0
     if source.known is not None and window is not None and source.origin is not None:
         # Data carried by their average.
@@ -113,21 +120,15 @@ def behind_weights(place: Place, operation: Conv2d | Linear, signal: Signal, sou
     own = law.mean(relative**2 * passage.noise) / channels
     if window is None:
         assert isinstance(operation, Linear)
-        before = size_of(place.alike)
+        before = size_apart(place.alike)
         # Of a map of which only a part is carried, all pairs that have something in common are there.
         pairs = pairs_apart(before) * (channels / operation.in_features / (before[0] * before[1]))
         kept_by, noise_by = (np.full((1, 1), np.sum(pairs * field)) for field in (place.places, place.alike))
         spread = np.zeros((1, 1))
     else:
         assert isinstance(operation, Conv2d)
-        pairs = overlaps(window.shares.reshape(window.kernel) / window.taps)
-        down, across = (
-            stride * np.arange(1 - out, out)[:, None] + np.arange(1 - taps, taps)
-            for stride, out, taps in zip(window.stride, size, window.kernel, strict=True)
-        )
-        kept_by, noise_by = (
-            np.einsum("iajb,ab->ij", at_offsets(field, down, across), pairs) for field in (place.places, place.alike)
-        )
+        loads = window.shares.reshape(window.kernel) / window.taps
+        kept_by, noise_by = (under_window(field, window, size, loads) for field in (place.places, place.alike))
         spread = at_offsets(place.spread, *apart_by(size, window.stride))
         channels /= operation.groups
     middle = len(kept_by) // 2, len(kept_by[0]) // 2
@@ -140,7 +141,7 @@ def behind_weights(place: Place, operation: Conv2d | Linear, signal: Signal, sou
     law, step = stepped(law, passage, noise / channels, kept, weighted)
     spread = np.minimum(kept * spread + noise / channels, _WIDEST)
     spread_others = min(kept * place.spread_others + noise / channels, _WIDEST)
-    alike = related(signal.kernel) ** 2
+    alike = signal.kernel.correlation() ** 2
     return replace(_behind(signal, law, places, alike, others, spread, spread_others), step=step)
 
 
@@ -159,30 +160,12 @@ def levels_of(kernel: PairKernel) -> Array:
     return np.asarray(np.divide(kernel.diagonal, expected, out=np.ones_like(kernel.diagonal), where=expected > 0))
 
 
-def related(kernel: PairKernel) -> Array:
-    """Correlation of a channel's values at two positions, by their offset."""
-    same = by_offset(np.mean(kernel.values[: kernel.layout.profiles], axis=0), kernel.size)
-    own = float(same[kernel.size[0] - 1, kernel.size[1] - 1])
-    return np.clip(same / own, -1.0, 1.0) if own > 0 else np.zeros_like(same)
-
-
 def between(kernel: PairKernel) -> float:
     """Square of the mean correlation of a channel's values at one position of two samples."""
     cross = kernel.values[kernel.layout.profiles :]
     if not len(cross):
         return 0.0
     return min(float(np.mean(cross.diagonal(axis1=1, axis2=2))) / kernel.second_moment, 1.0) ** 2
-
-
-def size_of(field: Array) -> Size:
-    """Size of the map that a field by offset belongs to."""
-    return (field.shape[0] + 1) // 2, (field.shape[1] + 1) // 2
-
-
-def apart_by(size: Size, stride: Size = (1, 1)) -> tuple[Ints, Ints]:
-    """Return all offsets of a map, in steps of a stride."""
-    down, across = (step * np.arange(1 - side, side) for side, step in zip(size, stride, strict=True))
-    return down, across
 
 
 def _under(values: Array, window: Window) -> Array:
@@ -195,11 +178,7 @@ def _under(values: Array, window: Window) -> Array:
 
 def _correlation(levels: Array, size: Size) -> Array:
     """Correlation of levels, shape (samples, height, width), by offset on a map of `size`."""
-    strays = levels - levels.mean()
-    h, w = strays.shape[1:]
-    power = np.mean(np.abs(np.fft.rfft2(strays, (2 * h, 2 * w))) ** 2, axis=0)
-    products = np.fft.irfft2(power, (2 * h, 2 * w))
-    down, across = apart_by(size)
-    covariance = products[np.ix_(down, across)] / np.outer(h - np.abs(down), w - np.abs(across))
+    whole = levels.shape[1], levels.shape[2]
+    covariance = at_offsets(products_by_offset(levels - levels.mean()) / pairs_apart(whole), *apart_by(size))
     own = float(covariance[size[0] - 1, size[1] - 1])
     return np.asarray(covariance / own) if own > 0 else np.ones_like(covariance)

@@ -30,7 +30,7 @@ from varprop.simulator.report import Batch
 from varprop.simulator.theory.duals import Duals
 from varprop.simulator.theory.gradient import Gradient
 from varprop.simulator.theory.known import channel_variance, draws_weights
-from varprop.simulator.theory.maps import Size, clipped_offsets, offsets
+from varprop.simulator.theory.maps import Size, apart_by, clipped_offsets, offsets, pairs_apart, products_by_offset
 from varprop.simulator.theory.pairs import CUT, Layout, PairKernel
 from varprop.simulator.theory.sampling import Sample, repeated
 from varprop.simulator.theory.signal import Gaussian, Signal, cropped
@@ -246,14 +246,9 @@ def _by_offset(maps: Array, size: Size) -> Array:
 
     As in `regridded`, offsets beyond the largest in the piece count as that one.
     """
-    h, w = maps.shape[-2:]
-    full = 2 * h - 1, 2 * w - 1  # no smaller, or the discrete transform's copies would meet
-    power = np.sum(np.abs(np.fft.rfft2(maps, full)) ** 2, axis=(0, 1))
-    products = np.fft.irfft2(power, full)
-    down, across = np.arange(1 - h, h), np.arange(1 - w, w)
-    pairs = np.outer(h - np.abs(down), w - np.abs(across))
-    where = clipped_offsets(down, across, size).ravel()
-    summed, count = (np.bincount(where, found.ravel()) for found in (products[np.ix_(down, across)], pairs))
+    whole = maps.shape[-2], maps.shape[-1]
+    where = clipped_offsets(*apart_by(whole), size).ravel()
+    summed, count = (np.bincount(where, found.ravel()) for found in (products_by_offset(maps), pairs_apart(whole)))
     return np.asarray((summed / count)[offsets(size)], dtype=np.float64)
 
 

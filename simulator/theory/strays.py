@@ -17,13 +17,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from varprop.simulator.theory import place_pairs
-from varprop.simulator.theory.maps import Padding, Size, Window, at_offsets, by_offset, offsets, overlaps, window_sum
-from varprop.simulator.theory.pairs import PairKernel
+from varprop.simulator.theory.maps import (
+    Padding,
+    Size,
+    Window,
+    apart_by,
+    at_offsets,
+    by_offset,
+    offsets,
+    overlaps,
+    size_apart,
+    under_window,
+    window_sum,
+)
+from varprop.simulator.theory.pairs import ROUNDING, PairKernel
 
 Array = NDArray[np.float64]
 Source = float | Array
 
-_CONSTANT = 1e-12  # share of a second moment that is rounding
 _MANY = 4  # sources, from which on those of a node that all paths lead through become one
 
 
@@ -284,8 +295,8 @@ class Strays:
         if not self.sources:
             return self
         pairs = overlaps(np.full(window.kernel, 1 / window.taps))
-        down, across = (np.arange(n) - n // 2 for n in pairs.shape)
-        alike, correlation = _alike(kernel), _correlation(kernel)
+        down, across = apart_by(window.kernel)
+        correlation = kernel.correlation(kernel.pair_mean)
         left = float(np.sum(pairs * at_offsets(correlation, down, across)))
         if self._few(kernel):
             covariances = [
@@ -294,6 +305,7 @@ class Strays:
             extra = covariances[0] / self.variance - covariances[1]
             more = place_pairs.averaged(extra, window.averaging(kernel.size), kernel.size)
         else:
+            alike = correlation**2
             more = float(np.sum(pairs**2 * at_offsets(_known(self.places, alike) - alike, down, across)))
         sized = replace(self, sources={name: sqrt(_square(c)) for name, c in self.sources.items()})
         if left <= 0:
@@ -322,7 +334,7 @@ def _fresh(kernel: PairKernel) -> Array:
     if kernel.size == (1, 1):
         return np.ones((1, 1, 1))
     covariance = _covariance(kernel)
-    if float(np.trace(covariance)) <= _CONSTANT * len(covariance) * kernel.second_moment:
+    if float(np.trace(covariance)) <= ROUNDING * len(covariance) * kernel.second_moment:
         covariance = np.eye(len(covariance))  # of numbers that do not vary
     return place_pairs.unit_root(place_pairs.products(covariance, kernel.size))
 
@@ -336,16 +348,9 @@ def _covariance(kernel: PairKernel) -> Array:
     return np.asarray(np.where(live[:, None] & live, same - kernel.pair_mean / float(np.mean(live)) ** 2, 0.0))
 
 
-def _correlation(kernel: PairKernel) -> Array:
-    """Return the correlation of a channel's values at two positions of a sample, by their offset."""
-    same = by_offset(np.mean(kernel.values[: kernel.layout.profiles], axis=0) - kernel.pair_mean, kernel.size)
-    own = float(same[kernel.size[0] - 1, kernel.size[1] - 1])
-    return np.clip(same / own, -1.0, 1.0) if own > _CONSTANT * kernel.second_moment else np.zeros_like(same)
-
-
 def _alike(kernel: PairKernel) -> Array:
-    """Return the squares of these: correlations of what products of Gaussian channels stray by."""
-    return np.asarray(_correlation(kernel) ** 2)
+    """Return correlations, by offset of positions, of what products of Gaussian channels stray by."""
+    return np.asarray(kernel.correlation(kernel.pair_mean) ** 2)
 
 
 def _under(known: Array, window: Window, loads: Array, size: Size) -> tuple[Array, float]:
@@ -353,11 +358,7 @@ def _under(known: Array, window: Window, loads: Array, size: Size) -> tuple[Arra
 
     As if the map had no edges: `known` are those before, and `loads` the shares of the taps.
     """
-    down, across = (
-        stride * np.arange(1 - out, out)[:, None] + np.arange(1 - taps, taps)
-        for stride, out, taps in zip(window.stride, window.out_size(size), window.kernel, strict=True)
-    )
-    means = np.einsum("iajb,ab->ij", at_offsets(known, down, across), overlaps(loads))
+    means = under_window(known, window, window.out_size(size), loads)
     rows, cols = (np.arange(taps) - (taps - 1) // 2 for taps in window.kernel)
     return means, float(np.sum(loads * at_offsets(known, rows, cols)))
 
@@ -373,8 +374,7 @@ def _known(field: Array | None, fresh: Array) -> Array:
         return fresh
     if field.shape == fresh.shape:
         return field
-    down, across = (np.arange(n) - n // 2 for n in fresh.shape)
-    return at_offsets(field, down, across)
+    return at_offsets(field, *apart_by(size_apart(fresh)))
 
 
 def together(shares: Sequence[float], parts: Sequence[Strays], kernel: PairKernel) -> Strays:

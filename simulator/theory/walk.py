@@ -25,11 +25,21 @@ from varprop.simulator.network import (
     Node,
     ZeroPad,
 )
-from varprop.simulator.theory.averaged import alone, as_seen, averaged, size_in_range
+from varprop.simulator.theory.averaged import as_seen, averaged, size_in_range
 from varprop.simulator.theory.bending import gained
 from varprop.simulator.theory.duals import FAR
 from varprop.simulator.theory.gradient import Gradient
-from varprop.simulator.theory.level_law import Behind, Returned, arriving, back, before, passed, untouched
+from varprop.simulator.theory.level_law import (
+    Behind,
+    Functions,
+    Returned,
+    arriving,
+    back,
+    before,
+    mixed,
+    passed,
+    untouched,
+)
 from varprop.simulator.theory.pairs import PairKernel
 from varprop.simulator.theory.place import Place, behind_weights, first, levels_of
 from varprop.simulator.theory.response import Bends, bends
@@ -42,12 +52,12 @@ _Gains = tuple[int, object, tuple[tuple[int, float], ...]]
 """Layers behind, what they are like, and the last two that were asked, by their number, with the answer."""
 
 
-def follow(network: Network) -> Walk | None:
+def follow(network: Network, bends: dict[int, Bends]) -> Walk | None:
     """Return how to follow levels, where they matter: without normalisation, and with an activation that bends.
 
     Half-lines bend where points of a map differ, but not at any one of them.
     """
-    return Walk(network) if not network.has_batch_norm and any(map(_bends, network.nodes)) else None
+    return Walk(network, bends) if not network.has_batch_norm and any(map(_bends, network.nodes)) else None
 
 
 def _bends(node: Node) -> bool:
@@ -61,18 +71,19 @@ def _bends(node: Node) -> bool:
 class Walk:
     """The places of all nodes, and gradients as functions of their levels.
 
-    Attributes
+    Parameters
     ----------
+    network
+        The network.
     bends
-        Of the activations that have been seen, by node.
+        Of activations by node, to which those that are seen are added.
     """
 
-    def __init__(self, network: Network) -> None:
-        self.bends: dict[int, Bends] = {}
-        self._network = network
+    def __init__(self, network: Network, bends: dict[int, Bends]) -> None:
+        self._network, self._bends = network, bends
         self._places: list[Place | None] = []
         self._gains: dict[int, _Gains] = {}
-        self._found: list[list[tuple[float, Returned | Behind]]] = [[] for _ in network.nodes]
+        self._found: list[list[tuple[float, Functions]]] = [[] for _ in network.nodes]
 
     def seen(self, index: int, inputs: list[Signal]) -> list[Signal]:
         """Return a node's inputs as its operation sees them in a draw."""
@@ -88,12 +99,12 @@ class Walk:
         place = self._places[node.inputs[0]] if isinstance(node.operation, Activation) else None
         return None if place is None or place.passage is not None else place
 
-    def forward(self, index: int, signal: Signal, signals: list[Signal]) -> Signal:
-        """Return a node's signal, given those before it and what it would be if levels were known."""
+    def forward(self, index: int, signal: Signal, inputs: list[Signal], seen: list[Signal]) -> Signal:
+        """Return a node's signal, given its inputs, as they are `seen`, and what it would be if levels were known."""
         node = self._network.nodes[index]
         found: Place | None = None
         if signal.known is None and signal.kernel.second_moment > 0.0:
-            source, place, activated = signals[node.inputs[0]], self._places[node.inputs[0]], self._activated(index)
+            source, place, activated = inputs[0], self._places[node.inputs[0]], self._activated(index)
             match node.operation:
                 case Conv2d(depthwise=True):
                     pass
@@ -104,11 +115,12 @@ class Walk:
                     else:
                         found = behind_weights(place, operation, signal, source, weighted)
                 case Activation(function=name) if activated is not None:
-                    signal, found = self._through(activation(name), index, signal, source.kernel, activated)
+                    kernels = source.kernel, seen[0].kernel
+                    signal, found = self._through(activation(name), index, signal, kernels, activated)
                 case ZeroPad() if place is not None:
                     found = place.on(signal.kernel.size)
                 case Flatten() if place is not None:
-                    found = place.flat()
+                    found = replace(place, step=None)
                 # The levels of means that no activation has seen yet are others.
                 case AveragePool() | MaxPool() as pool if place is not None and place.passage is not None:
                     found = place.on(signal.kernel.size, pool.stride)
@@ -118,19 +130,29 @@ class Walk:
         return signal
 
     def _through(
-        self, function: ActivationFunction, index: int, signal: Signal, before: PairKernel, place: Place
+        self,
+        function: ActivationFunction,
+        index: int,
+        signal: Signal,
+        kernels: tuple[PairKernel, PairKernel],
+        place: Place,
     ) -> tuple[Signal, Place | None]:
-        """Return an activation's output and its place; None where levels that a draw may have are too large for it."""
+        """Return an activation's output and its place; None where levels that a draw may have are too large for it.
+
+        `kernels` are those of its input, and of this as it is seen.
+        """
+        before, seen = kernels
+        points = function, size_in_range(before), place.law.levels
         try:
-            passage = passed(function, size_in_range(before), place.law.levels, place.fixed, place.channels)
+            passage = passed(*points, place.fixed, place.channels)
         except UserError:
             return signal, None
-        found = replace(place, passage=passage, step=None)
+        unfixed = passed(*points, 0.0, place.channels) if place.fixed > 0.0 else passage
+        found = replace(place, passage=passage, unfixed=unfixed, step=None)
         if not function.homogeneous and abs(np.log(before.second_moment) + before.log_scale) >= FAR:
             return signal, found
-        seen = as_seen(before, place)
-        (self.bends[index],) = bends(function, [seen], seen.layout, _PROFILES)
-        return averaged(function, signal, before, found, self.bends[index])
+        (self._bends[index],) = bends(function, [seen], seen.layout, _PROFILES)
+        return averaged(function, signal, before, found, self._bends[index])
 
     def _weighted(self, node: Node, signal: Signal) -> float:
         """Share of a layer's second moment that the bias does not make."""
@@ -142,7 +164,7 @@ class Walk:
     ) -> list[Gradient]:
         """Return the gradients at a node's inputs, given what they would be if levels were known.
 
-        `gradients` are those of this node and all after it.
+        `gradients` are those of the last node and all before it down to this one.
         """
         place = self._places[index]
         if place is None or not arrived[0].kernel.second_moment > 0.0:
@@ -154,7 +176,7 @@ class Walk:
         if place.step is not None:
             return [self._through_weights(index, gradients, signals, piece)]
         if isinstance(node.operation, Activation):
-            return [self._through_activation(index, gradients[0], signals[source], piece)]
+            return [self._through_activation(index, gradients[-1], signals[source], piece)]
         self._found[source].extend(self._found[index])
         return arrived
 
@@ -185,17 +207,16 @@ class Walk:
         return replace(piece, kernel=piece.kernel.scaled(gain))
 
     def _through_activation(self, index: int, gradient: Gradient, source: Signal, piece: Gradient) -> Gradient:
-        node, place = self._network.nodes[index], self._places[index]
-        assert isinstance(node.operation, Activation)
+        place = self._places[index]
         assert place is not None
         assert place.passage is not None
+        assert place.unfixed is not None
         found = self._total(index)
         behind = found if isinstance(found, Behind) else untouched(place.law)
         returned, gain = before(place.law, place.passage, behind)
-        self._keep(node.inputs[0], piece, returned)
+        self._keep(self._network.nodes[index].inputs[0], piece, returned)
         weights = gradient.kernel.diagonal
-        slopes = alone(activation(node.operation.function), source.kernel, place).slope
-        known = place.law.over(slopes, levels_of(source.kernel), weights / weights.sum())
+        known = place.law.over(place.unfixed.slope, levels_of(source.kernel), weights / weights.sum())
         return replace(piece, kernel=piece.kernel.scaled(gain / known)) if known > 0.0 else piece
 
     def _more(self, index: int, signals: list[Signal], gradients: list[Gradient], piece: Gradient) -> float:
@@ -211,7 +232,7 @@ class Walk:
             count, points = 0, ()
         count += 1
         if len(points) < 2 or count >= _SOME * points[-1][0]:
-            found = gained(self._network, index, signals, gradients, piece, self.bends) - 1.0
+            found = gained(self._network, index, signals, gradients, piece, self._bends) - 1.0
             points = (*points[-1:], (count, found))
         self._gains[index] = (count, kind, points)
         (last, known), (earlier, other) = points[-1], points[0]
@@ -225,14 +246,9 @@ class Walk:
                 return index
         return None
 
-    def _keep(self, index: int, piece: Gradient, found: Returned | Behind) -> None:
+    def _keep(self, index: int, piece: Gradient, found: Functions) -> None:
         self._found[index].append((size_in_range(piece.kernel), found))
 
-    def _total(self, index: int) -> Returned | Behind | None:
+    def _total(self, index: int) -> Functions | None:
         """Return what all consumers of a node make together."""
-        found = self._found[index]
-        if not found:
-            return None
-        whole = sum(size for size, _ in found)
-        parts = [one.times(size / whole) for size, one in found]
-        return parts[0].plus(*parts[1:])
+        return mixed(self._found[index]) if self._found[index] else None
