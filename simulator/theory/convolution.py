@@ -16,7 +16,7 @@ from varprop.simulator.theory.pairs import PairKernel, merged, plus, regridded, 
 from varprop.simulator.theory.patches import gathered, levelled, matched, statistics
 from varprop.simulator.theory.patchwork import apart, laid_out, thinned
 from varprop.simulator.theory.sampling import Sample, affordable
-from varprop.simulator.theory.signal import Gaussian, Signal, Weighted, cropped, fixed, key_of
+from varprop.simulator.theory.signal import Gaussian, Signal, Weighted, cropped, fixed, key_of, summands
 from varprop.simulator.theory.strays import NONE, Strays
 
 Array = NDArray[np.float64]
@@ -79,6 +79,9 @@ def convolved(operation: Conv2d, node: Node, network: Network, signal: Signal) -
             kernel, amplitude, common, far = with_edges(kernel, amplitude, under.T @ under), None, None, None
     kernel = with_bias(kernel, node, network)
     weighted = Weighted(law, per_group * window.live, source, seen, strays.variance, window, taps)
+    # Windows sum a channel at several positions with weights of their own, and a bias is no sum.
+    alone = window.taps == 1 and window.stride == (1, 1) and operation.groups == 1 and not _bias(node, network)
+    parts = summands(signal) if alone else ()
     if network.has_batch_norm and not operation.depthwise:
         # Channels of a depthwise layer are those before it, whose number counts once.
         strays = strays.plus(node.name, law.fresh(operation.out_channels, weighted.fan_in), kernel)
@@ -88,8 +91,9 @@ def convolved(operation: Conv2d, node: Node, network: Network, signal: Signal) -
         operation.out_channels,
         strays=strays,
         weighted=weighted,
-        origin=Gaussian(kernel, key_of(node.name)),
+        origin=Gaussian(kernel, key_of(node.name), summands=parts),
         sample=fixed(sample),
+        summands=parts,
         behind=behind,
         amplitude=amplitude,
         common=common,
@@ -166,10 +170,10 @@ def _first_convolution(operation: Conv2d, node: Node, network: Network, signal: 
 def _features(patches: Array, network: Network, node: Node, law: WeightLaw) -> Array:
     """Return what a channel of the first convolution is a sum of with weights of variance one."""
     features = np.asarray(patches * np.sqrt(law.second_moment))
-    bias = bias_law(node, network.framework)
-    if bias is None or bias.second_moment == 0.0:
+    bias = _bias(node, network)
+    if not bias:
         return features
-    alone = np.full((len(features), 1, features.shape[2]), np.sqrt(bias.second_moment))
+    alone = np.full((len(features), 1, features.shape[2]), np.sqrt(bias))
     return np.concatenate([features, alone], axis=1)
 
 
@@ -244,8 +248,14 @@ def regrown(sample: Sample, size: Size, wanted: Size) -> Sample:
 
 def with_bias(kernel: PairKernel, node: Node, network: Network) -> PairKernel:
     """Return the kernel after a layer's bias, which is the same at every point and adds to every entry."""
-    law = bias_law(node, network.framework)
-    if law is None or law.second_moment == 0.0:
+    bias = _bias(node, network)
+    if not bias:
         return kernel
-    alone = np.full_like(kernel.values, float(bias_second_moment(0.0, law.second_moment)))
+    alone = np.full_like(kernel.values, float(bias_second_moment(0.0, bias)))
     return plus(kernel, replace(kernel, values=alone, log_scale=0.0))
+
+
+def _bias(node: Node, network: Network) -> float:
+    """Return the second moment of a layer's bias."""
+    law = bias_law(node, network.framework)
+    return 0.0 if law is None else law.second_moment

@@ -92,6 +92,7 @@ def batch_normalised(operation: BatchNorm, signal: Signal) -> Signal:
         far=None if signal.far is None else signal.far * passed(signal.kernel.centred, kernel),
         law=law,
         behind=signal.behind,
+        summands=signal.summands,
     )
 
 

@@ -21,6 +21,7 @@ from varprop.simulator.theory.pairs import PairKernel
 from varprop.simulator.theory.relations import Relations, unrelated
 from varprop.simulator.theory.sampling import Sample, activated, draw, draw_strayed, linear, normalised
 from varprop.simulator.theory.strays import NONE, Strays
+from varprop.simulator.theory.summands import Summand, few, summed
 from varprop.simulator.theory.variance_law import VarianceLaw
 
 Array = NDArray[np.float64]
@@ -39,6 +40,7 @@ class Gaussian:
     function: ActivationFunction | None = None
     parts: tuple[Gaussian, ...] = ()  # that it is the sum of
     features: Array | None = None  # of the data, shape (samples, features, positions), that it is linear in
+    summands: tuple[Summand, ...] = ()  # of channels that are sums of few
     levels: float = 0.0  # variance of those that its points have in a single draw, and their correlation by offset
     spots: Array | None = None
 
@@ -52,6 +54,8 @@ class Gaussian:
             sample = Sample(np.sum([part.draw().values for part in self.parts], axis=0))
         elif self.features is not None:
             sample = linear(self.features, self.kernel, self.key)
+        elif self.summands:
+            sample = summed(self.summands, self.kernel, self.key)
         elif self.spots is not None and self.levels > 0.0:
             sample = draw_strayed(self.kernel.centred, self.key, self.levels, self.spots)
         else:
@@ -117,6 +121,8 @@ class Signal:
         Of an activation on a larger map: E phi'^2 at every position over that inside, shape (height, width).
     behind
         Behind a depthwise layer its taps and input map, until the next activation has looked at them.
+    summands
+        The channels behind activations that its channels are sums of.
     duals, law, relations
         What an activation or a normalisation found on the way, for the backward pass.
     """
@@ -139,6 +145,7 @@ class Signal:
     duals: Duals | None = None
     law: VarianceLaw | None = None
     behind: tuple[Taps, Size] | None = None
+    summands: tuple[Summand, ...] = ()
     relations: Callable[[float, float], Relations] = unrelated
 
     @property
@@ -181,6 +188,14 @@ class Signal:
 
         slopes = None if sample.slopes is None else padded(sample.slopes)
         return Sample(padded(sample.values), sample.inverse, slopes)
+
+
+def summands(signal: Signal) -> tuple[Summand, ...]:
+    """Return the channels behind activations that sums over a node's channels are made of, if they are few."""
+    found = signal.summands
+    if signal.duals is not None and signal.known is None and not any(signal.padding):
+        found = (Summand(signal.draw_inside, int(signal.width)),)
+    return found if few(found) else ()
 
 
 def cropped(maps: NDArray[Number], size: Size, which: int) -> NDArray[Number]:

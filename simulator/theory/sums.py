@@ -16,6 +16,7 @@ from varprop.simulator.theory.pairs import PairKernel, plus
 from varprop.simulator.theory.sampling import crossed, of_size, position_squares
 from varprop.simulator.theory.signal import Gaussian, Signal, key_of
 from varprop.simulator.theory.strays import NONE, Strays, together
+from varprop.simulator.theory.summands import Summand
 
 Array = NDArray[np.float64]
 
@@ -55,8 +56,17 @@ def added(node: Node, network: Network, inputs: list[Signal]) -> Signal:
         amplitude=_edges_of_sum(inputs, kernel),
         common=_common_of_sum(inputs),
         far=_far_of_sum(inputs, shares),
+        summands=() if related else _summands(inputs, shares),
         terms=() if inputs[0].amplitude is None else tuple(inputs),
     )
+
+
+def _summands(inputs: list[Signal], shares: list[float]) -> tuple[Summand, ...]:
+    """Return what the channels of a sum are sums of, if those of each term are."""
+    if not all(signal.summands for signal in inputs) or not sum(shares):
+        return ()
+    found = zip(inputs, shares, strict=True)
+    return tuple(replace(part, share=part.share * s / sum(shares)) for signal, s in found for part in signal.summands)
 
 
 def _strays_of_sum(node: Node, inputs: list[Signal], kernel: PairKernel, shares: list[float]) -> Strays:
