@@ -34,8 +34,8 @@ from varprop.simulator.montecarlo.sums import (
     Number,
     Place,
     exact_sums,
-    piece_sums,
     row_moments,
+    row_sums,
 )
 from varprop.simulator.montecarlo.windows import Runs, weigh_row
 
@@ -113,7 +113,7 @@ def compiled_chain(functions: tuple[Scalar, ...], derivatives: tuple[Scalar, ...
                     copy(x, first, n, row)
                 if windows and head.there:
                     if not head.known:
-                        total, squares = row_sums(x, first, first + n)
+                        total, squares = row_sums(x, first, first + n, x[first])
                         if not SMALL < squares < LARGE:
                             total, squares = exact_sums(x, first, first + n, x[first])
                         found = row_moments(x[first], n_share, total, squares)
@@ -137,7 +137,7 @@ def compiled_chain(functions: tuple[Scalar, ...], derivatives: tuple[Scalar, ...
                         weigh_row(row, zero, weights, o * size, table, z, start, True)
                     column = c * multiplier + j
                     if not tail.known:
-                        total, squares = row_sums(z, start, start + m)
+                        total, squares = row_sums(z, start, start + m, z[start])
                         if not SMALL < squares < LARGE:
                             total, squares = exact_sums(z, start, start + m, z[start])
                         found = row_moments(z[start], m_share, total, squares)
@@ -228,7 +228,7 @@ def compiled_chain(functions: tuple[Scalar, ...], derivatives: tuple[Scalar, ...
                             square = exact_square(out, start, start + m) * m_share
                         tail_read = added(tail_read, (0.0, square, square))
                     else:
-                        total, squares = row_sums(gradient, start, start + m)
+                        total, squares = row_sums(gradient, start, start + m, gradient[start])
                         if not SMALL < squares < LARGE:
                             total, squares = exact_sums(gradient, start, start + m, gradient[start])
                         at_edge = added(at_edge, row_moments(gradient[start], m_share, total, squares))
@@ -238,7 +238,7 @@ def compiled_chain(functions: tuple[Scalar, ...], derivatives: tuple[Scalar, ...
                 if not windows:
                     continue
                 if not head.there:
-                    total, squares = row_sums(row, zero, n)
+                    total, squares = row_sums(row, zero, n, row[0])
                     if not SMALL < squares < LARGE:
                         total, squares = exact_sums(row, zero, n, row[0])
                     at_edge = added(at_edge, row_moments(row[0], n_share, total, squares))
@@ -282,17 +282,6 @@ def compiled_chain(functions: tuple[Scalar, ...], derivatives: tuple[Scalar, ...
             write(edge, t, at_edge, channels if tail.there else outputs, False)
 
     return ChainPasses(forward, backward)
-
-
-@step
-def row_sums(x: Array, first: Place, stop: Place) -> tuple[float, float]:
-    """Return the sums of a row's distances to its first number, and of their squares."""
-    total = squares = 0.0
-    for start in range(first, stop, PIECE):
-        more = piece_sums(x, start, min(start + PIECE, stop), x[first])
-        total += np.float64(more[0])
-        squares += np.float64(more[1])
-    return total, squares
 
 
 @step

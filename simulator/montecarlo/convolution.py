@@ -16,6 +16,7 @@ from varprop.simulator.montecarlo import kernels
 from varprop.simulator.montecarlo.call import Call, in_place_of
 from varprop.simulator.montecarlo.draws import Parameters
 from varprop.simulator.montecarlo.pool import Pool
+from varprop.simulator.montecarlo.products import NO_MOMENTS, Moments, product
 from varprop.simulator.montecarlo.signal import NONE, Exponents, Signal, add_in_place, settled, statistics
 from varprop.simulator.montecarlo.weightless import Unseen
 from varprop.simulator.montecarlo.windows import Geometry, runs, weigh
@@ -27,21 +28,14 @@ Fixed = AveragePool | GlobalAveragePool | ZeroPad
 COLUMNS_SIZE = 2**19
 """Windows are gathered in pieces of about this many numbers: 2 MB in float32, the order of a core's own cache."""
 
-NARROW = 10**6
-"""Multiply-adds up to which OpenBLAS neither copies a product's factors first nor clears its result."""
-
-LEAST_COLUMNS = 128
-"""Columns below which a piece of a product costs more than it saves."""
-
 
 def linear(operation: Linear, call: Call, out: Array) -> Signal:
     """Write a linear layer's output."""
     drawn, x = call.parameters, call.source.values
     if isinstance(drawn, Unseen):
         drawn.product(x, out)
-    else:
-        np.matmul(drawn.weight, x, out=out)
-    return _add_bias(out, call.source.exponent, drawn.bias)
+        return _add_bias(out, call.source.exponent, drawn.bias)
+    return _mapped(drawn, drawn.weight, x, out, call)
 
 
 def linear_back(operation: Linear, call: Call, gradient: Signal) -> Signal:
@@ -50,7 +44,7 @@ def linear_back(operation: Linear, call: Call, gradient: Signal) -> Signal:
     if isinstance(drawn, Unseen):
         drawn.transposed_product(gradient.values, out)
     else:
-        np.matmul(drawn.weight.swapaxes(1, 2), gradient.values, out=out)
+        product(drawn.weight, gradient.values, out, True)
     return in_place_of(gradient, out, call.pool)
 
 
@@ -65,16 +59,26 @@ def convolved(operation: Conv2d, call: Call, out: Array) -> Signal:
     elif operation.depthwise:
         signal = _weighed(*window(operation, call, out.shape), call.source, out, False, call.by_channel)
         return signal if drawn.bias is None else _add_bias(out, signal.exponent, drawn.bias)
+    elif pointwise(operation):
+        return _mapped(drawn, _weights(operation, drawn), _by_group(operation, values), out, call)
     else:
-        for weight, x, y in _groups(operation, drawn.weight, values, out):
-            if pointwise(operation):
-                product(weight, _matrix(x), _matrix(y))
-                continue
+        for weight, x, y in _groups(operation, drawn, values, out):
             for row, windows, piece in _pieces(weight, y, call.pool):
                 kernels.gather_windows(x, operation.kernel, operation.stride, _corner(operation), row, windows)
-                product(weight, _matrix(windows), piece)
+                product(weight, _matrix(windows), piece, False)
                 call.pool.give(windows)
     return _add_bias(out, call.source.exponent, drawn.bias)
+
+
+def _mapped(drawn: Parameters, weights: Array, x: Array, out: Array, call: Call) -> Signal:
+    """Write matrix products and the bias, with the moments where both allow them to be taken in passing."""
+    mean, variance, summary = statistics(out, True)
+    moments = Moments(mean, variance, summary) if drawn.bias is None else NO_MOMENTS
+    if not product(weights, x, out.reshape(len(weights), -1, x.shape[2]), False, moments):
+        return _add_bias(out, call.source.exponent, drawn.bias)
+    if not call.by_channel:
+        mean = variance = NONE
+    return settled(Signal(out, call.source.exponent, summary, mean, variance))
 
 
 def convolved_back(operation: Conv2d, call: Call, gradient: Signal) -> Signal:
@@ -92,31 +96,16 @@ def convolved_back(operation: Conv2d, call: Call, gradient: Signal) -> Signal:
         back = _weighed(*window(operation, call, values.shape), gradient, out, True)
         gradient.release(call.pool)
         return back
+    elif pointwise(operation):
+        product(_weights(operation, drawn), _by_group(operation, values), _by_group(operation, out), True)
     else:
-        for weight, x, y in _groups(operation, drawn.weight, out, values):
-            if pointwise(operation):
-                product(weight.T, _matrix(y), _matrix(x))
-                continue
+        for weight, x, y in _groups(operation, drawn, out, values):
             x.fill(0.0)
             for row, windows, piece in _pieces(weight, y, call.pool):
-                product(weight.T, piece, _matrix(windows))
+                product(weight, piece, _matrix(windows), True)
                 kernels.scatter_windows(windows, operation.kernel, operation.stride, _corner(operation), row, x)
                 call.pool.give(windows)
     return in_place_of(gradient, out, call.pool)
-
-
-def product(left: Array, right: Array, out: Array) -> None:
-    """Write a matrix product of few rows and many columns.
-
-    Where it writes at most twice as much as it reads it goes in pieces that are small enough for BLAS's quicker way,
-    which takes two thirds of the time for 16 to 32 rows. Wider results are better written row after row, in one call.
-    """
-    rows, columns = out.shape
-    widest = NARROW // left.size
-    step = 1 << widest.bit_length() - 1 if rows <= 2 * left.shape[1] and widest >= LEAST_COLUMNS else columns
-    for start in range(0, columns, max(1, step)):
-        piece = slice(start, start + step)
-        np.matmul(left, right[:, piece], out=out[:, piece])
 
 
 def _corner(operation: Conv2d) -> tuple[int, int]:
@@ -128,19 +117,19 @@ def pointwise(operation: Conv2d) -> bool:
     return operation.kernel == (1, 1) and operation.stride == (1, 1) and not any(operation.padding)
 
 
-def _matrix(array: Array) -> Array:
-    """View one trial's map as a matrix of one row a channel."""
-    return array.reshape(array.shape[0], -1)
+def _weights(operation: Conv2d, drawn: Parameters) -> Array:
+    """View weights as a matrix a trial and group."""
+    return drawn.weight.reshape(-1, operation.out_channels // operation.groups, _lines(operation))
 
 
-def _groups(operation: Conv2d, weight: Array, x: Array, y: Array) -> Iterator[tuple[Array, Array, Array]]:
-    """Yield for every trial and group its weights as a matrix, its input channels and its output channels."""
-    n_in, n_out = operation.in_channels // operation.groups, operation.out_channels // operation.groups
-    for trial in range(len(weight)):
-        for group in range(operation.groups):
-            outputs = slice(group * n_out, (group + 1) * n_out)
-            inputs = slice(group * n_in, (group + 1) * n_in)
-            yield _matrix(weight[trial, outputs]), x[trial, inputs], y[trial, outputs]
+def _lines(operation: Conv2d) -> int:
+    return operation.in_channels // operation.groups * math.prod(operation.kernel)
+
+
+def _groups(operation: Conv2d, drawn: Parameters, x: Array, y: Array) -> Iterator[tuple[Array, Array, Array]]:
+    """Yield for every trial and group its weights as a stack of one matrix, its input channels and its outputs."""
+    inputs, outputs = (array.reshape(-1, array.shape[1] // operation.groups, *array.shape[2:]) for array in (x, y))
+    return zip(_weights(operation, drawn)[:, np.newaxis], inputs, outputs, strict=True)
 
 
 def _by_group(operation: Conv2d, array: Array) -> Array:
@@ -150,7 +139,7 @@ def _by_group(operation: Conv2d, array: Array) -> Array:
 
 
 def _windows_shape(operation: Conv2d, out: Array) -> tuple[int, ...]:
-    return len(out), operation.in_channels * math.prod(operation.kernel), *out.shape[2:]
+    return len(out), operation.groups * _lines(operation), *out.shape[2:]
 
 
 def piece_rows(lines: int, width: int, batch: int) -> int:
@@ -161,12 +150,17 @@ def piece_rows(lines: int, width: int, batch: int) -> int:
 def _pieces(weight: Array, y: Array, pool: Pool) -> Iterator[tuple[int, Array, Array]]:
     """Cut an output map by rows; yield each piece's first row, memory for its windows, and its view as a matrix."""
     _, height, width, batch = y.shape
-    lines = weight.shape[1]
+    lines = weight.shape[2]
     step = piece_rows(lines, width, batch)
     for row in range(0, height, step):
         count = min(step, height - row)
-        piece = _matrix(y)[:, row * width * batch : (row + count) * width * batch]
+        piece = _matrix(y)[:, :, row * width * batch : (row + count) * width * batch]
         yield row, pool.take((lines, count, width, batch)), piece
+
+
+def _matrix(array: Array) -> Array:
+    """View a map as a stack of one matrix, of one row a channel."""
+    return array.reshape(1, len(array), -1)
 
 
 def _add_bias(out: Array, exponent: Exponents, bias: Array | None) -> Signal:

@@ -149,7 +149,7 @@ def block_bytes(plan: Plan, batch: int, trials: int, item: int) -> int:
         ledger.give(*lasting, lasting=True)
         if kept[index] and stored[index]:
             ledger.give((stored[index], item), lasting=True)
-    measured = {chain.windows for chain in plan.chains.values()} | plan.measured_later.keys()
+    measured = {chain.windows for chain in plan.chains.values()}
     asked = sum(node.shape[0] for i, node in enumerate(nodes) if plan.normalised[i] and i not in measured)
     scaled = sum(node.shape[0] for i, node in enumerate(nodes) if plan.unstored[i] and i not in within)
     linked = sum(nodes[i].shape[0] for chain in plan.chains.values() for i in (chain.source, _between(chain)))

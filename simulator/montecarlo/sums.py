@@ -46,6 +46,17 @@ def piece_product(x: Array, start: Place, stop: Place, y: Array, place: Place) -
     return total
 
 
+@step
+def row_sums(x: Array, start: Place, stop: Place, pivot: Number) -> tuple[float, float]:
+    """Return the sums of x - pivot and of its square over a row: in its type over pieces, in float64 over these."""
+    total = squares = 0.0
+    for first in range(start, stop, PIECE):
+        more = piece_sums(x, first, min(first + PIECE, stop), pivot)
+        total += np.float64(more[0])
+        squares += np.float64(more[1])
+    return total, squares
+
+
 @kernel
 def exact_sums(x: Array, start: Place, stop: Place, pivot: Number) -> tuple[float, float]:
     """Return the sums of x - pivot and of its square, in float64."""
