@@ -35,12 +35,15 @@ class Taps:
         Of the weights.
     source
         The sampled input channels.
+    share
+        Of what these differ by, that which they would differ by over the whole batch.
     """
 
     covariances: Array
     law: WeightLaw
     window: Window
     source: Sample
+    share: float = 1.0
 
 
 def excess(first: Array, second: Array) -> float:
@@ -61,31 +64,32 @@ def depthwise(
     values = Stencils(tap_nodes(window.taps, law, count).T, window, size).forward(field)
     mean, products = moments(field, window, size)
     covariances = products - mean[:, :, None] * mean[:, None, :]
+    share = 1.0
     if samples < batch:
         under = np.pad(field, ((0, 1), (0, 0), (0, 0)))[:, :, ::_EVERY][window.index(size)]
         fixed = [known[:, :: 2 * _EVERY] for known in inputs.normalised]
-        covariances = _of_batch(covariances, under - mean[::_EVERY].T[:, None, None], fixed, batch)
+        share = _share(under - mean[::_EVERY].T[:, None, None], fixed, batch)
+        whole = covariances.mean(axis=0)
+        covariances = whole + np.sqrt(share) * (covariances - whole)
     trace = float(np.trace(covariances.mean(axis=0)))
     if trace > 0:
         covariances *= float(np.trace(expected)) / trace
-    return Sample(np.concatenate([values, -values], axis=2)), Taps(covariances, law, window, inputs.half())
+    return Sample(np.concatenate([values, -values], axis=2)), Taps(covariances, law, window, inputs.half(), share)
 
 
-def _of_batch(covariances: Array, under: Array, fixed: Sequence[Array], batch: int) -> Array:
-    """Return the channels' covariances over a whole batch, given those over a few samples.
+def _share(under: Array, fixed: Sequence[Array], batch: int) -> float:
+    """Return the share of what the covariances of channels differ by that is left over a whole batch.
 
-    Channels differ less over the whole batch: see `share_of_batch`, and for `fixed`.
+    See `share_of_batch`, and for `fixed`.
 
     Parameters
     ----------
     under
-        What the covariances, (channels, taps, taps), are made of, centred, in some of the channels:
-        (taps, positions, samples, channels).
+        What the covariances are made of, centred, in some of the channels: (taps, positions, samples, channels).
     """
     flat = np.ascontiguousarray(under.transpose(2, 3, 0, 1))
     apart = (flat @ flat.transpose(0, 1, 3, 2) / under.shape[1]).reshape(*flat.shape[:2], -1)
-    mean = covariances.mean(axis=0)
-    return np.asarray(mean + np.sqrt(share_of_batch(apart, fixed, batch)) * (covariances - mean))
+    return share_of_batch(apart, fixed, batch)
 
 
 def depthwise_law(channels: Taps, eps: float) -> VarianceLaw:
@@ -97,8 +101,7 @@ def depthwise_law(channels: Taps, eps: float) -> VarianceLaw:
     inverse = 1.0 / (v + eps)
     mean = float(inverse.mean())
     products = (weights * inverse[:, None]) @ weights.transpose(0, 2, 1) / weights.shape[2]
-    squares = products.diagonal(axis1=1, axis2=2)
-    gain = squares.sum(axis=1)
+    gain = products.diagonal(axis1=1, axis2=2).sum(axis=1)
     length = float(np.vdot(weights, weights)) / NODES
     return VarianceLaw(
         float(v.mean()),
@@ -106,9 +109,62 @@ def depthwise_law(channels: Taps, eps: float) -> VarianceLaw:
         mean,
         float(gain.mean()) / length if square else mean,
         taps=square * products.mean(axis=0),
-        squares=square * squares.T,
+        products=square * products,
         tilt=1.0 if channels.source.inverse is None else excess(gain, channels.source.inverse),
     )
+
+
+def position_gains(channels: Taps, law: VarianceLaw, size: Size) -> Array:
+    """Return by what a division by each channel's own variance changes its square at every output, over the mean's.
+
+    E[w_k w_l / (v + eps)] of a channel goes with its own products under the taps: one that is large at the border of a
+    map is divided by more than one that is not.
+
+    Parameters
+    ----------
+    law
+        Of the division.
+    size
+        Of the input map.
+    """
+    assert law.products is not None
+    window, index = channels.window, channels.window.index(size)
+    maps = channels.source.values.reshape(*size, *channels.source.values.shape[1:])
+    level = _with_border(maps.mean(axis=2))[index]
+    mean = level.mean(axis=1)
+    apart = law.products - law.products.mean(axis=0)
+    common, own = np.zeros((2, index.shape[1]))
+    rows, cols = np.divmod(np.arange(window.taps), window.kernel[1])
+    known: dict[tuple[int, int], Array] = {}
+    for k in range(window.taps):
+        for other in range(k, window.taps):
+            shift = int(rows[other] - rows[k]), int(cols[other] - cols[k])
+            if shift not in known:
+                known[shift] = _with_border(_shifted_products(maps, shift))
+            square = known[shift][index[k]] - mean[k] * level[other] - mean[other] * level[k] + mean[k] * mean[other]
+            times = 1.0 if k == other else 2.0
+            common += times * float(law.products[:, k, other].mean()) * square.mean(axis=1)
+            own += times * square @ apart[:, k, other] / len(apart)
+    gains = np.divide(own, common, out=np.zeros_like(own), where=common > 0)
+    return np.asarray(1.0 + np.sqrt(channels.share) * gains)
+
+
+def _with_border(field: Array) -> Array:
+    """Return maps of channels as rows of positions, with a last one of zeros, which -1 of `Window.index` finds."""
+    flat = field.reshape(-1, field.shape[-1])
+    return np.concatenate([flat, np.zeros_like(flat[:1])])
+
+
+def _shifted_products(maps: Array, shift: tuple[int, int]) -> Array:
+    """Mean over samples of a channel's product with itself at a shift, (height, width, channels), zero off the map."""
+    height, width = maps.shape[:2]
+    (down, across), found = shift, np.zeros((height, width, maps.shape[3]))
+    if down >= height or abs(across) >= width:
+        return found
+    here = slice(0, height - down), slice(max(-across, 0), width - max(across, 0))
+    there = slice(down, height), slice(max(across, 0), width + min(across, 0))
+    found[here] = np.einsum("ijsc,ijsc->ijc", maps[here], maps[there]) / maps.shape[2]
+    return found
 
 
 def tap_covariance(kernel: PairKernel, window: Window) -> Array:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from varprop.simulator.network import BatchNorm
 from varprop.simulator.theory.convolution import centred_edges, with_edges
-from varprop.simulator.theory.depthwise import depthwise_law
+from varprop.simulator.theory.depthwise import depthwise_law, position_gains
 from varprop.simulator.theory.levels import divided
 from varprop.simulator.theory.pair_series import mean_square_correlation
 from varprop.simulator.theory.pairs import PairKernel, regridded, windows
@@ -52,6 +52,9 @@ def batch_normalised(operation: BatchNorm, signal: Signal) -> Signal:
             kernel = regridded(kernel, signal.kernel.size)
         if signal.weighted.window.inside and amplitude is None:
             kernel = with_edges(kernel, signal.kernel.centred.diagonal.mean(axis=0))
+        elif amplitude is None:
+            assert signal.behind is not None
+            kernel = with_edges(kernel, position_gains(taps, law, signal.behind[1]))
     else:
         law, kernel = _normalised(signal, operation.eps, edges)
         if signal.weighted is not None and law.modes is not None:

@@ -130,9 +130,10 @@ def relations(
     gate = source.slopes[:, :samples]
     passed = through * gate**2
     gates = excess(through, gate**2)
-    if law is not None and law.squares is not None:
+    if law is not None and law.products is not None:
         # A few of the kernels, of small variance, count for much: the mean over all of them is known at each channel.
-        known = Stencils(law.squares, taps.window, size).back(np.ones((len(square), 1, count)))
+        squares = np.ascontiguousarray(law.products.diagonal(axis1=1, axis2=2).T)
+        known = Stencils(squares, taps.window, size).back(np.ones((len(square), 1, count)))
         gates *= excess(known, gate**2) / excess(alone, gate**2)
     if source.inverse is None or source.inputs is None or y is None:
         return Relations(tilt, reweigh, gates)

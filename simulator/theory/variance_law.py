@@ -57,8 +57,9 @@ class VarianceLaw:
         of all other modes.
     taps
         Of a depthwise kernel E[w_k w_l / (v + eps)], shape (taps, taps); else None.
-    squares
-        Of a depthwise kernel E[w_k^2 / (v + eps)] at each sampled input channel, shape (taps, channels); else None.
+    products
+        Of a depthwise kernel E[w_k w_l / (v + eps)] at each sampled input channel, shape (channels, taps, taps); else
+        None.
     tilt
         Of a depthwise layer the mean product of this factor and the inputs' own 1 / (v + eps), over that of the means.
     sphere
@@ -82,7 +83,7 @@ class VarianceLaw:
     weighted_inverse: float
     damping: Array | None = None
     taps: Array | None = None
-    squares: Array | None = None
+    products: Array | None = None
     tilt: float = 1.0
     sphere: float = np.inf
     own_sphere: float = np.inf
