@@ -24,7 +24,7 @@ from varprop.simulator.montecarlo import simulate
 from varprop.simulator.network import NetworkBuilder
 from varprop.simulator.report import Batch
 from varprop.simulator.theory import predict
-from varprop.tests.tolerances import BEYOND, DEEP_ROUNDING, OPPOSED, RATE, RATE_NOISE, WIDTH_256
+from varprop.tests.tolerances import BEYOND, DEEP_ROUNDING, NAMED, OPPOSED, RATE, RATE_NOISE, WIDTH_256
 
 HE = parse_initializer("he_normal")
 BIAS = parse_initializer("normal(0.5)")
@@ -558,3 +558,28 @@ def test_gradients_are_opposed_behind_normalised_layers():
     normalised = found.steps[:-1]  # nothing normalises what the last layer reads
     assert len(normalised) == 3
     assert all(abs(step.agreement.relative) < OPPOSED for step in normalised)
+
+
+@pytest.mark.parametrize(("function", "normalised"), [("relu", False), ("tanh", True)])
+def test_names_of_nodes_decide_little(function, normalised):
+    """Sampled channels are drawn by the name of their node: few points are drawn in so many that it does not matter."""
+
+    def residual(tag: str):
+        net, init = NetworkBuilder("residual", "torch", (64,)), parse_initializer("he_normal")
+        net.linear(64, init)
+        for block in range(5):
+            source = net.last
+            for half in "ab":
+                net.linear(64, init, name=f"{half}{block}{tag}")
+                if normalised:
+                    net.batch_norm(name=f"{half}{block}{tag}.bn")
+                if half == "a":
+                    net.activation(function, name=f"{half}{block}{tag}.act")
+            net.add((source, net.last), name=f"add{block}{tag}")
+            net.activation(function, name=f"act{block}{tag}")
+        net.linear(10, init)
+        return net.build()
+
+    batch = load_batch("gaussian", (64,), 4, 0)
+    found = [predict(residual(tag), batch).layers[0].backward.log_second_moment for tag in "uvwxyz"]
+    assert np.ptp(found) < NAMED

@@ -152,3 +152,7 @@ mean squares they have within 1%."""
 
 STEEPER = 0.1
 """Of what pairs of images differ by behind an activation of sums: to first order in the correlation, below 0.5."""
+
+NAMED = 0.05
+"""Range of six predictions of a gradient after five residual blocks, each with draws of its own: channels that are
+sampled at the four points of a batch leave half a percent of noise a prediction, tanh behind a normalisation more."""

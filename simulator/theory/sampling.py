@@ -30,9 +30,12 @@ _SIGNS = np.where(np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1)
 _CHANNELS = 256  # at least, of an exchangeable batch; of images, whose channels differ more, twice as many
 _MOST = 2048
 _VALUES = 2**17  # values that a sample of an exchangeable batch holds at most
+_PRODUCTS = 2**21  # multiply-adds up to which more channels are drawn where all pairs of points are told apart, and
+_FEW = 32  # points that fewer count as
 _LINEAR = 2**21  # values that a sample of channels that are linear in images holds at most
 _RANK = 300  # leading directions kept of a kernel over many points
-_CANDIDATES = 32  # weights that one is taken of
+_CANDIDATES = 32  # weights that one is taken of, and
+_WEIGHTS = 2**16  # of all of them at most
 _GOLDEN = (5**0.5 - 1) / 2  # step of a sequence of which any part is spread evenly
 _POWERS = 16  # steps of the power method; a direction that rules stands out
 _SOLVED = 64  # points up to which a covariance that has negative directions is resolved into all its directions
@@ -84,9 +87,11 @@ class Sample:
 
 def counts(layout: Layout, positions: int) -> tuple[int, int]:
     """Return how many samples and channels are drawn of a map of so many positions."""
+    channels, points = _CHANNELS, layout.profiles * positions
     if layout.profiles > 1:
-        return layout.profiles, 2 * _CHANNELS
-    channels = _CHANNELS
+        while 2 * channels * points * max(points, _FEW) <= _PRODUCTS:
+            channels *= 2
+        return layout.profiles, 2 * channels
     while channels < _MOST and 2 * channels * positions * layout.batch <= _VALUES:
         channels *= 2
     return min(layout.batch, max(_VALUES // (channels * positions), 2)), channels
@@ -147,10 +152,11 @@ def linear(features: Array, kernel: PairKernel, key: int) -> Sample:
     samples, entries, positions = features.shape
     flat = features.transpose(1, 0, 2).reshape(entries, -1)
     half = counts(kernel.layout, positions)[1]
-    weights = np.random.Generator(np.random.SFC64(key)).standard_normal((entries, half * _CANDIDATES))
+    candidates = min(_CANDIDATES, _WEIGHTS // half)
+    weights = np.random.Generator(np.random.SFC64(key)).standard_normal((entries, half * candidates))
     covariance = np.cov(flat, bias=True)
     variance = np.einsum("ec,ec->c", weights, covariance @ weights)
-    weights = weights[:, np.argsort(variance)[(ranks(half) * _CANDIDATES).astype(int)]]
+    weights = weights[:, np.argsort(variance)[(ranks(half) * candidates).astype(int)]]
     if entries <= half:
         weights = np.linalg.solve(np.linalg.cholesky(weights @ weights.T / half), weights)
     values = (flat.T @ weights).reshape(samples, positions, half).transpose(1, 0, 2)

@@ -172,7 +172,10 @@ class Walk:
         node, (piece,) = self._network.nodes[index], arrived
         (source,) = node.inputs
         if self._places[source] is None:
-            return arrived
+            if not isinstance(node.operation, Conv2d) or signals[source].known is not None:
+                return arrived
+            more = self._more(index, signals, gradients, piece)
+            return [replace(piece, kernel=piece.kernel.scaled(1.0 + more))]
         if place.step is not None:
             return [self._through_weights(index, gradients, signals, piece)]
         if isinstance(node.operation, Activation):
