@@ -24,7 +24,7 @@ from varprop.simulator.network import (
     ZeroPad,
 )
 from varprop.simulator.theory.depthwise import excess
-from varprop.simulator.theory.drawn import Drawn, corrected
+from varprop.simulator.theory.drawn import Drawn, corrected, missed
 from varprop.simulator.theory.gradient import Gradient, cut_inside, stepped_back
 from varprop.simulator.theory.levels import power
 from varprop.simulator.theory.levels import projected as projected_levels
@@ -33,7 +33,7 @@ from varprop.simulator.theory.opposition import handed_on, projected, reduced, r
 from varprop.simulator.theory.pair_series import mean_square_correlation
 from varprop.simulator.theory.pairs import PairKernel, unmerged, windows_transposed
 from varprop.simulator.theory.patches import damped_taps
-from varprop.simulator.theory.sampling import channel_squares
+from varprop.simulator.theory.sampling import averages, channel_squares
 from varprop.simulator.theory.signal import Signal
 from varprop.simulator.theory.unpooling import average_unpooled, globally_unpooled, max_unpooled, unflattened, unpadded
 from varprop.simulator.theory.variance_law import VarianceLaw
@@ -232,8 +232,10 @@ def _(
     held = gradient.held * left + known - float(opposition[middle])
     function = activation(op.function)
     draws = stepped_back(gradient, lambda found: found.times(function.derivative(source.draw().values)))
-    if gradient.tied and draws is not None:
-        kernel = corrected(kernel, draws())
+    if gradient.tied and draws is not None and gradient.drawn is not None:
+        behind = draws()
+        gaps = missed(gradient.kernel, gradient.drawn().part(*behind.values.shape[1:]))
+        kernel = corrected(kernel, behind, [gap * product for gap, product in zip(gaps, averages(slopes), strict=True)])
     amplitude = gradient.amplitude
     if output.slopes is not None:
         amplitude = output.slopes if amplitude is None else amplitude * output.slopes

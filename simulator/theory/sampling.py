@@ -29,7 +29,7 @@ _SIGNS = np.where(np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1)
 
 _CHANNELS = 256  # at least, of an exchangeable batch; of images, whose channels differ more, twice as many
 _MOST = 2048
-_VALUES = 2**17  # values that a sample of an exchangeable batch holds at most
+VALUES = 2**17  # values that a sample of an exchangeable batch holds at most
 _PRODUCTS = 2**21  # multiply-adds up to which more channels are drawn where all pairs of points are told apart, and
 _FEW = 32  # points that fewer count as
 _LINEAR = 2**21  # values that a sample of channels that are linear in images holds at most
@@ -85,22 +85,24 @@ class Sample:
         return Sample(self.values[..., ::2], *others)
 
 
-def counts(layout: Layout, positions: int) -> tuple[int, int]:
-    """Return how many samples and channels are drawn of a map of so many positions."""
+def counts(layout: Layout, positions: int, values: int = VALUES) -> tuple[int, int]:
+    """Return how many samples and channels are drawn of a map of so many positions, at most so many `values`."""
     channels, points = _CHANNELS, layout.profiles * positions
     if layout.profiles > 1:
         while 2 * channels * points * max(points, _FEW) <= _PRODUCTS:
             channels *= 2
         return layout.profiles, 2 * channels
-    while channels < _MOST and 2 * channels * positions * layout.batch <= _VALUES:
+    while channels < _MOST and 2 * channels * positions * layout.batch <= values:
         channels *= 2
-    return min(layout.batch, max(_VALUES // (channels * positions), 2)), channels
+    return min(layout.batch, max(values // (channels * positions), 2)), channels
 
 
-def draw(kernel: PairKernel, key: int, noise: Noise = np.random.Generator.standard_normal) -> Sample:
+def draw(
+    kernel: PairKernel, key: int, noise: Noise = np.random.Generator.standard_normal, values: int = VALUES
+) -> Sample:
     """Draw channels with the given kernel, Gaussian if `noise` is; `key` keeps the draws of different nodes apart."""
     layout, positions = kernel.layout, kernel.values.shape[1]
-    samples, channels = counts(layout, positions)
+    samples, channels = counts(layout, positions, values)
     rng = np.random.Generator(np.random.SFC64(key))
     if layout.profiles == 1:
         if layout.batch == 1:
@@ -208,7 +210,7 @@ def repeated(channels: Array, layout: Layout) -> Sample:
     positions = channels.shape[2]
     count = _CHANNELS if layout.profiles == 1 else 2 * _CHANNELS
     if layout.profiles == 1:
-        channels = channels[: max(_VALUES // (count * positions), 2)]
+        channels = channels[: max(VALUES // (count * positions), 2)]
     turn = np.arange(count) // 2 % channels.shape[1]
     return Sample(np.ascontiguousarray(channels.transpose(2, 0, 1)[..., turn]))
 
@@ -419,7 +421,7 @@ def squared_slope(inputs: Array, values: Array) -> float:
 
 def missing(kernel: PairKernel, values: Array) -> list[Array]:
     """Return what sampled channels miss of a kernel's averages, but of sizes, which were brought to it already."""
-    gaps = [true - drawn for true, drawn in zip(averages(kernel), _carried(values, kernel.layout), strict=True)]
+    gaps = [true - drawn for true, drawn in zip(averages(kernel), carried(values, kernel.layout), strict=True)]
     np.fill_diagonal(gaps[0], 0.0)
     return gaps
 
@@ -506,7 +508,7 @@ def shifted(kernel: PairKernel, sample: Sample, missed: Sequence[Array | float] 
     with a position where the sample is one number, as zero padding is, have a number of their own.
     """
     layout = kernel.layout
-    same, cross = (values + more for values, more in zip(_carried(sample.values, layout), missed, strict=True))
+    same, cross = (values + more for values, more in zip(carried(sample.values, layout), missed, strict=True))
     numbers = near_offsets(kernel.size)
     varies = sample.varies
     if not varies.all():
@@ -549,7 +551,7 @@ def _kernels(values: Array) -> tuple[Array, Array]:
     return same, (total @ total.T / channels - samples * same) / (samples * (samples - 1))
 
 
-def _carried(values: Array, layout: Layout) -> tuple[Array, Array]:
+def carried(values: Array, layout: Layout) -> tuple[Array, Array]:
     """Return `_kernels` as a layout's blocks stand for them.
 
     Of a few samples that stand for all of a batch, more pairs are of one with itself than of the many drawn at.
