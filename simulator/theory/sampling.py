@@ -101,30 +101,39 @@ def draw(
     kernel: PairKernel, key: int, noise: Noise = np.random.Generator.standard_normal, values: int = VALUES
 ) -> Sample:
     """Draw channels with the given kernel, Gaussian if `noise` is; `key` keeps the draws of different nodes apart."""
+    return Sample(mirrored(_half(kernel, key, noise, values)))
+
+
+def mirrored(values: Array) -> Array:
+    """Return channels and their negatives."""
+    return np.concatenate([values, -values], axis=2)
+
+
+def _half(kernel: PairKernel, key: int, noise: Noise, values: int) -> Array:
+    """Draw half of the channels of `draw`, of which the others are the negatives."""
     layout, positions = kernel.layout, kernel.values.shape[1]
     samples, channels = counts(layout, positions, values)
     rng = np.random.Generator(np.random.SFC64(key))
-    if layout.profiles == 1:
-        if layout.batch == 1:
-            z = _coloured(noise, rng, 1, channels, kernel.values[0], kernel.size)
-        else:
-            # A batch's own covariance between samples may have either sign, but that of the batch's mean and that of
-            # what is left of every sample are positive: draw these.
-            own, cross = kernel.values
-            rest = layout.batch - samples
-            apart = _coloured(noise, rng, samples + (rest > 0), channels, own - cross, kernel.size)
-            z = apart[:, :samples]
-            summed = z.sum(axis=1, keepdims=True)
-            if rest:
-                summed += np.sqrt(rest) * apart[:, samples:]
-            # What samples share is of a few directions, which are no function of the offset near edges.
-            shared = _coloured(noise, rng, 1, channels, cross + (own - cross) / layout.batch)
-            shared -= summed / layout.batch
-            z += shared
-    else:
-        z = _coloured(noise, rng, 1, channels, assemble(kernel)).reshape(samples, positions, channels)
+    half = channels // 2
+    if layout.profiles > 1:
+        z = _coloured(noise, rng, 1, half, assemble(kernel)).reshape(samples, positions, half)
         z = np.ascontiguousarray(z.transpose(1, 0, 2))
-    return of_size(z, kernel)
+    elif layout.batch == 1:
+        z = _coloured(noise, rng, 1, half, kernel.values[0], kernel.size)
+    else:
+        # A batch's own covariance between samples may have either sign, but that of the batch's mean and that of
+        # what is left of every sample are positive: draw these.
+        own, cross = kernel.values
+        rest = layout.batch - samples
+        apart = _coloured(noise, rng, samples + (rest > 0), half, own - cross, kernel.size)
+        z = apart[:, :samples]
+        summed = z.sum(axis=1, keepdims=True)
+        if rest:
+            summed += np.sqrt(rest) * apart[:, samples:]
+        # What samples share is of a few directions, which are no function of the offset near edges.
+        shared = _coloured(noise, rng, 1, half, cross + (own - cross) / layout.batch)
+        z = z + (shared - summed / layout.batch)
+    return of_size(z, kernel).values
 
 
 def signs(rng: np.random.Generator, shape: Size) -> Array:
@@ -162,7 +171,7 @@ def linear(features: Array, kernel: PairKernel, key: int) -> Sample:
     if entries <= half:
         weights = np.linalg.solve(np.linalg.cholesky(weights @ weights.T / half), weights)
     values = (flat.T @ weights).reshape(samples, positions, half).transpose(1, 0, 2)
-    return of_size(np.concatenate([values, -values], axis=2), kernel)
+    return of_size(mirrored(values), kernel)
 
 
 def ranks(count: int) -> Array:
@@ -189,13 +198,11 @@ def draw_strayed(kernel: PairKernel, key: int, levels: float, spots: Array) -> S
     own = math.log1p(levels)
     values = kernel.values.copy()
     values[: layout.profiles] *= np.exp((own - log) / 4)
-    sample = draw(replace(kernel, values=values), key)
-    _, samples, channels = sample.values.shape
+    half = _half(replace(kernel, values=values), key, np.random.Generator.standard_normal, VALUES)
     root = _root(log, kernel.size)
-    noise = np.random.Generator(np.random.SFC64([key, 1])).standard_normal((root.shape[1], samples * (channels // 2)))
-    field = np.exp(((root @ noise).reshape(-1, samples, channels // 2) - own / 2) / 2)
-    # A channel and its negative are one.
-    return of_size(sample.values * np.concatenate([field, field], axis=2), kernel)
+    noise = np.random.Generator(np.random.SFC64([key, 1])).standard_normal((root.shape[1], half[0].size))
+    half *= np.exp(((root @ noise).reshape(half.shape) - own / 2) / 2)
+    return Sample(mirrored(of_size(half, kernel).values))
 
 
 def of_size(values: Array, kernel: PairKernel) -> Sample:
@@ -218,16 +225,12 @@ def repeated(channels: Array, layout: Layout) -> Sample:
 def _coloured(
     noise: Noise, rng: np.random.Generator, samples: int, channels: int, covariance: Array, size: Size | None = None
 ) -> Array:
-    """Draw channels and their negatives, shape (points, samples, channels); `size` is that of points that are a map."""
+    """Draw channels of a covariance, shape (points, samples, channels); `size` is that of points that are a map."""
     root = _root(covariance, size)
-    half = root @ noise(rng, (root.shape[1], samples * (channels // 2)))
+    drawn = root @ noise(rng, (root.shape[1], samples * channels))
     if samples == 1 and noise is not signs:
-        _evenly(half, covariance)
-    half = half.reshape(len(half), samples, -1)
-    both = np.empty((len(half), samples, 2 * half.shape[2]))
-    both[..., : half.shape[2]] = half
-    np.negative(half, out=both[..., half.shape[2] :])
-    return both
+        _evenly(drawn, covariance)
+    return np.asarray(drawn.reshape(len(drawn), samples, channels))
 
 
 def _evenly(draws: Array, covariance: Array) -> None:
