@@ -230,8 +230,13 @@ def _(
     known = float(opposition[middle])
     opposition[middle] = max(known - bound, 0.0)
     held = gradient.held * left + known - float(opposition[middle])
-    function = activation(op.function)
-    draws = stepped_back(gradient, lambda found: found.times(function.derivative(source.draw().values)))
+
+    def gated(found: Drawn) -> Drawn:
+        gates = output.draw().slopes
+        assert gates is not None
+        return found.times(gates)
+
+    draws = stepped_back(gradient, gated)
     if gradient.tied and draws is not None and gradient.drawn is not None:
         behind = draws()
         gaps = missed(gradient.kernel, gradient.drawn().part(*behind.values.shape[1:]))

@@ -144,6 +144,11 @@ class PairKernel:
         own = float(same[self.size[0] - 1, self.size[1] - 1])
         return np.clip(same / own, -1.0, 1.0) if own > ROUNDING * self.second_moment else np.zeros_like(same)
 
+    @cached_property
+    def product_correlation(self) -> Array:
+        """Correlation of what products of Gaussian channels stray by, at two pairs of positions an offset apart."""
+        return np.asarray(self.correlation(self.pair_mean) ** 2)
+
     def alike(self) -> float:
         """Mean correlation of different positions of a sample, zero where it is negative."""
         positions = self.values.shape[1]
@@ -160,7 +165,8 @@ class PairKernel:
     def pair_product_mean(self, other: PairKernel) -> float:
         """Mean over all pairs of points of the product of two kernels (in units of both scales)."""
         flat, also = (k.values.reshape(len(k.values), -1) for k in (self, other))
-        return float(self.layout.weight @ np.einsum("bi,bi->b", flat, also)) / flat.shape[1]
+        products = flat[:, None, :] @ also[:, :, None]
+        return float(self.layout.weight @ products[:, 0, 0]) / flat.shape[1]
 
     @cached_property
     def centred(self) -> PairKernel:

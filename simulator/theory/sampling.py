@@ -38,6 +38,7 @@ _CANDIDATES = 32  # weights that one is taken of, and
 _WEIGHTS = 2**16  # of all of them at most
 _GOLDEN = (5**0.5 - 1) / 2  # step of a sequence of which any part is spread evenly
 _POWERS = 16  # steps of the power method; a direction that rules stands out
+_SOME = 64  # values of a position that are looked at before all are
 _SOLVED = 64  # points up to which a covariance that has negative directions is resolved into all its directions
 _ROUNDING = 1e-10  # share of the largest below which a direction's variance is nothing but rounding
 
@@ -69,7 +70,10 @@ class Sample:
     @cached_property
     def varies(self) -> NDArray[np.bool_]:
         """At which positions the values are not one number, as in zero padding; none at all counts as all."""
-        varies: NDArray[np.bool_] = np.any(self.values != self.values[:, :1, :1], axis=(1, 2))
+        flat = self.values.reshape(len(self.values), -1)
+        varies: NDArray[np.bool_] = np.any(flat[:, :_SOME] != flat[:, :1], axis=1)
+        alike = np.flatnonzero(~varies)
+        varies[alike] = np.any(flat[alike] != flat[alike, :1], axis=1)
         return varies if varies.any() else ~varies
 
     @property
@@ -611,8 +615,9 @@ def share_of_batch(apart: Array, fixed: Sequence[Array], batch: int) -> float:
 
 def squares_apart(values: Array) -> float:
     """Return the relative variance of channels' squares at one point, less the channels' means."""
-    squares = (values - values.mean(axis=(0, 1))) ** 2
-    means = squares.mean(axis=2)
+    squares = values - values.mean(axis=(0, 1))
+    squares *= squares
+    means = squares @ np.full(squares.shape[2], 1 / squares.shape[2])
     whole = float(np.vdot(means, means))
     return float(np.vdot(squares, squares)) / (whole * squares.shape[2]) - 1.0 if whole > 0.0 else 0.0
 

@@ -82,7 +82,7 @@ class Strays:
 
     def spots_on(self, kernel: PairKernel) -> Array:
         """Return `spots` on the map of a kernel."""
-        return _known(self.spots, _alike(kernel))
+        return _known(self.spots, kernel.product_correlation)
 
     @property
     def rooted(self) -> bool:
@@ -129,7 +129,7 @@ class Strays:
             if name in sources:
                 own = place_pairs.root(place_pairs.total([np.asarray(sources[name]), own]))
             return replace(walked, sources={**sources, name: own}, third=third)
-        fresh = _alike(kernel)
+        fresh = kernel.product_correlation
         places = (before * _known(self.places, fresh) + variance * fresh) / (before + variance)
         size = sqrt(_square(sources.get(name, 0.0)) + variance)
         return replace(walked, sources={**sources, name: size}, third=third, places=places)
@@ -146,7 +146,7 @@ class Strays:
         # What only the size is known of, from a larger map or behind a pooling.
         root = _fresh(kernel)
         if self.places is not None:
-            places, level = _known(self.places, _alike(kernel)), np.diag(_covariance(kernel))
+            places, level = _known(self.places, kernel.product_correlation), np.diag(_covariance(kernel))
             root = place_pairs.unit_root(place_pairs.alike(places, level, kernel.size))
         return {n: c if np.shape(c)[:2] == shape else sqrt(_square(c)) * root for n, c in self.sources.items()}
 
@@ -206,7 +206,7 @@ class Strays:
         kept = gain * self.levels
         if kept + more <= 0.0:
             return replace(self, walk={}, spots=None)
-        spots = (kept * self.spots_on(kernel) + more * _alike(kernel)) / (kept + more)
+        spots = (kept * self.spots_on(kernel) + more * kernel.product_correlation) / (kept + more)
         return replace(self, walk=_with(name, more, {n: sqrt(gain) * c for n, c in self.walk.items()}), spots=spots)
 
     def apart(self, name: str, fields: Array, kernel: PairKernel) -> Strays:
@@ -272,7 +272,7 @@ class Strays:
             found = Strays(sources)
             third = self.third * found.variance**2 / (self.variance**2 * contrast)
             return replace(walked, sources=sources, third=third)
-        known = _known(self.places, _alike(kernel))
+        known = _known(self.places, kernel.product_correlation)
         size = window.out_size(kernel.size)
         places, along = _under(known, window, loads, kernel.size)
         same = float(places[size[0] - 1, size[1] - 1])
@@ -346,11 +346,6 @@ def _covariance(kernel: PairKernel) -> Array:
         return np.zeros_like(kernel.values[0])
     same = np.mean(kernel.values[: kernel.layout.profiles], axis=0)
     return np.asarray(np.where(live[:, None] & live, same - kernel.pair_mean / float(np.mean(live)) ** 2, 0.0))
-
-
-def _alike(kernel: PairKernel) -> Array:
-    """Return correlations, by offset of positions, of what products of Gaussian channels stray by."""
-    return np.asarray(kernel.correlation(kernel.pair_mean) ** 2)
 
 
 def _under(known: Array, window: Window, loads: Array, size: Size) -> tuple[Array, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -233,15 +234,21 @@ def _apart(leading: Array, rest: float, live: float, moments: tuple[float, float
     square, cube = float(np.sum(leading**2)), float(np.sum(leading**3))
     skew, unit = min(max(skew, 1.0), 1.5), rest**3 / live**2
     c, b = live * (moments[0] - square) / rest**2 - 1.0, live * square / rest**2
-    coefficients = (
-        skew * unit * b**2,
-        3 * cube - 3 * unit * b - 2 * skew * unit * c * b,
-        cube + unit * (1 + 3 * c + skew * c**2) - moments[1],
-    )
-    roots = np.roots(coefficients)
+    first = skew * unit * b**2
+    second = 3 * cube - 3 * unit * b - 2 * skew * unit * c * b
+    third = cube + unit * (1 + 3 * c + skew * c**2) - moments[1]
     most = min(max(c, 0.0) / b, 1.0)
-    found = [x.real for x in roots if abs(x.imag) < 1e-12 and 0.0 <= x.real <= most]
-    return float(np.sqrt(min(found, default=0.0)))
+    found = [x for x in _roots(first, second, third) if 0.0 <= x <= most]
+    return math.sqrt(min(found, default=0.0))
+
+
+def _roots(first: float, second: float, third: float) -> tuple[float, ...]:
+    """Return the real roots of a quadratic polynomial, given its coefficients from the highest power on."""
+    under = second * second - 4 * first * third
+    if under < 0.0:
+        return ()
+    larger = -(second + math.copysign(math.sqrt(under), second)) / 2
+    return (larger / first, third / larger) if larger else (0.0,)
 
 
 def _number(alike: float, dimensions: float) -> float:
