@@ -32,7 +32,9 @@ _ROUNDING = 1e-9  # of one less a squared correlation
 
 def as_seen(kernel: PairKernel, place: Place) -> PairKernel:
     """Return the kernel of an activation's input with the correlations that its points have in a draw."""
-    return replace(kernel, values=kernel.values / _together(place, np.sqrt(place.law.levels), kernel))
+    levels = levels_of(kernel)
+    equal = place.law.spread(levels, np.ones_like(levels))
+    return replace(kernel, values=kernel.values / _together(place, np.sqrt(place.law.levels), kernel, equal))
 
 
 def averaged(
@@ -56,21 +58,21 @@ def averaged(
     passage, known, law = place.made, place.unfixed, place.law
     assert known is not None
     kernel, layout, levels = signal.kernel, signal.kernel.layout, levels_of(before)
-    equal = np.full(levels.shape, 1 / levels.size)
+    equal = law.spread(levels, np.ones_like(levels))
     rest, rest_known = (np.maximum(p.square - p.mean**2, 0.0) for p in (passage, known))
-    varied = law.over(rest_known, levels, equal)
+    varied = float(equal @ rest_known)
     if not varied > 0.0:
         return signal, place
     # Half-lines are followed beyond what can be written as a number.
     beyond = np.log(before.second_moment) + before.log_scale - np.log(size_in_range(before))
     unit = float(np.exp((beyond - kernel.log_scale) / 2))
-    mean, mean_known = law.mean(passage.mean), law.over(known.mean, levels, equal)
-    strayed = _beyond(law, passage.mean, known.mean, levels)
+    mean, mean_known = law.mean(passage.mean), float(equal @ known.mean)
+    strayed = _beyond(law, passage.mean, known.mean, equal)
     # Points of another size, near an edge, stray by as much of it; zeros around a map do not.
     sizes = np.sqrt(np.maximum(before.diagonal / before.second_moment, 0.0))
     means = signal.mean + (mean - mean_known) * unit * sizes
     values = kernel.values - _products(signal.mean, kernel)
-    values *= law.mean(rest) / varied * _together(place, np.sqrt(rest), before)
+    values *= law.mean(rest) / varied * _together(place, np.sqrt(rest), before, equal)
     values += _products(means, kernel)
     more = strayed * unit**2 * _alike(place, kernel)
     q, apart = bent.q * np.exp(before.log_scale - kernel.log_scale), 1.0 - bent.correlation**2
@@ -82,7 +84,7 @@ def averaged(
     # One point is known best: of Gaussian ones half-lines leave the second moment as it is.
     gain = 1.0
     if not function.homogeneous or place.fixed > 0.0:
-        gain = law.mean(passage.square) / law.over(known.square, levels, equal)
+        gain = law.mean(passage.square) / float(equal @ known.square)
     positions = np.arange(values.shape[1])
     values[: layout.profiles, positions, positions] = kernel.diagonal * gain
     scaled = replace(kernel, values=values).scaled(1.0)
@@ -102,18 +104,20 @@ def _products(field: Array, kernel: PairKernel) -> Array:
     return np.asarray(field[kernel.layout.left][:, :, None] * field[kernel.layout.right][:, None, :])
 
 
-def _together(place: Place, field: Array, kernel: PairKernel) -> Array:
+def _together(place: Place, field: Array, kernel: PairKernel, equal: Array) -> Array:
     """Mean product of a function of the level at two points over that at one, by block and pair of positions."""
-    mean, strayed = place.law.mean(field), _beyond(place.law, field, field, levels_of(kernel))
+    mean, strayed = place.law.mean(field), _beyond(place.law, field, field, equal)
     if not mean > 0.0:
         return np.ones((len(kernel.values), 1, 1))
     return np.asarray((mean**2 + strayed * _alike(place, kernel)) / (mean**2 + strayed))
 
 
-def _beyond(law: Law, field: Array, known: Array, levels: Array) -> float:
-    """Variance of a function of the level over draws, less that of the `known` one over equally likely levels."""
-    equal = np.full(levels.shape, 1 / levels.size)
-    inside = law.over(known**2, levels, equal) - law.over(known, levels, equal) ** 2
+def _beyond(law: Law, field: Array, known: Array, equal: Array) -> float:
+    """Variance of a function of the level over draws, less that of the `known` one over a kernel's own levels.
+
+    `equal` are the weights of the law's nodes for these; see `Law.spread`.
+    """
+    inside = float(equal @ known**2) - float(equal @ known) ** 2
     return max(law.mean(field**2) - law.mean(field) ** 2 - inside, 0.0)
 
 

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from math import log1p, sqrt
 from typing import TypeVar
 
@@ -45,6 +45,7 @@ _COARSE = 0.25  # of log q: activations bend on the scale of one
 _MOST = 120  # nodes
 _FARTHEST = 40.0  # what is beyond happens once in e^20 draws
 _DARKEST = 1e-6  # of the mean: points of lower levels count as such
+_STEP = 0.1  # of log variance between tabulated laws of a mean over channels
 _LEAST = 1e-12  # variance of log q that stands for none
 
 
@@ -68,13 +69,14 @@ class Law:
         """Levels at the nodes."""
         return np.exp(self.logs)
 
-    def over(self, values: Array, levels: Array, weights: Array) -> float:
-        """Return the weighted sum, over other levels, of a function given at the nodes."""
+    def spread(self, levels: Array, weights: Array) -> Array:
+        """Return what the nodes weigh in a weighted mean, over other levels, of a function given there."""
+        shares = weights.ravel() / weights.sum()
         if len(self.logs) == 1:
-            return float(values[0] * weights.sum())
+            return np.ones(1)
         place = (np.log(np.maximum(levels.ravel(), _DARKEST)) - self.logs[0]) / (self.logs[1] - self.logs[0])
         nodes, cubic = _interpolated(place, len(self.logs))
-        return float(weights.ravel() @ np.sum(values[nodes] * cubic, axis=-1))
+        return np.bincount(nodes.ravel(), (shares[:, None] * cubic).ravel(), len(self.logs))
 
     def mean(self, values: Array) -> float:
         """Return the mean of a function given at the nodes."""
@@ -257,14 +259,22 @@ def _gamma(variance: Array) -> tuple[Array, Array]:
     The Gauss rule of a law of the shape k = 1 / variance (Golub & Welsch, Math. Comp. 23, 1969), whose orthogonal
     polynomials are Laguerre's.
     """
-    shape = 1.0 / np.maximum(variance, _LEAST)
-    order = np.arange(_DRAWN)
-    matrix = np.zeros((*variance.shape, _DRAWN, _DRAWN))
-    matrix[..., order, order] = 2.0 * order / shape[..., None] + 1.0
-    beside = np.sqrt(order[1:] * (order[1:] - 1.0 + shape[..., None])) / shape[..., None]
-    matrix[..., order[1:], order[:-1]] = beside
+    # Rules on a grid of log variance that all layers share, and cubic interpolation between them.
+    place = np.log(np.maximum(variance, _LEAST)) / _STEP
+    first = np.floor(place).astype(np.intp)
+    needed, which = np.unique(first[..., None] + np.arange(-1, 3), return_inverse=True)
+    rules = np.stack([_rule(step) for step in needed.tolist()])
+    found = np.einsum("...t,...tkp->k...p", cubic_weights(place - first), rules[which.reshape(*first.shape, 4)])
+    return np.maximum(found[0], 1e-300), found[1]
+
+
+@cache
+def _rule(step: int) -> Array:
+    shape, order = np.exp(-step * _STEP), np.arange(_DRAWN)
+    matrix = np.diag(2.0 * order / shape + 1.0)
+    matrix[order[1:], order[:-1]] = np.sqrt(order[1:] * (order[1:] - 1.0 + shape)) / shape
     points, vectors = np.linalg.eigh(matrix)
-    return np.maximum(points, 1e-300), vectors[..., 0, :] ** 2
+    return np.stack([points, vectors[0] ** 2])
 
 
 @dataclass(frozen=True)

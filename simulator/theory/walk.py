@@ -218,8 +218,7 @@ class Walk:
         behind = found if isinstance(found, Behind) else untouched(place.law)
         returned, gain = before(place.law, place.passage, behind)
         self._keep(self._network.nodes[index].inputs[0], piece, returned)
-        weights = gradient.kernel.diagonal
-        known = place.law.over(place.unfixed.slope, levels_of(source.kernel), weights / weights.sum())
+        known = float(place.law.spread(levels_of(source.kernel), gradient.kernel.diagonal) @ place.unfixed.slope)
         return replace(piece, kernel=piece.kernel.scaled(gain / known)) if known > 0.0 else piece
 
     def _more(self, index: int, signals: list[Signal], gradients: list[Gradient], piece: Gradient) -> float:
