@@ -76,7 +76,7 @@ class Law:
             return np.ones(1)
         place = (np.log(np.maximum(levels.ravel(), _DARKEST)) - self.logs[0]) / (self.logs[1] - self.logs[0])
         nodes, cubic = _interpolated(place, len(self.logs))
-        return np.bincount(nodes.ravel(), (shares[:, None] * cubic).ravel(), len(self.logs))
+        return np.bincount(nodes.ravel(), (shares[:, None] * cubic).ravel(), len(self.logs)).astype(np.float64)
 
     def mean(self, values: Array) -> float:
         """Return the mean of a function given at the nodes."""
