@@ -23,6 +23,9 @@ P = ParamSpec("P")
 R = TypeVar("R")
 Array = NDArray[np.floating]
 
+njit: Any = numba.njit
+"""With all of its options, of which some have no types."""
+
 FEATURES = binding.get_host_cpu_features()
 if numba.config.CPU_FEATURES is None and FEATURES.get("avx512f"):  # type: ignore[attr-defined]
     # The compiler would use half of a vector, for the sake of old processors' clocks; products beside the loops use
@@ -47,22 +50,23 @@ def _named(dispatcher: Callable[P, R], function: Callable[P, R]) -> Callable[P, 
 
 def kernel(function: Callable[P, R]) -> Callable[P, R]:
     """Compile a function of arrays and scalars on its first call."""
-    return _named(numba.njit(nogil=True, cache=True, error_model="numpy")(function), function)
+    return _named(njit(nogil=True, cache=True, error_model="numpy")(function), function)
 
 
 def step(function: Callable[P, R]) -> Callable[P, R]:
     """Compile a part of kernels into each of them: a call with arrays costs as much as the work on a short row.
 
-    A product and the sum that it goes into may be rounded together.
+    A product and the sum that it goes into may be rounded together. It allocates nothing, and so keeps no books on who
+    holds an array: with a branch in it they would take as long as a short row.
     """
-    policy = numba.njit(nogil=True, cache=True, error_model="numpy", forceinline=True, fastmath={"contract"})
+    policy = njit(nogil=True, cache=True, error_model="numpy", forceinline=True, fastmath={"contract"}, _nrt=False)
     return _named(policy(function), function)
 
 
 def reduction(function: Callable[P, R]) -> Callable[P, R]:
     """Compile a function that sums long rows, with leave to regroup the sums into vector lanes and fuse products in."""
     leave: Any = {"reassoc": True, "contract": True}  # a set would have an order of its own in every process
-    policy = numba.njit(nogil=True, cache=True, error_model="numpy", forceinline=True, fastmath=leave)
+    policy = njit(nogil=True, cache=True, error_model="numpy", forceinline=True, fastmath=leave)
     return _named(policy(function), function)
 
 

@@ -16,9 +16,8 @@ import numpy as np
 from varprop.simulator.jit import kernel, step
 from varprop.simulator.montecarlo.pointwise import (
     ZEROS,
-    Array,
     Scalar,
-    Statistics,
+    Three,
     added,
     copy,
     pieces,
@@ -28,14 +27,14 @@ from varprop.simulator.montecarlo.pointwise import (
     write,
 )
 from varprop.simulator.montecarlo.sums import (
-    LARGE,
     PIECE,
-    SMALL,
+    Array,
     Number,
     Place,
+    Statistics,
     exact_sums,
-    row_moments,
-    row_sums,
+    measured_row,
+    sums_moments,
 )
 from varprop.simulator.montecarlo.windows import Runs, weigh_row
 
@@ -72,6 +71,88 @@ class ChainPasses(NamedTuple):
     backward: Callable[..., None]
 
 
+class LinkSteps(NamedTuple):
+    """A link on one channel of one trial, for kernels to have it compiled into them."""
+
+    forward: Callable[..., Three]
+    backward: Callable[..., tuple[Three, Three, float]]
+
+
+@cache
+def link_steps(value: Scalar, derivative: Scalar) -> LinkSteps:
+    """Return the steps of a link, given its activation as functions of (z, parameter).
+
+    A row of `n` numbers of z lies at `first`, and is trial t's channel c. Forward writes phi(y) to `out` from `to` on,
+    and returns its moments. Backward is given the gradient with respect to it in `given` from `place` on; it writes
+    that to y to `behind`, and that to z to `out`, and returns the moments of the first two and the second moment of
+    the last, whose mean is 0.
+    """
+    value, derivative, activate, differentiate = pieces(value, derivative)
+
+    @step
+    def forward(
+        z: Array, first: Place, n: Place, share: float, link: Link, t: int, c: int, out: Array, to: Place
+    ) -> Three:
+        by = row_line(z, first, link.rows, t, c)
+        pivot = z.dtype.type(value(standardized(z[first], by), link.parameter))
+        total = squares = 0.0
+        for k in range(np.uint64(0), n, PIECE):
+            more = activate(z, first + k, min(PIECE, n - k), by, link.parameter, out, to + k, pivot)
+            total += np.float64(more[0])
+            squares += np.float64(more[1])
+        return sums_moments(out, to, to + n, pivot, total, squares, share)
+
+    @step
+    def backward(
+        z: Array,
+        first: Place,
+        n: Place,
+        share: float,
+        link: Link,
+        t: int,
+        c: int,
+        given: Array,
+        place: Place,
+        behind: Array,
+        out: Array,
+        to: Place,
+    ) -> tuple[Three, Three, float]:
+        zero = np.uint64(0)
+        by = row_line(z, first, link.rows, t, c)
+        pivot = given[place] * z.dtype.type(derivative(standardized(z[first], by), link.parameter))
+        total = squares = product = given_total = given_squares = 0.0
+        for k in range(zero, n, PIECE):
+            parts = differentiate(
+                z,
+                first + k,
+                min(PIECE, n - k),
+                by,
+                link.parameter,
+                given,
+                place + k,
+                behind,
+                k,
+                pivot,
+                given[place],
+            )
+            total += np.float64(parts[0])
+            squares += np.float64(parts[1])
+            product += np.float64(parts[2])
+            given_total += np.float64(parts[3])
+            given_squares += np.float64(parts[4])
+        outside = sums_moments(given, place, place + n, given[place], given_total, given_squares, share)
+        normal = sums_moments(behind, zero, n, pivot, total, squares, share)
+        product *= share
+        on = regression(z, by, normal[0], product * link.units[POWER, t])
+        regress(z, first, n, by, on, behind, zero, out, to)
+        square = residual(normal[2], product, link.rows, link.units, t, c)
+        if square < 0.0:
+            square = exact_sums(out, to, to + n, z.dtype.type(0))[1] * share
+        return outside, normal, square
+
+    return LinkSteps(forward, backward)
+
+
 @cache
 def compiled_chain(functions: tuple[Scalar, ...], derivatives: tuple[Scalar, ...], windows: bool) -> ChainPasses:
     """Compile the passes through a chain, given its two activations as functions of (z, parameter).
@@ -82,8 +163,8 @@ def compiled_chain(functions: tuple[Scalar, ...], derivatives: tuple[Scalar, ...
     out, and writes that to x, which may take its place where there are no windows. Where a link is missing, `edge` gets
     the moments of the gradient at that end of the windows.
     """
-    head_value, head_derivative, head_activate, head_differentiate = pieces(functions[0], derivatives[0])
-    tail_value, tail_derivative, tail_activate, tail_differentiate = pieces(functions[1], derivatives[1])
+    head_forward, head_backward = link_steps(functions[0], derivatives[0])
+    tail_forward, tail_backward = link_steps(functions[1], derivatives[1])
 
     @kernel
     def forward(
@@ -99,7 +180,7 @@ def compiled_chain(functions: tuple[Scalar, ...], derivatives: tuple[Scalar, ...
         out: Array,
         scratch: Array,
     ) -> None:
-        number, zero, row = x.dtype.type, np.uint64(0), scratch[0]
+        zero, row = np.uint64(0), scratch[0]
         outputs = channels * multiplier
         n, m = np.uint64(x.size // (trials * channels)), np.uint64(z.size // (trials * outputs))
         size = np.uint64(weights.size // (trials * outputs))
@@ -110,53 +191,24 @@ def compiled_chain(functions: tuple[Scalar, ...], derivatives: tuple[Scalar, ...
             for c in range(channels):
                 first = np.uint64(t * channels + c) * n
                 if windows and not head.there:
-                    copy(x, first, n, row)
+                    copy(x, first, n, row, zero)
                 if windows and head.there:
                     if not head.known:
-                        total, squares = row_sums(x, first, first + n, x[first])
-                        if not SMALL < squares < LARGE:
-                            total, squares = exact_sums(x, first, first + n, x[first])
-                        found = row_moments(x[first], n_share, total, squares)
-                        head.rows[CENTER, t, c], head.rows[VARIANCE, t, c] = found[0], found[2]
-                        head_read = added(head_read, found)
+                        head_read = added(head_read, read_row(x, first, n, n_share, head.rows, t, c))
                     head_variance += deviation(head.rows, head.units, t, c)
-                    by = row_line(x, first, head.rows, t, c)
-                    pivot = number(head_value(standardized(x[first], by), head.parameter))
-                    total = squares = 0.0
-                    for k in range(zero, n, PIECE):
-                        more = head_activate(x, first + k, min(PIECE, n - k), by, head.parameter, row, k, pivot)
-                        total += np.float64(more[0])
-                        squares += np.float64(more[1])
-                    if not SMALL < squares < LARGE:
-                        total, squares = exact_sums(row, zero, n, pivot)
-                    head_given = added(head_given, row_moments(pivot, n_share, total, squares))
+                    head_given = added(head_given, head_forward(x, first, n, n_share, head, t, c, row, zero))
                 for j in range(multiplier):
-                    o = np.uint64(t * outputs + c * multiplier + j)
+                    column = c * multiplier + j
+                    o = np.uint64(t * outputs + column)
                     start = o * m
                     if windows:
                         weigh_row(row, zero, weights, o * size, table, z, start, True)
-                    column = c * multiplier + j
                     if not tail.known:
-                        total, squares = row_sums(z, start, start + m, z[start])
-                        if not SMALL < squares < LARGE:
-                            total, squares = exact_sums(z, start, start + m, z[start])
-                        found = row_moments(z[start], m_share, total, squares)
-                        tail.rows[CENTER, t, column], tail.rows[VARIANCE, t, column] = found[0], found[2]
-                        tail_read = added(tail_read, found)
+                        tail_read = added(tail_read, read_row(z, start, m, m_share, tail.rows, t, column))
                     if not tail.there:
                         continue
                     tail_variance += deviation(tail.rows, tail.units, t, column)
-                    by = row_line(z, start, tail.rows, t, column)
-                    pivot = number(tail_value(standardized(z[start], by), tail.parameter))
-                    total = squares = 0.0
-                    for k in range(zero, m, PIECE):
-                        count = min(PIECE, m - k)
-                        more = tail_activate(z, start + k, count, by, tail.parameter, out, start + k, pivot)
-                        total += np.float64(more[0])
-                        squares += np.float64(more[1])
-                    if not SMALL < squares < LARGE:
-                        total, squares = exact_sums(out, start, start + m, pivot)
-                    tail_given = added(tail_given, row_moments(pivot, m_share, total, squares))
+                    tail_given = added(tail_given, tail_forward(z, start, m, m_share, tail, t, column, out, start))
             write(head.sums[READ], t, head_read, channels, False)
             write(head.sums[NORMAL], t, (0.0, head_variance, head_variance), channels, False)
             write(head.sums[GIVEN], t, head_given, channels, False)
@@ -180,108 +232,59 @@ def compiled_chain(functions: tuple[Scalar, ...], derivatives: tuple[Scalar, ...
         out: Array,
         edge: Statistics,
     ) -> None:
-        number, zero = x.dtype.type, np.uint64(0)
+        zero = np.uint64(0)
         row, behind, between = scratch[0], scratch[1], scratch[2]
         outputs = channels * multiplier
         n, m = np.uint64(x.size // (trials * channels)), np.uint64(z.size // (trials * outputs))
         size = np.uint64(weights.size // (trials * outputs))
         n_share, m_share = 1.0 / np.float64(n), 1.0 / np.float64(m)
         for t in range(trials):
-            head_read = head_normal = head_given = tail_read = tail_normal = tail_given = at_edge = ZEROS
+            head_read = tail_read = 0.0
+            head_normal = head_given = tail_normal = tail_given = at_edge = ZEROS
             for c in range(channels):
                 first = np.uint64(t * channels + c) * n
                 for j in range(multiplier):
-                    o = np.uint64(t * outputs + c * multiplier + j)
-                    start, column = o * m, c * multiplier + j
+                    column = c * multiplier + j
+                    o = np.uint64(t * outputs + column)
+                    start = o * m
                     if tail.there:
-                        by = row_line(z, start, tail.rows, t, column)
-                        first_given = gradient[start]
-                        pivot = first_given * number(tail_derivative(standardized(z[start], by), tail.parameter))
-                        total = squares = product = given_total = given_squares = 0.0
-                        for k in range(zero, m, PIECE):
-                            count, place = min(PIECE, m - k), start + k
-                            parts = tail_differentiate(
-                                z, place, count, by, tail.parameter, gradient, place, behind, k, pivot, first_given
-                            )
-                            total += np.float64(parts[0])
-                            squares += np.float64(parts[1])
-                            product += np.float64(parts[2])
-                            given_total += np.float64(parts[3])
-                            given_squares += np.float64(parts[4])
-                        if not SMALL < given_squares < LARGE:
-                            given_total, given_squares = exact_sums(gradient, start, start + m, first_given)
-                        tail_given = added(tail_given, row_moments(first_given, m_share, given_total, given_squares))
-                        if not SMALL < squares < LARGE:
-                            total, squares = exact_sums(behind, zero, m, pivot)
-                        found = row_moments(pivot, m_share, total, squares)
-                        tail_normal = added(tail_normal, found)
-                        product *= m_share
-                        on = regression(z, by, found[0], product * tail.units[POWER, t])
-                        if windows:
-                            regress(z, start, m, by, on, behind, zero, between, zero)
-                        else:
-                            regress(z, start, m, by, on, behind, zero, out, start)
-                        square = residual(found[2], product, tail.rows, tail.units, t, column)
-                        if square < 0.0 and windows:
-                            square = exact_square(between, zero, m) * m_share
-                        elif square < 0.0:
-                            square = exact_square(out, start, start + m) * m_share
-                        tail_read = added(tail_read, (0.0, square, square))
+                        target, to = (between, zero) if windows else (out, start)
+                        given, normal, square = tail_backward(
+                            z, start, m, m_share, tail, t, column, gradient, start, behind, target, to
+                        )
+                        tail_given, tail_normal = added(tail_given, given), added(tail_normal, normal)
+                        tail_read += square
                     else:
-                        total, squares = row_sums(gradient, start, start + m, gradient[start])
-                        if not SMALL < squares < LARGE:
-                            total, squares = exact_sums(gradient, start, start + m, gradient[start])
-                        at_edge = added(at_edge, row_moments(gradient[start], m_share, total, squares))
-                        copy(gradient, start, m, between)
+                        at_edge = added(at_edge, measured_row(gradient, start, start + m, m_share))
+                        copy(gradient, start, m, between, zero)
                     if windows:
                         weigh_row(between, zero, weights, o * size, table, row, zero, j == 0)
-                if not windows:
-                    continue
-                if not head.there:
-                    total, squares = row_sums(row, zero, n, row[0])
-                    if not SMALL < squares < LARGE:
-                        total, squares = exact_sums(row, zero, n, row[0])
-                    at_edge = added(at_edge, row_moments(row[0], n_share, total, squares))
-                    for k in range(n):
-                        out[first + k] = row[k]
-                    continue
-                by = row_line(x, first, head.rows, t, c)
-                first_given = row[0]
-                pivot = first_given * number(head_derivative(standardized(x[first], by), head.parameter))
-                total = squares = product = given_total = given_squares = 0.0
-                for k in range(zero, n, PIECE):
-                    count = min(PIECE, n - k)
-                    parts = head_differentiate(
-                        x, first + k, count, by, head.parameter, row, k, behind, k, pivot, first_given
+                if windows and head.there:
+                    given, normal, square = head_backward(
+                        x, first, n, n_share, head, t, c, row, zero, behind, out, first
                     )
-                    total += np.float64(parts[0])
-                    squares += np.float64(parts[1])
-                    product += np.float64(parts[2])
-                    given_total += np.float64(parts[3])
-                    given_squares += np.float64(parts[4])
-                if not SMALL < given_squares < LARGE:
-                    given_total, given_squares = exact_sums(row, zero, n, first_given)
-                head_given = added(head_given, row_moments(first_given, n_share, given_total, given_squares))
-                if not SMALL < squares < LARGE:
-                    total, squares = exact_sums(behind, zero, n, pivot)
-                found = row_moments(pivot, n_share, total, squares)
-                head_normal = added(head_normal, found)
-                product *= n_share
-                on = regression(x, by, found[0], product * head.units[POWER, t])
-                regress(x, first, n, by, on, behind, zero, out, first)
-                square = residual(found[2], product, head.rows, head.units, t, c)
-                if square < 0.0:
-                    square = exact_square(out, first, first + n) * n_share
-                head_read = added(head_read, (0.0, square, square))
-            write(head.sums[READ], t, head_read, channels, False)
+                    head_given, head_normal = added(head_given, given), added(head_normal, normal)
+                    head_read += square
+                elif windows:
+                    at_edge = added(at_edge, measured_row(row, zero, n, n_share))
+                    copy(row, zero, n, out, first)
+            write(head.sums[READ], t, (0.0, head_read, head_read), channels, False)
             write(head.sums[NORMAL], t, head_normal, channels, False)
             write(head.sums[GIVEN], t, head_given, channels, False)
-            write(tail.sums[READ], t, tail_read, outputs, False)
+            write(tail.sums[READ], t, (0.0, tail_read, tail_read), outputs, False)
             write(tail.sums[NORMAL], t, tail_normal, outputs, False)
             write(tail.sums[GIVEN], t, tail_given, outputs, False)
             write(edge, t, at_edge, channels if tail.there else outputs, False)
 
     return ChainPasses(forward, backward)
+
+
+@step
+def read_row(x: Array, first: Place, n: Place, share: float, rows: Statistics, t: int, c: int) -> Three:
+    """Write mean and variance of a channel; return its moments."""
+    found = measured_row(x, first, first + n, share)
+    rows[CENTER, t, c], _, rows[VARIANCE, t, c] = found
+    return found
 
 
 @step
@@ -312,9 +315,3 @@ def residual(variance: float, product: float, rows: Statistics, units: Statistic
     slope = product * units[POWER, t]
     left = variance - slope * (2.0 * product - slope * rows[VARIANCE, t, c] * square)
     return square * left if left > LEAST_RESIDUAL * variance else -1.0
-
-
-@kernel
-def exact_square(x: Array, start: Place, stop: Place) -> float:
-    """Return the sum of squares in float64."""
-    return exact_sums(x, start, stop, x.dtype.type(0))[1]

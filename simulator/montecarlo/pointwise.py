@@ -2,8 +2,7 @@
 
 A row, one trial's channel over batch and positions, goes through a single loop, which the compiler turns into vector
 instructions, a piece at a time for the sake of its sums. What batch normalisation gives is never stored where only an
-activation reads it: both ways make it again from its input. The rare row that is summed again is so in each kernel by
-itself: a branch in a function that is compiled into them counts references, which doubles the time of a short row.
+activation reads it: both ways make it again from its input.
 """
 
 from __future__ import annotations
@@ -17,18 +16,16 @@ from numpy.typing import NDArray
 
 from varprop.simulator.jit import inlined, kernel, reduction, step
 from varprop.simulator.montecarlo.sums import (
-    LARGE,
     PIECE,
-    SMALL,
+    Array,
     Number,
     Place,
-    exact_sums,
+    Statistics,
+    measured_row,
     piece_sums,
-    row_moments,
+    sums_moments,
 )
 
-Array = NDArray[np.floating]
-Statistics = NDArray[np.float64]
 Exponents = NDArray[np.int64]
 Scalar = Callable[[Number, Number], Number]
 Three = tuple[float, float, float]
@@ -57,15 +54,7 @@ def moments(x: Array, trials: int, channels: int, mean: Statistics, variance: St
         sums = ZEROS
         for c in range(rows):
             first = np.uint64(t * rows + c) * n
-            stop = first + n
-            total = squares = 0.0
-            for start in range(first, stop, PIECE):
-                more = piece_sums(x, start, min(start + PIECE, stop), x[first])
-                total += np.float64(more[0])
-                squares += np.float64(more[1])
-            if not SMALL < squares < LARGE:
-                total, squares = exact_sums(x, first, stop, x[first])
-            found = row_moments(x[first], share, total, squares)
+            found = measured_row(x, first, first + n, share)
             sums = added(sums, found)
             if mean.size:
                 mean[t, c], _, variance[t, c] = found
@@ -168,10 +157,10 @@ def regress(
 
 
 @step
-def copy(x: Array, at: Place, count: Place, out: Array) -> None:
-    """Copy a piece to the beginning of another array."""
+def copy(x: Array, at: Place, count: Place, out: Array, to: Place) -> None:
+    """Copy neighbours to another array."""
     for k in range(count):
-        out[k] = x[at + k]
+        out[to + k] = x[at + k]
 
 
 class Pieces(NamedTuple):
@@ -287,9 +276,7 @@ def compiled_passes(value: Scalar, derivative: Scalar) -> Passes:
                     more = activate(z, start, min(PIECE, stop - start), by, parameter, out, start, pivot)
                     total += np.float64(more[0])
                     squares += np.float64(more[1])
-                if not SMALL < squares < LARGE:
-                    total, squares = exact_sums(out, first, stop, pivot)
-                found = row_moments(pivot, share, total, squares)
+                found = sums_moments(out, first, stop, pivot, total, squares, share)
                 sums = added(sums, found)
                 if mean.size:
                     mean[t, c], _, variance[t, c] = found
@@ -325,14 +312,12 @@ def compiled_passes(value: Scalar, derivative: Scalar) -> Passes:
                 total = squares = product = 0.0
                 for start in range(first, stop, PIECE):
                     count = min(PIECE, stop - start)
-                    copy(out, start, count, gradient)
+                    copy(out, start, count, gradient, 0)
                     parts = differentiate(z, start, count, by, parameter, gradient, 0, out, start, pivot, pivot)
                     total += np.float64(parts[0])
                     squares += np.float64(parts[1])
                     product += np.float64(parts[2])
-                if not SMALL < squares < LARGE:
-                    total, squares = exact_sums(out, first, stop, pivot)
-                found = row_moments(pivot, share, total, squares)
+                found = sums_moments(out, first, stop, pivot, total, squares, share)
                 inner_sums = added(inner_sums, found)
                 if not scale.size:
                     continue
@@ -341,14 +326,12 @@ def compiled_passes(value: Scalar, derivative: Scalar) -> Passes:
                 total = squares = 0.0
                 for start in range(first, stop, PIECE):
                     count = min(PIECE, stop - start)
-                    copy(out, start, count, gradient)
+                    copy(out, start, count, gradient, 0)
                     regress(z, start, count, by, on, gradient, 0, out, start)
                     more = piece_sums(out, start, start + count, pivot)
                     total += np.float64(more[0])
                     squares += np.float64(more[1])
-                if not SMALL < squares < LARGE:
-                    total, squares = exact_sums(out, first, stop, pivot)
-                sums = added(sums, row_moments(pivot, share, total, squares))
+                sums = added(sums, sums_moments(out, first, stop, pivot, total, squares, share))
             write(inner, t, inner_sums, rows, single)
             write(summary, t, sums, rows, single)
 

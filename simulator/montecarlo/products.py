@@ -9,15 +9,12 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
-from numpy.typing import NDArray
 
 from varprop.simulator.jit import kernel
 from varprop.simulator.montecarlo.pointwise import ZEROS, added, write
-from varprop.simulator.montecarlo.sums import LARGE, SMALL, exact_sums, row_moments, row_sums
+from varprop.simulator.montecarlo.sums import Array, Statistics, row_sums, sums_moments
 from varprop.simulator.montecarlo.tile import BYTES, ROWS, VECTORS, write_tile, write_tile_ahead
 
-Array = NDArray[np.floating]
-Statistics = NDArray[np.float64]
 Steps = tuple[int, int, int]
 
 WIDTH = VECTORS * BYTES
@@ -137,10 +134,8 @@ def multiply(
         for c in range(mean.shape[1]):
             s, i = divmod(t * mean.shape[1] + c, rows)
             line = np.uint64(s * out_stack + i * step)
-            total, square = mean[t, c], variance[t, c]
-            if not SMALL < square < LARGE:
-                total, square = exact_sums(out, line, line + np.uint64(columns), out[line])
-            found = row_moments(out[line], share, total, square)
+            stop = line + np.uint64(columns)
+            found = sums_moments(out, line, stop, out[line], mean[t, c], variance[t, c], share)
             mean[t, c], _, variance[t, c] = found
             sums = added(sums, found)
         write(summary, t, sums, mean.shape[1], False)

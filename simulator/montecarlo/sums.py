@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from varprop.simulator.jit import kernel, reduction, step
 
 Array = NDArray[np.floating]
+Statistics = NDArray[np.float64]
 Number = np.floating | float
 Place = np.unsignedinteger | int
 
@@ -82,6 +83,23 @@ def row_moments(pivot: Number, share: float, total: float, squares: float) -> tu
 
 
 @step
+def sums_moments(
+    x: Array, start: Place, stop: Place, pivot: Number, total: float, squares: float, share: float
+) -> tuple[float, float, float]:
+    """Return a row's moments, given its sums; those near the ends of the range are taken again."""
+    if not SMALL < squares < LARGE:
+        total, squares = exact_sums(x, start, stop, pivot)
+    return row_moments(pivot, share, total, squares)
+
+
+@step
+def measured_row(x: Array, start: Place, stop: Place, share: float) -> tuple[float, float, float]:
+    """Return mean, second moment and variance of a row."""
+    total, squares = row_sums(x, start, stop, x[start])
+    return sums_moments(x, start, stop, x[start], total, squares, share)
+
+
+@step
 def row_product(x: Array, y: Array, start: Place, stop: Place) -> Number:
     """Return the sum of the products of the numbers of two arrays from `start` to `stop`."""
     total = 0.0
@@ -93,7 +111,5 @@ def row_product(x: Array, y: Array, start: Place, stop: Place) -> Number:
 @step
 def row_square(x: Array, start: Place, stop: Place) -> Number:
     """Return the sum of the squares of the numbers from `start` to `stop`."""
-    squares = 0.0
-    for first in range(start, stop, PIECE):
-        squares += np.float64(piece_sums(x, first, min(first + PIECE, stop), x.dtype.type(0))[1])
+    squares = row_sums(x, start, stop, x.dtype.type(0))[1]
     return squares if SMALL < squares < LARGE else exact_sums(x, start, stop, x.dtype.type(0))[1]

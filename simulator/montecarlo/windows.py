@@ -15,19 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from varprop.simulator.jit import kernel, reduction, step
-from varprop.simulator.montecarlo.sums import (
-    LARGE,
-    PIECE,
-    SMALL,
-    Number,
-    Place,
-    exact_sums,
-    piece_sums,
-    row_moments,
-)
+from varprop.simulator.montecarlo.sums import Array, Number, Place, Statistics, measured_row
 
-Array = NDArray[np.floating]
-Statistics = NDArray[np.float64]
 Pair = tuple[int, int]
 Places = NDArray[np.uint64]
 Integers = NDArray[np.int64]
@@ -217,16 +206,8 @@ def weigh(
         weigh_row(x, first, factors, w, table, out, start, fresh)
         if o % outward < outward - one:
             continue
-        total = squares = 0.0
-        stop = start + m
-        for place in range(start, stop, PIECE):
-            more = piece_sums(out, place, min(place + PIECE, stop), out[start])
-            total += np.float64(more[0])
-            squares += np.float64(more[1])
-        if not SMALL < squares < LARGE:
-            total, squares = exact_sums(out, start, stop, out[start])
         t, c = o // outward // channels, o // outward % channels
-        mean[t, c], second_moment, variance[t, c] = row_moments(out[start], share, total, squares)
+        mean[t, c], second_moment, variance[t, c] = measured_row(out, start, start + m, share)
         summary[t, 0] += mean[t, c] / channels
         summary[t, 1] += second_moment / channels
         summary[t, 2] += variance[t, c] / channels
