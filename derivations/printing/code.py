@@ -6,6 +6,7 @@ import keyword
 import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import reduce
+from itertools import pairwise
 
 import sympy as sp
 from sympy.printing.c import C99CodePrinter
@@ -64,7 +65,7 @@ class ArrayPrinter(_Common, SciPyPrinter):  # type: ignore[misc]
         return "np.pi"
 
     def _print_Piecewise(self, expr: sp.Piecewise) -> str:
-        return _pieces_added(self, expr) or self._chosen(expr)
+        return _pieces_joined(self, expr) or _pieces_added(self, expr) or self._chosen(expr)
 
     def _chosen(self, expr: sp.Piecewise) -> str:
         *pieces, (last, _) = expr.args
@@ -89,34 +90,74 @@ class ArrayPrinter(_Common, SciPyPrinter):  # type: ignore[misc]
         first, *rest = (self._print(part) for part in expr.args)
         return str(reduce(lambda so_far, part: f"np.minimum({so_far}, {part})", rest, first))
 
+    def _print_Max(self, expr: sp.Expr) -> str:
+        first, *rest = (self._print(part) for part in expr.args)
+        return str(reduce(lambda so_far, part: f"np.maximum({so_far}, {part})", rest, first))
 
-def _pieces_added(printer: CodePrinter, expr: sp.Piecewise) -> str | None:
-    """Print straight lines between kinks as a sum, each times where it holds; None for other pieces.
 
-    Exact, as all terms but one are zero, and several times as fast on random signs as np.where, whose branches a
-    processor cannot guess. A piece that overflows where it does not hold could not be multiplied by zero.
-    """
+def _intervals(expr: sp.Piecewise) -> tuple[sp.Symbol, list[tuple[sp.Expr, sp.Interval]]] | None:
+    """Return the one symbol that pieces depend on, and each with where it holds, from left to right; None if not so."""
     found = {symbol for _, condition in expr.args for symbol in condition.free_symbols}
     if len(found) != 1:
         return None
     (z,) = found
-    for value, _ in expr.args:
-        known = all(symbol.name in (z.name, "a") for symbol in value.free_symbols)  # others stand for anything
-        if not known or value.has(sp.Function) or sp.diff(value, z, 2) != 0:
-            return None
+    if any(symbol.name not in (z.name, "a") for value, _ in expr.args for symbol in value.free_symbols):
+        return None  # others stand for anything
+    pieces = expr.as_expr_set_pairs()
+    if not all(isinstance(held, sp.Interval) for _, held in pieces):
+        return None
+    return z, sorted(pieces, key=lambda piece: piece[1].start)
+
+
+def _within(z: sp.Symbol, held: sp.Interval) -> sp.Expr:
+    """Return the nearest number to z where a piece holds."""
+    above = sp.Max(z, held.start) if held.start.is_finite else z
+    return sp.Min(above, held.end) if held.end.is_finite else above
+
+
+def _pieces_joined(printer: CodePrinter, expr: sp.Piecewise) -> str | None:
+    """Print pieces that meet as a sum, each of the nearest number where it holds; None if that leaves a constant.
+
+    Exact if no two of them differ from zero at a time, and several times as fast on random signs as np.where, whose
+    branches a processor cannot guess.
+    """
+    known = _intervals(expr)
+    if known is None:
+        return None
+    z, pieces = known
+    meets = [(value.subs(z, held.end), later.subs(z, held.end)) for (value, held), (later, _) in pairwise(pieces)]
+    bent = [(value, held) for value, held in pieces if value.has(z)]
+    left = sum((value for value, _ in pieces if not value.has(z)), -sum(value for value, _ in meets))
+    if any(sp.simplify(first - second) != 0 for first, second in meets) or left != 0 or len(bent) > 2:
+        return None
+    if len(bent) == 2 and any(value != 0 for value, _ in meets):
+        return None
+    return str(printer._print(sp.Add(*(value.subs(z, _within(z, held)) for value, held in bent))))
+
+
+def _pieces_added(printer: CodePrinter, expr: sp.Piecewise) -> str | None:
+    """Print other lines and functions as a sum, each times where it holds; None for polynomials, which grow long.
+
+    Exact, as all terms but one are zero. Where a piece does not hold, and might overflow, it is taken at the nearest
+    number where it does, and multiplied by zero.
+    """
+    known = _intervals(expr)
+    if known is None:
+        return None
+    z, pieces = known
+    if any(not value.has(sp.Function) and sp.diff(value, z, 2) != 0 for value, _ in pieces):
+        return None
     terms = []
-    for value, held in expr.as_expr_set_pairs():
+    for value, held in pieces:
         if value == 0:
             continue
-        if not isinstance(held, sp.Interval):
-            return None
         bounds = []
         if held.start.is_finite:
             bounds.append(f"({z} {'>' if held.left_open else '>='} {printer._print(held.start)})")
         if held.end.is_finite:
             bounds.append(f"({z} {'<' if held.right_open else '<='} {printer._print(held.end)})")
         where = bounds[0] if len(bounds) == 1 else f"({' & '.join(bounds)})"
-        text = _float(printer, value)
+        text = _float(printer, value.subs(z, _within(z, held)))
         terms.append(f"({text})*{where}" if value.is_Add else f"{text}*{where}")
     return " + ".join(terms)
 

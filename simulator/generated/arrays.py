@@ -27,7 +27,7 @@ def linear_derivative(z: Array, a: float) -> Any:
 
 def relu_value(z: Array, a: float) -> Any:
     """Return value of the activation."""
-    return z*(z > 0)
+    return np.maximum(0, z)
 
 
 def relu_derivative(z: Array, a: float) -> Any:
@@ -37,17 +37,17 @@ def relu_derivative(z: Array, a: float) -> Any:
 
 def leaky_relu_value(z: Array, a: float) -> Any:
     """Return value of the activation."""
-    return z*(z > 0) + a*z*(z <= 0)
+    return a*np.minimum(0, z) + np.maximum(0, z)
 
 
 def leaky_relu_derivative(z: Array, a: float) -> Any:
     """Return derivative of the activation."""
-    return 1.0*(z > 0) + a*(z <= 0)
+    return a*(z <= 0) + 1.0*(z > 0)
 
 
 def relu6_value(z: Array, a: float) -> Any:
     """Return value of the activation."""
-    return z*((z > 0) & (z < 6)) + 6.0*(z >= 6)
+    return np.minimum(6, np.maximum(0, z))
 
 
 def relu6_derivative(z: Array, a: float) -> Any:
@@ -57,22 +57,22 @@ def relu6_derivative(z: Array, a: float) -> Any:
 
 def elu_value(z: Array, a: float) -> Any:
     """Return value of the activation."""
-    return np.where(z > 0, z, a*np.expm1(z))
+    return a*np.expm1(np.minimum(0, z)) + np.maximum(0, z)
 
 
 def elu_derivative(z: Array, a: float) -> Any:
     """Return derivative of the activation."""
-    return np.where(z > 0, 1.0, a*np.exp(z))
+    return a*np.exp(np.minimum(0, z))*(z <= 0) + 1.0*(z > 0)
 
 
 def selu_value(z: Array, a: float) -> Any:
     """Return value of the activation."""
-    return np.where(z > 0, 1.0507009873554805*z, 1.7580993408473768*np.expm1(z))
+    return 1.7580993408473768*np.expm1(np.minimum(0, z)) + 1.0507009873554805*np.maximum(0, z)
 
 
 def selu_derivative(z: Array, a: float) -> Any:
     """Return derivative of the activation."""
-    return np.where(z > 0, 1.0507009873554805, 1.7580993408473768*np.exp(z))
+    return 1.7580993408473768*np.exp(np.minimum(0, z))*(z <= 0) + 1.0507009873554805*(z > 0)
 
 
 def sigmoid_value(z: Array, a: float) -> Any:
@@ -141,7 +141,7 @@ def hard_swish_value(z: Array, a: float) -> Any:
 
 def hard_swish_derivative(z: Array, a: float) -> Any:
     """Return derivative of the activation."""
-    return ((1/3)*z + 1/2)*((z > -3) & (z <= 3)) + 1.0*(z > 3)
+    return ((1/3)*np.minimum(3, np.maximum(-3, z)) + 1/2)*((z > -3) & (z <= 3)) + 1.0*(z > 3)
 
 
 TABLE: dict[str, dict[str, Callable[..., Any]]] = {
