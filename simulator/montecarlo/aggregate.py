@@ -35,7 +35,7 @@ class TrialMoments:
     controls: Array
     columns: Columns
 
-    @cached_property
+    @property
     def log_second_moment(self) -> Array:
         """Natural log of the second moment, -inf for an exact zero."""
         with np.errstate(divide="ignore"):
@@ -101,17 +101,15 @@ def _average(moments: TrialMoments, found: Estimates, node: int) -> Moments:
     a trial's second moment is exactly zero; deviations are None for a single trial.
     """
     (mean, second_moment, variance), top = found.means[:, node].tolist(), int(found.top[node])
-    logs = moments.log_second_moment[:, node]
-    log_mean, log_deviation = _mean_and_deviation(logs) if np.isfinite(logs).all() else (None, None)
-    trials = len(logs)
+    trials, exact = len(moments.mean), math.isfinite(found.log_mean[node])
     error = None if trials == 1 else _ldexp(float(found.deviations[1, node]) / math.sqrt(trials), 2 * top)
     return Moments(
         mean=_ldexp(mean, top),
         second_moment=_ldexp(second_moment, 2 * top),
         variance=_ldexp(variance, 2 * top),
         log_second_moment=math.log(second_moment) + 2 * top * math.log(2) if second_moment else -math.inf,
-        log_second_moment_mean=log_mean,
-        log_second_moment_sd=log_deviation,
+        log_second_moment_mean=float(found.log_mean[node]) if exact else None,
+        log_second_moment_sd=float(found.log_deviation[node]) if exact and trials > 1 else None,
         standard_error=error,
         trials=trials,
     )
@@ -121,11 +119,14 @@ def _average(moments: TrialMoments, found: Estimates, node: int) -> Moments:
 class Estimates:
     """Means of the mean, the second moment and the variance over trials, and deviations of what they are taken over.
 
-    Both have shape (3, nodes), in units of 2**`top`, the largest power of two among the trials, or of its square.
+    Both have shape (3, nodes), in units of 2**`top`, the largest power of two among the trials, or of its square. Mean
+    and deviation of the second moment's natural log are those of all of it, and not finite if it is 0 in a trial.
     """
 
     means: Array
     deviations: Array
+    log_mean: Array
+    log_deviation: Array
     top: NDArray[np.int64]
 
 
@@ -136,26 +137,32 @@ def _estimates(moments: TrialMoments) -> Estimates:
     """
     trials, nodes = moments.mean.shape
     top = moments.exponent.max(axis=0)
-    means, deviations = np.empty((3, nodes)), np.zeros((3, nodes))
+    means, deviations = np.empty((3, nodes)), np.empty((3, nodes))
     for run in _runs(moments.columns):
-        units = np.ldexp(1.0, moments.exponent[:, run] - top[run])
-        values = np.stack(
-            [
-                moments.mean[:, run] * units,
-                moments.second_moment[:, run] * units**2,
-                moments.variance[:, run] * units**2,
-            ],
-            axis=1,
-        )
+        # A slice where it may be: it is not copied.
+        part = slice(run[0], run[-1] + 1) if run[-1] - run[0] == len(run) - 1 else run
+        found = [moments.mean[:, part], moments.second_moment[:, part], moments.variance[:, part]]
+        exponent = moments.exponent[:, part] - top[part]
+        values = np.stack(found, axis=1)
+        if exponent.any():
+            values *= np.ldexp(1.0, exponent[:, np.newaxis] * np.array([[1], [2], [2]]))
         shifted = values - values[0]
         controls = moments.controls[:, moments.columns[run[0]]]
         better = controlled(shifted.reshape(trials, -1), controls).reshape(shifted.shape)
         positive = values[0, 1] + better[:, 1].mean(axis=0) >= 0
         shifted = np.where(positive, better, shifted)
-        means[:, run] = values[0] + shifted.mean(axis=0)
-        if trials > 1:
-            deviations[:, run] = shifted.std(axis=0, ddof=1)
-    return Estimates(means, deviations, top)
+        mean, deviations[:, part] = _mean_and_deviation(shifted)
+        means[:, part] = values[0] + mean
+    logs = [_log_statistics(moments, slice(start, start + RUN)) for start in range(0, nodes, RUN)]
+    log_mean, log_deviation = np.concatenate(logs, axis=1)
+    return Estimates(means, deviations, log_mean, log_deviation, top)
+
+
+def _log_statistics(moments: TrialMoments, part: slice) -> Array:
+    """Return mean and deviation of some nodes' logs: shape (2, nodes)."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        logs = np.log(moments.second_moment[:, part]) + 2 * math.log(2) * moments.exponent[:, part]
+        return np.stack(_mean_and_deviation(logs))
 
 
 def _runs(columns: Columns) -> list[list[int]]:
@@ -166,11 +173,13 @@ def _runs(columns: Columns) -> list[list[int]]:
     return [nodes[start : start + RUN] for nodes in groups.values() for start in range(0, len(nodes), RUN)]
 
 
-def _mean_and_deviation(values: Array) -> tuple[float, float | None]:
-    """Return mean and deviation over trials, about the first value: exact where all are equal."""
+def _mean_and_deviation(values: Array) -> tuple[Array, Array]:
+    """Return mean and deviation over trials, the first axis, about the first value: exact where all are equal."""
     shifted = values - values[0]
-    mean = float(values[0] + shifted.mean())
-    return mean, float(shifted.std(ddof=1)) if len(values) > 1 else None
+    mean = shifted.mean(axis=0)
+    shifted -= mean
+    deviation = np.sqrt(np.square(shifted, out=shifted).sum(axis=0) / max(len(values) - 1, 1))
+    return values[0] + mean, deviation
 
 
 def _ldexp(value: float, exponent: int) -> float:
