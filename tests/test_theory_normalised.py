@@ -10,7 +10,7 @@ import pytest
 
 from varprop.simulator.activations import activation
 from varprop.simulator.architectures import build
-from varprop.simulator.compare import compare
+from varprop.simulator.compare import FORWARD_ACCURACY, compare
 from varprop.simulator.initializers import parse_initializer
 from varprop.simulator.inputs import load_batch
 from varprop.simulator.montecarlo import simulate
@@ -559,3 +559,15 @@ def test_slopes_know_a_channel_through_the_next_ones():
     ratio = measured[:, 0] / (slope * measured[:, 1].mean()) - expected * measured[:, 1] / measured[:, 1].mean()
     assert expected > 1.01
     assert abs(ratio.mean()) < BEYOND * ratio.std() / math.sqrt(draws) + 0.1 * (expected - 1)
+
+
+@pytest.mark.parametrize("source", ["gaussian", "photo"])
+def test_two_values_that_are_normalised_exclude_one_another(source):
+    """They are 1 and -1 then, and a half-line opens for one alone: forward as drawn, and every number finite."""
+    network = build("resnet", depth=3, size=4)
+    batch = load_batch(source, network.nodes[0].shape, 2, 0)
+    predicted, measured = predict(network, batch), simulate(network, batch, trials=200, seed=1)
+    assert not any(agreement.fails(FORWARD_ACCURACY) for agreement in compare(predicted, measured).forward)
+    for layer in predicted.layers:
+        assert math.isfinite(layer.forward.second_moment)
+        assert math.isfinite(layer.backward.second_moment)

@@ -104,7 +104,10 @@ class Strays:
         if not self.rooted:
             return self.times(factor)
         cross = slopes.values[min(slopes.layout.profiles, len(slopes.values) - 1) :].mean(axis=0)
-        factors = factor * (cross + cross.T) / (2 * float(level @ cross @ level / level.sum() ** 2))
+        whole = float(level @ cross @ level)
+        if not whole > 0.0:
+            return self.times(factor)  # slopes that exclude one another, as behind a normalisation of two values
+        factors = factor * (cross + cross.T) / (2 * whole / level.sum() ** 2)
         shape = place_pairs.shape(slopes.size)
         sources = {
             name: place_pairs.scaled(c, factors, slopes.size)
