@@ -22,7 +22,7 @@ from varprop.simulator.montecarlo.convolution import (
     linear_back,
 )
 from varprop.simulator.montecarlo.normalisation import activated, activated_back, normalised, normalised_back
-from varprop.simulator.montecarlo.signal import Signal, add_copy
+from varprop.simulator.montecarlo.signal import Signal, added
 from varprop.simulator.network import (
     Activation,
     Add,
@@ -87,11 +87,9 @@ for kind in (AveragePool, GlobalAveragePool, ZeroPad):
 
 @forward.register
 def _(operation: Add, call: Call, out: Array) -> Signal:
-    first, *others = call.sources
-    out[...] = first.values
-    total = Signal(out, first.exponent)
+    total, *others = call.sources
     for source in others:
-        total = add_copy(total, source, call.pool)
+        total = added(total, source, out, call.pool)
     return total
 
 

@@ -142,12 +142,14 @@ def add_in_place(total: Signal, term: Array, exponent: Exponents) -> Signal:
     return Signal(total.values, top)
 
 
-def add_copy(total: Signal, term: Signal, pool: Pool) -> Signal:
-    """Add a map to another, in place, and leave the term as it is."""
-    if np.array_equal(total.exponent, term.exponent):
-        np.add(total.values, term.values, out=total.values)
-        return Signal(total.values, total.exponent)
-    copy = term.copy(pool)
-    found = add_in_place(total, copy.values, copy.exponent)
+def added(first: Signal, second: Signal, out: Array, pool: Pool) -> Signal:
+    """Write the sum of two maps, which stay as they are but where the first is `out` itself."""
+    if np.array_equal(first.exponent, second.exponent):
+        np.add(first.values, second.values, out=out)
+        return Signal(out, first.exponent)
+    if first.values is not out:
+        out[...] = first.values
+    copy = second.copy(pool)
+    found = add_in_place(Signal(out, first.exponent), copy.values, copy.exponent)
     copy.release(pool)
     return found

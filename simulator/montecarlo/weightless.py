@@ -93,7 +93,9 @@ class Unseen:
         if x.shape[2] == 1:
             times_length(x.reshape(-1), self._action.reshape(-1), len(x), self.std, out.reshape(-1))
             return
-        self._factor, self._pivots, self._rank = factorize(self._inner(x, x), RANK)
+        inputs = self._double(x)
+        self._factor, self._pivots, self._rank = factorize(inner(inputs, inputs), RANK)
+        self.pool.give(inputs)
         np.matmul(self._action, (self.std * self._factor).astype(x.dtype), out=out)
 
     def transposed_product(self, d: Array, out: Array) -> None:
@@ -104,32 +106,40 @@ class Unseen:
             complete(x, action, d.reshape(-1), len(out), self.std, out.reshape(-1))
             self.pool.give(self._action)
             return
-        factor, _, _ = factorize(self._inner(d, d), RANK)
+        cotangents = self._double(d)
+        factor, _, _ = factorize(inner(cotangents, cotangents), RANK)
         fresh = self.pool.take(out.shape)
         self.draws.normals(self.index, COMPLEMENT, fresh)
         np.matmul(fresh, (self.std * factor).astype(out.dtype), out=out)
         self.pool.give(fresh)
-        known = self.std * self._inner(self._action, d)
+        action = self._double(self._action)
         self.pool.give(self._action)
-        solution = in_span(self._factor, self._pivots, self._rank, known, self._inner(self.inputs, out))
-        inputs, added = self._double(self.inputs), self.pool.take(out.shape, np.float64)
-        out += np.matmul(inputs, solution, out=added)
+        known = self.std * inner(action, cotangents)
+        self.pool.give(action)
+        self.pool.give(cotangents)
+        inputs, drawn = self._double(self.inputs), self._double(out)
+        solution = in_span(self._factor, self._pivots, self._rank, known, inner(inputs, drawn))
+        add_rounded(out.reshape(-1), np.matmul(inputs, solution, out=drawn).reshape(-1))
         self.pool.give(inputs)
-        self.pool.give(added)
-
-    def _inner(self, x: Array, y: Array) -> Small:
-        """Return X^T Y of every pair, in float64."""
-        double = self._double(x)
-        other = double if x is y else self._double(y)
-        product: Small = np.matmul(double.swapaxes(1, 2), other)
-        for array in (double,) if x is y else (double, other):
-            self.pool.give(array)
-        return product
+        self.pool.give(drawn)
 
     def _double(self, x: Array) -> Array:
         copy = self.pool.take(x.shape, np.float64)
         copy[...] = x
         return copy
+
+
+def inner(x: Array, y: Array) -> Small:
+    """Return X^T Y of every pair of float64 matrices."""
+    product: Small = np.matmul(x.swapaxes(1, 2), y)
+    return product
+
+
+@kernel
+def add_rounded(total: Array, term: Array) -> None:
+    """Add numbers to others of less precision, rounded once."""
+    for k in range(total.size):
+        total[k] = total.dtype.type(np.float64(total[k]) + term[k])
 
 
 @kernel
