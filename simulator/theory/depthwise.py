@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import combinations_with_replacement
 from statistics import NormalDist
 
 import numpy as np
@@ -132,19 +133,21 @@ def position_gains(channels: Taps, law: VarianceLaw, size: Size) -> Array:
     maps = channels.source.values.reshape(*size, *channels.source.values.shape[1:])
     level = _with_border(maps.mean(axis=2))[index]
     mean = level.mean(axis=1)
-    apart = law.products - law.products.mean(axis=0)
-    common, own = np.zeros((2, index.shape[1]))
-    rows, cols = np.divmod(np.arange(window.taps), window.kernel[1])
-    known: dict[tuple[int, int], Array] = {}
-    for k in range(window.taps):
-        for other in range(k, window.taps):
-            shift = int(rows[other] - rows[k]), int(cols[other] - cols[k])
-            if shift not in known:
-                known[shift] = _with_border(_shifted_products(maps, shift))
-            square = known[shift][index[k]] - mean[k] * level[other] - mean[other] * level[k] + mean[k] * mean[other]
-            times = 1.0 if k == other else 2.0
-            common += times * float(law.products[:, k, other].mean()) * square.mean(axis=1)
-            own += times * square @ apart[:, k, other] / len(apart)
+    common = law.products.mean(axis=0)
+    both = np.stack([law.products - common, np.broadcast_to(common, law.products.shape)]) / len(law.products)
+    weights = np.ascontiguousarray(both.transpose(2, 3, 0, 1))
+    # Of centred products those with the means, and then all others.
+    with_means = np.einsum("klwc,kc->lwc", weights, mean)
+    found = np.einsum("lwc,lc->w", with_means, mean)[:, None] - 2 * (with_means @ level.transpose(0, 2, 1)).sum(axis=0)
+    taps = [divmod(k, window.kernel[1]) for k in range(window.taps)]
+    pairs: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    for (k, (row, col)), (other, (below, right)) in combinations_with_replacement(enumerate(taps), 2):
+        pairs.setdefault((below - row, right - col), []).append((k, other))
+    for shift, alike in pairs.items():
+        first, second = np.transpose(alike)
+        products = weights[first, second] @ _with_border(_shifted_products(maps, shift)).T
+        found += (2.0 if any(shift) else 1.0) * sum(part[:, index[k]] for k, part in zip(first, products, strict=True))
+    own, common = found
     gains = np.divide(own, common, out=np.zeros_like(own), where=common > 0)
     return np.asarray(1.0 + np.sqrt(channels.share) * gains)
 

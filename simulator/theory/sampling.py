@@ -606,9 +606,11 @@ def share_of_batch(apart: Array, fixed: Sequence[Array], batch: int) -> float:
         return 1.0
     rest = float(np.vdot(apart, apart)) - samples * squares
     if fixed:
-        known = np.stack([(field - field.mean(axis=0)).ravel() for field in fixed])
-        along = known @ apart.reshape(samples * channels, -1)
-        rest -= float(np.vdot(along, np.linalg.lstsq(known @ known.T, along)[0]))  # few and maybe alike
+        flat = apart.reshape(samples * channels, -1)
+        known = [(field - field.mean(axis=0)).ravel() for field in fixed]  # few and maybe alike
+        along = np.stack([field @ flat for field in known])
+        products = np.array([[one @ other for other in known] for one in known])
+        rest -= float(np.vdot(along, np.linalg.lstsq(products, along)[0]))
     noise = rest / (channels * (samples - 1) * samples) * (1 - samples / batch)
     return float(max(1.0 - noise * channels / squares, 0.0))
 
