@@ -32,6 +32,7 @@ from varprop.simulator.theory.gradient import Gradient
 from varprop.simulator.theory.known import channel_variance, draws_weights
 from varprop.simulator.theory.maps import Size, apart_by, clipped_offsets, offsets, pairs_apart, products_by_offset
 from varprop.simulator.theory.pairs import CUT, Layout, PairKernel
+from varprop.simulator.theory.representative import representative, representative_whole
 from varprop.simulator.theory.sampling import Sample, repeated
 from varprop.simulator.theory.signal import Gaussian, Signal, cropped
 from varprop.simulator.theory.strays import NONE
@@ -40,7 +41,6 @@ from varprop.simulator.theory.variance_law import VarianceLaw
 Array = NDArray[np.float64]
 Ints = NDArray[np.intp]
 
-_DRAWS = 4000  # subsets of a batch compared to find one that stands for it
 _WHOLE = 4_000_000  # kernel entries up to which a batch of real images is carried whole
 _BUDGET = 1_400_000  # kernel entries carried of a larger one
 _NEAR = 8  # rows and columns of large maps where only neighbours matter
@@ -98,7 +98,8 @@ def start(batch: Batch, network: Network) -> Start:
     layout = replace(Layout.all_pairs(keep, samples), whole=cut, cut=cut, pieces=not whole)
     if lean:
         layout = replace(layout, paired=keep)
-    return Start(_representative(batch.data, keep), layout, lean)
+    choose = representative if whole else representative_whole
+    return Start(choose(batch.data, keep), layout, lean)
 
 
 def _reach(network: Network) -> int:
@@ -266,27 +267,6 @@ def _variance_law(variance: Array, eps: float) -> VarianceLaw:
     inverse = np.divide(1.0, variance + eps, out=np.zeros_like(variance), where=variance + eps > 0)
     mean = float(inverse.mean())
     return VarianceLaw(float(variance.mean()), float(np.mean(variance * inverse)), mean, mean)
-
-
-def _representative(data: Array, keep: int) -> Ints:
-    """Choose the samples whose statistics together come closest to the whole batch's.
-
-    Compared are what the first layers see of images: second moment, mean, spread of the samples' means, contrast within
-    a sample, and the energy of differences between neighbours.
-    """
-    samples = len(data)
-    if keep >= samples:
-        return np.arange(samples)
-    flat = data.reshape(samples, -1)
-    mean = flat.mean(axis=1)
-    neighbours = sum(np.mean(np.diff(data, axis=axis) ** 2, axis=tuple(range(1, data.ndim))) for axis in (-1, -2))
-    traits = np.stack([mean - mean.mean(), (mean - mean.mean()) ** 2, flat.var(axis=1), neighbours], axis=1)
-    whole = traits.mean(axis=0)
-    unit = np.array([np.sqrt(whole[1]), *whole[1:]])
-    rng = np.random.default_rng(0)
-    draws = rng.permuted(np.tile(np.arange(samples), (_DRAWS, 1)), axis=1)[:, :keep]
-    gaps = np.sum(((traits[draws].mean(axis=1) - whole) / unit) ** 2, axis=1)
-    return np.asarray(draws[int(np.argmin(gaps))])
 
 
 def cotangent(signal: Signal) -> Gradient:

@@ -1,0 +1,61 @@
+"""The few images that stand for a batch."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+
+from varprop.simulator.inputs import load_batch
+from varprop.simulator.theory import representative as module
+from varprop.simulator.theory.representative import described, representative
+from varprop.tests.tolerances import ROUNDING
+
+
+def distances(data, choices):
+    traits = described(data)
+    return np.array([np.sum((traits[list(chosen)].mean(axis=0) - traits.mean(axis=0)) ** 2) for chosen in choices])
+
+
+def test_the_best_of_all_choices_is_found():
+    data = load_batch("photo", (3, 16, 16), 14, 0).data
+    every = distances(data, combinations(range(14), 4))
+    assert distances(data, [representative(data, 4)])[0] == pytest.approx(every.min(), rel=ROUNDING)
+
+
+def test_closer_than_any_of_a_thousand_random_choices():
+    data, rng = load_batch("photo", (3, 32, 32), 64, 0).data, np.random.default_rng(1)
+    random = distances(data, [rng.permutation(64)[:6] for _ in range(1000)])
+    assert distances(data, [representative(data, 6)])[0] < 0.9 * random.min()
+
+
+def test_images_that_differ_in_one_half_are_chosen_from_both_kinds():
+    """Halves of the batch are rough on the left and on the right, the same in all: their profile decides."""
+    rng = np.random.default_rng(0)
+    data = 0.1 * rng.standard_normal((20, 3, 8, 8))
+    data[:10, :, :, :4] *= 10.0
+    data[10:, :, :, 4:] *= 10.0
+    chosen = representative(data, 4)
+    assert np.sum(chosen < 10) == 2
+
+
+@pytest.mark.parametrize("shape", [(5, 3, 1, 1), (5, 1, 1, 7), (5, 3, 40, 9)])
+def test_maps_of_any_size_are_described(shape):
+    data = np.random.default_rng(2).standard_normal(shape)
+    assert np.isfinite(described(data)).all()
+    assert len(set(representative(data, 2).tolist())) == 2
+
+
+def test_images_without_any_contrast_are_as_good_as_one_another():
+    assert len(representative(np.ones((6, 3, 4, 4)), 3)) == 3
+
+
+def test_no_choice_where_all_are_kept():
+    assert representative(np.zeros((4, 3, 2, 2)), 9).tolist() == [0, 1, 2, 3]
+
+
+def test_grids_average_what_lies_in_a_cell():
+    field = np.arange(12.0).reshape(1, 2, 6)
+    found = module._averaged(field, 3)
+    assert found.tolist() == [[0.5, 2.5, 4.5, 6.5, 8.5, 10.5]]
