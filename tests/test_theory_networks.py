@@ -583,3 +583,31 @@ def test_names_of_nodes_decide_little(function, normalised):
     batch = load_batch("gaussian", (64,), 4, 0)
     found = [predict(residual(tag), batch).layers[0].backward.log_second_moment for tag in "uvwxyz"]
     assert np.ptp(found) < NAMED
+
+
+DEGENERATE = [
+    {"name": "mobilenet_v2", "size": 4, "activation": "relu6", "init": "zeros", "batch": 3},
+    {"name": "mobilenet_v2", "size": 16, "activation": "sigmoid", "init": "random_normal", "norm": "none", "batch": 1},
+    {"name": "mobilenet_v2", "size": 12, "activation": "elu", "init": "orthogonal", "norm": "none", "batch": 1},
+    {"name": "mobilenet_v2", "size": 4, "activation": "relu6", "init": "random_normal", "norm": "none", "batch": 1},
+    {"name": "plain_conv", "size": 16, "activation": "linear", "init": "he_uniform", "norm": "batch", "batch": 1},
+    {"name": "vgg", "size": 32, "activation": "leaky_relu", "init": "he_uniform", "norm": "batch", "batch": 1},
+    {"name": "resnet", "size": 4, "activation": "sigmoid", "init": "zeros", "batch": 2},
+    {"name": "mlp", "width": 1, "activation": "silu", "init": "random_normal", "norm": "batch", "batch": 3},
+    {"name": "mlp", "width": 1, "activation": "tanh", "init": "orthogonal", "norm": "none", "batch": 2},
+]
+
+
+@pytest.mark.parametrize("settings_of", DEGENERATE, ids=lambda one: "-".join(map(str, one.values())))
+def test_degenerate_settings_end_in_numbers(settings_of):
+    """Dead signals, single samples, single channels, single positions: nothing is divided by what is zero."""
+    batch_size, name = settings_of["batch"], settings_of["name"]
+    given = {key: value for key, value in settings_of.items() if key not in ("batch", "name")}
+    network = build(name, depth=6 if "width" in given else 2, **given)
+    shape = network.nodes[0].shape
+    for source in ("gaussian", "photo") if len(shape) == 3 else ("gaussian",):
+        report = predict(network, load_batch(source, shape, batch_size, 0), profile=True)
+        for moments in itertools.chain.from_iterable((layer.forward, layer.backward) for layer in report.layers):
+            assert math.isfinite(moments.mean)
+            assert 0.0 <= moments.second_moment < math.inf
+            assert not math.isnan(moments.log_second_moment)

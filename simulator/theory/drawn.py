@@ -71,7 +71,7 @@ class Drawn:
             return self
         values = cropped_piece(self.values, size, kernel.size)
         level = np.sqrt(position_squares(values))
-        wanted = np.sqrt(kernel.diagonal.mean(axis=0) * np.exp(kernel.log_scale - self.log_scale))
+        wanted = np.sqrt(np.maximum(kernel.diagonal.mean(axis=0), 0.0) * np.exp(kernel.log_scale - self.log_scale))
         factor = np.divide(wanted, level, out=np.zeros_like(level), where=level > 0)
         return replace(self, values=values * factor[:, None, None])
 
@@ -94,7 +94,7 @@ class Drawn:
     def like(self, kernel: PairKernel) -> Drawn:
         """Scale to the second moment of a kernel."""
         size = float(np.mean(self.values**2))
-        factor = np.sqrt(kernel.second_moment / size) if size > 0 else 0.0
+        factor = np.sqrt(max(kernel.second_moment, 0.0) / size) if size > 0 else 0.0
         return Drawn(self.values * factor, kernel.log_scale)
 
 

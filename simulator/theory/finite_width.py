@@ -262,7 +262,7 @@ def _strayed(signal: Signal, source: Signal) -> float:
 
 def _varied(kernel: PairKernel) -> float:
     """Share of a second moment that is not the channels' mean."""
-    return 1.0 - _apart_mean(kernel) / kernel.second_moment
+    return 1.0 - _apart_mean(kernel) / kernel.second_moment if kernel.second_moment > 0 else 0.0
 
 
 def _activated(function: ActivationFunction, node: Node, signal: Signal, source: Signal, before: _Step) -> _Step:
@@ -319,7 +319,8 @@ def _measured(signal: Signal, node: Node) -> float:
     if samples > 1:
         missing = 1 / samples - 1 / signal.kernel.layout.batch
         variance = max(variance - missing * float(single.var(axis=0, ddof=1).mean()), 0.0)
-    return variance / float(squares.mean()) ** 2 / node.shape[0]
+    mean = float(squares.mean())
+    return variance / mean**2 / node.shape[0] if mean > 0 else 0.0
 
 
 def _backward(

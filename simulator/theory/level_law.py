@@ -45,6 +45,7 @@ _COARSE = 0.25  # of log q: activations bend on the scale of one
 _MOST = 120  # nodes
 _FARTHEST = 40.0  # what is beyond happens once in e^20 draws
 _DARKEST = 1e-6  # of the mean: points of lower levels count as such
+_ROUND = 2.0  # dimensions of a sphere at least
 _STEP = 0.1  # of log variance between tabulated laws of a mean over channels
 _LEAST = 1e-12  # variance of log q that stands for none
 
@@ -139,7 +140,8 @@ def passed(function: ActivationFunction, second_moment: float, levels: Array, fi
     lie on a sphere, and a part of what phi^2 strays by goes with that mean square.
     """
     q = second_moment * levels
-    coefficients, moments = hermite_expansion(function, np.sqrt(q), channels / fixed if fixed > 0.0 else np.inf)
+    dimensions = max(channels / fixed, _ROUND) if fixed > 0.0 else np.inf
+    coefficients, moments = hermite_expansion(function, np.sqrt(q), dimensions)
     square, slope, tilted, _, fourth, _, gate, along, tilted_gate, along_gate = moments
     noise = np.maximum(fourth - 1.0 - 2 * fixed * along**2, 0.0)  # E (z^2 / q - 1) phi^2 is 2 E z phi phi'
 

@@ -142,7 +142,7 @@ class PairKernel:
         """Correlation of a channel's values at two positions of a sample, by their offset; less a `common` product."""
         same = by_offset(np.mean(self.values[: self.layout.profiles], axis=0) - common, self.size)
         own = float(same[self.size[0] - 1, self.size[1] - 1])
-        return np.clip(same / own, -1.0, 1.0) if own > ROUNDING * self.second_moment else np.zeros_like(same)
+        return np.clip(same / own, -1.0, 1.0) if own > ROUNDING * abs(self.second_moment) else np.zeros_like(same)
 
     @cached_property
     def product_correlation(self) -> Array:

@@ -102,6 +102,8 @@ def relations(
         vary more are a larger part of what later normalisations divide by.
     """
     assert after.slopes is not None
+    if not after.slopes.any():
+        return UNRELATED
     count, samples = len(taps.covariances), max(_IMAGES if images else _SAMPLES, _POINTS // (size[0] * size[1]))
     weights = tap_nodes(taps.window.taps, taps.law, count).T
     kernels = Stencils(weights, taps.window, size)
@@ -142,7 +144,8 @@ def relations(
     gone = _overlap(kernels.forward(gate), slopes, y, alike)
     gone += (2.0 - channel_squares(inputs)) * _overlap(kernels.forward(gate * inputs), slopes, y, alike)
     ratio = len(square) / len(gate)
-    lost = float(np.mean(source.inverse * scale * gone)) / float(left.mean()) * ratio**2 / points
+    whole = float(left.mean())
+    lost = float(np.mean(source.inverse * scale * gone)) / whole * ratio**2 / points if whole > 0 else None
     before, alike = (excess(_mean(field), source.inverse) for field in (passed, alone))
     return Relations(tilt, reweigh, gates, before / alike, lost)
 
@@ -209,17 +212,19 @@ def _passed_alike(way: _Sent, slopes: tuple[Array, Array], y: Array | None, poin
 
     At a sample x of B that is, with a = W'1, b = W'y and the means over the sample's map s of slopes and t of slopes
     by y, less their means over all samples, (W'D1)^2 - [2 W'D1 (a s + b t) - <(a s + b t)^2>] / (B - 1), where <> is
-    the mean over samples of s and t alone.
+    the mean over samples of s and t alone. Of a single sample nothing is left.
     """
-    share = len(slopes[0]) / points
-    share /= 1.0 - share
     total = np.zeros_like(way.spread)
+    samples = points / len(slopes[0])
+    if y is not None and samples <= 1.0:
+        return total
     for s, back in zip(slopes, way.slopes, strict=True):
         total += back**2 / 2
         if y is None:
             continue
         assert way.ones is not None
         assert way.y is not None
+        share = 1.0 / (samples - 1.0)
         mean, along = (field.mean(axis=0) - _mean(field) for field in (s, s * y))
         total -= share * back * (way.ones * mean + way.y * along)
         first, second = way.ones**2 * np.mean(mean**2, axis=0), way.y**2 * np.mean(along**2, axis=0)

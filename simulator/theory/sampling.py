@@ -212,7 +212,7 @@ def draw_strayed(kernel: PairKernel, key: int, levels: float, spots: Array) -> S
 def of_size(values: Array, kernel: PairKernel) -> Sample:
     """Give sampled channels the second moment of their kernel, which takes part of their noise away."""
     size = float(np.sqrt(position_squares(values).mean()))
-    wanted = np.sqrt(kernel.second_moment) * np.exp(kernel.log_scale / 2)
+    wanted = np.sqrt(max(kernel.second_moment, 0.0)) * np.exp(kernel.log_scale / 2)
     return Sample(values * (wanted / size) if size > 0 else values)
 
 

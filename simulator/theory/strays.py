@@ -187,7 +187,7 @@ class Strays:
         levels, lead
             In A.
         """
-        fresh = self.variance - before
+        fresh = min(self.variance - before, 1.0)  # what one channel has
         if fresh <= 0:
             return self
         variance, third = after
@@ -196,7 +196,7 @@ class Strays:
         *others, (name, newest) = self.sources.items()
         sources = {source: factor * c for source, c in others}
         inherited = max(left - sum(map(_square, sources.values())), 0.0)
-        sources[name] = newest * sqrt((inherited + fresh * (1 - plain)) / _square(newest))
+        sources[name] = newest * sqrt(max(inherited + fresh * (1 - plain), 0.0) / _square(newest))
         third = (1 - fresh) * (1 - 2 * fresh) * third + 3 * left * fresh * (1 - 2 * plain)
         third += (1 - plain) * (1 - 2 * plain) * fresh**2
         kept = levels / (self.levels - 2 * fresh) if self.levels > 2 * fresh else 0.0
