@@ -233,8 +233,8 @@ def _(
 
     def gated(found: Drawn) -> Drawn:
         gates = output.draw().slopes
-        assert gates is not None
-        return found.times(gates)
+        # Of data only the values are kept.
+        return found.times(activation(op.function).derivative(source.draw().values) if gates is None else gates)
 
     draws = stepped_back(gradient, gated)
     if gradient.tied and draws is not None and gradient.drawn is not None:
