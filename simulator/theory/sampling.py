@@ -28,7 +28,7 @@ Noise = Callable[[np.random.Generator, Size], Array]
 _SIGNS = np.where(np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1), 1.0, -1.0)  # of the bits of a byte
 
 _CHANNELS = 256  # at least, of an exchangeable batch; of images, whose channels differ more, twice as many
-_MOST = 2048
+_MOST = 1024  # with twice as many the same noise is left in the gradient
 VALUES = 2**17  # values that a sample of an exchangeable batch holds at most
 _PRODUCTS = 2**21  # multiply-adds up to which more channels are drawn where all pairs of points are told apart, and
 _FEW = 64  # points that fewer count as
