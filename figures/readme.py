@@ -48,15 +48,11 @@ class Bounds:
 
 BOUNDS = Bounds()
 
-_CHANNELS = (
-    "behind an activation channels of one draw differ more in their variances than sampled ones: at the first block by "
-    "a relative variance of .035 where theory has .015 (32 x 32), or .06 where it has .012 (96 x 96)"
+_IMAGES = (
+    "a few images stand for the batch: on CIFAR-10 six of 64 leave 11% to 16% of the accumulated gradient, sixteen 5% "
+    "to 8%"
 )
-_SELU = (
-    "what kernels of single draws stray by is less alike at neighbouring positions than theory has it; steps through "
-    "expanding and projecting layers are off by 3% either way, why is not known"
-)
-_CHOICE = "11 pieces of images stand for the batch, and other ones move single steps by 1% or 2%"
+_CHOICE = "11 pieces of images stand for the batch, and others, chosen by another rule, moved a single step by 12%"
 _SPREAD = "activations spread more over draws than theory says, even of batches carried whole, and why is not known"
 
 
@@ -65,7 +61,7 @@ def _cause(settings: Settings) -> str:
     if settings.input == "gaussian":
         return "not known"
     if settings.network == "mobilenet_v2":
-        return _SELU if settings.activation == "selu" else _CHANNELS
+        return _IMAGES
     return f"{_CHOICE}; {_SPREAD}"
 
 
@@ -98,7 +94,7 @@ ROWS = [
         for framework in ("torch", "keras")
     ),
     *(_mobilenet(framework, "he_normal", "gaussian", **_LARGE) for framework in ("torch", "keras")),
-    _mobilenet("torch", "he_normal", "photo", **_LARGE),
+    _mobilenet("torch", "he_normal", "photo", **{**_LARGE, "trials": 240}),
     *(_resnet(framework, source) for source in ("gaussian", "photo") for framework in ("torch", "keras")),
     *(_resnet("torch", source, **{**_LARGE, "trials": 40}) for source in ("gaussian", "photo")),
     _plain("plain_conv", "keras", "glorot_normal", "tanh", 200),
