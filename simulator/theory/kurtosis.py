@@ -101,4 +101,6 @@ def _of_sample(values: Array, taps: Ints) -> tuple[float, float]:
 def _relative(spread: Array, fourth: Array, mean: Array) -> tuple[float, float]:
     """Averages over points of E r^2 / (E r)^2 and E[sum of x^4] / (E r)^2, where anything is under the window."""
     live = mean > 0
+    if not live.any():
+        return 1.0, 0.0
     return float(np.mean(spread[live] / mean[live] ** 2)), float(np.mean(fourth[live] / mean[live] ** 2))
