@@ -24,7 +24,7 @@ SETTINGS: dict[str, Any] = {
     "width": 32,
     "depth": 30,
     "batch": 4,
-    "trials": 30,
+    "trials": 200,
 }
 
 

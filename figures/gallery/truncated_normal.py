@@ -22,7 +22,7 @@ from varprop.simulator.theory import predict
 SETTINGS: dict[str, Any] = {
     "framework": "keras",
     "histogram": {"fan_in": 2, "weights": 100_000, "bin": 0.2},
-    "decay": {"depth": 24, "width": 32, "size": 16, "batch": 4, "trials": 40},
+    "decay": {"depth": 24, "width": 32, "size": 16, "batch": 4, "trials": 400},
     "saturation": {"fan_in": [1, 2, 3, 4, 6, 9, 16, 32, 64], "units": 200_000, "beyond": 2.0},
 }
 Column = NDArray[np.float64]
