@@ -19,6 +19,16 @@ def cubic_weights(t: Array) -> Array:
     )
 
 
+def cubic_rows(place: Array) -> tuple[list[int], NDArray[np.intp], Array]:
+    """Return the whole numbers whose rows of a table cubics take that interpolate between them.
+
+    Also which four of these every place takes, and their weights, shape (*place.shape, 4) each.
+    """
+    first = np.floor(place).astype(np.intp) - 1
+    needed, which = np.unique(first[..., None] + np.arange(4), return_inverse=True)
+    return needed.tolist(), which.reshape(*first.shape, 4), cubic_weights(place - first - 1.0)
+
+
 class UniformTable:
     """A function between its values at equal steps: cubic pieces with slopes from five neighbours each.
 

@@ -160,6 +160,12 @@ def bias_law(node: Node, framework: FrameworkName) -> WeightLaw | None:
     return _law(operation.bias, site)
 
 
+def bias_square(node: Node, framework: FrameworkName) -> float:
+    """Return the second moment of a layer's bias, zero where it has none."""
+    law = bias_law(node, framework)
+    return 0.0 if law is None else law.second_moment
+
+
 def check_initializers(network: Network) -> None:
     """Raise UserError if a layer's initializer is unknown or not defined for its shape."""
     for node in {node.operation: node for node in network.nodes}.values():

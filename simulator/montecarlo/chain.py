@@ -43,7 +43,7 @@ from varprop.simulator.network import (
     Network,
     ZeroPad,
 )
-from varprop.simulator.weight_law import bias_law
+from varprop.simulator.weight_law import bias_square
 
 Array = NDArray[np.floating]
 Statistics = NDArray[np.float64]
@@ -141,8 +141,7 @@ def _by_channel(network: Network, index: int, unseen: Set[int]) -> bool:
     """Whether a node is a sum over windows of every channel by itself, and nothing else."""
     node = network.nodes[index]
     if isinstance(node.operation, Conv2d):
-        law = bias_law(node, network.framework)
-        plain = law is None or law.second_moment == 0.0
+        plain = not bias_square(node, network.framework)
         return node.operation.depthwise and plain and index not in unseen
     return isinstance(node.operation, Windows)
 

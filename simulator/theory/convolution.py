@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from varprop.simulator.generated.layers import bias_second_moment, linear_second_moment
-from varprop.simulator.initializers import WeightLaw, bias_law, weight_law
+from varprop.simulator.initializers import WeightLaw, bias_square, weight_law
 from varprop.simulator.network import Conv2d, Network, Node
 from varprop.simulator.theory.depthwise import Taps, depthwise, tap_covariance
 from varprop.simulator.theory.maps import Size, Window, size_of, window_sum
@@ -80,7 +80,12 @@ def convolved(operation: Conv2d, node: Node, network: Network, signal: Signal) -
     kernel = with_bias(kernel, node, network)
     weighted = Weighted(law, per_group * window.live, source, seen, strays.variance, window, taps)
     # Windows sum a channel at several positions with weights of their own, and a bias is no sum.
-    alone = window.taps == 1 and window.stride == (1, 1) and operation.groups == 1 and not _bias(node, network)
+    alone = (
+        window.taps == 1
+        and window.stride == (1, 1)
+        and operation.groups == 1
+        and not bias_square(node, network.framework)
+    )
     parts = summands(signal) if alone else ()
     if network.has_batch_norm and not operation.depthwise:
         # Channels of a depthwise layer are those before it, whose number counts once.
@@ -170,7 +175,7 @@ def _first_convolution(operation: Conv2d, node: Node, network: Network, signal: 
 def _features(patches: Array, network: Network, node: Node, law: WeightLaw) -> Array:
     """Return what a channel of the first convolution is a sum of with weights of variance one."""
     features = np.asarray(patches * np.sqrt(law.second_moment))
-    bias = _bias(node, network)
+    bias = bias_square(node, network.framework)
     if not bias:
         return features
     alone = np.full((len(features), 1, features.shape[2]), np.sqrt(bias))
@@ -248,14 +253,8 @@ def regrown(sample: Sample, size: Size, wanted: Size) -> Sample:
 
 def with_bias(kernel: PairKernel, node: Node, network: Network) -> PairKernel:
     """Return the kernel after a layer's bias, which is the same at every point and adds to every entry."""
-    bias = _bias(node, network)
+    bias = bias_square(node, network.framework)
     if not bias:
         return kernel
     alone = np.full_like(kernel.values, float(bias_second_moment(0.0, bias)))
     return plus(kernel, replace(kernel, values=alone, log_scale=0.0))
-
-
-def _bias(node: Node, network: Network) -> float:
-    """Return the second moment of a layer's bias."""
-    law = bias_law(node, network.framework)
-    return 0.0 if law is None else law.second_moment

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from varprop.simulator.initializers import WeightLaw
 from varprop.simulator.theory.maps import Ints, Size, Window, bordered, clipped_offsets, offsets, pairs_apart
 from varprop.simulator.theory.pairs import PairKernel, grown, offset_means
-from varprop.simulator.theory.sampling import Sample, share_of_batch
+from varprop.simulator.theory.sampling import Sample, mirrored, share_of_batch
 from varprop.simulator.theory.stencils import Stencils, moments
 from varprop.simulator.theory.variance_law import VarianceLaw
 
@@ -75,7 +75,7 @@ def depthwise(
     trace = float(np.trace(covariances.mean(axis=0)))
     if trace > 0:
         covariances *= float(np.trace(expected)) / trace
-    return Sample(np.concatenate([values, -values], axis=2)), Taps(covariances, law, window, inputs.half(), share)
+    return Sample(mirrored(values)), Taps(covariances, law, window, inputs.half(), share)
 
 
 def _share(under: Array, fixed: Sequence[Array], batch: int) -> float:

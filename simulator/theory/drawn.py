@@ -20,10 +20,10 @@ from varprop.simulator.theory.sampling import (
     VALUES,
     Sample,
     averages,
-    carried,
     counts,
     cropped_piece,
     draw,
+    lacking,
     levelled,
     mapped,
     position_squares,
@@ -113,9 +113,7 @@ def plus(parts: list[Drawn]) -> Drawn:
 
 def missed(kernel: PairKernel, gradient: Drawn) -> list[Array]:
     """Return what a drawn gradient misses of its kernel's averages, within a sample and between samples."""
-    own = replace(kernel, log_scale=kernel.log_scale - gradient.log_scale)
-    found = carried(gradient.values, kernel.layout)
-    return [true - drawn for true, drawn in zip(averages(own), found, strict=True)]
+    return lacking(replace(kernel, log_scale=kernel.log_scale - gradient.log_scale), gradient.values)
 
 
 def corrected(kernel: PairKernel, gradient: Drawn, gaps: Sequence[Array | float] = (0.0, 0.0)) -> PairKernel:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from varprop.simulator.activations import ActivationFunction, half_lines
 from varprop.simulator.errors import UserError
-from varprop.simulator.interpolation import cubic_weights
+from varprop.simulator.interpolation import cubic_rows
 from varprop.simulator.theory.levels import UNSTRAYED, Levels, after, nodes
 from varprop.simulator.theory.maps import Size, offsets, pair_of_offset
 from varprop.simulator.theory.pairs import PairKernel
@@ -81,14 +81,11 @@ def hermite_expansion(function: ActivationFunction, sigma: Array, dimensions: fl
         of E phi^2 that make them numbers: shape (10, n).
     """
     # Rows on a grid of log sigma that all layers share, and cubic interpolation between them: relative error 1e-6.
-    place = np.log(np.maximum(sigma, 1e-150)) / _STEP
-    first = np.floor(place).astype(int) - 1
-    needed, back = np.unique(first[:, None] + np.arange(4), return_inverse=True)
-    rows = _rows(function, needed.tolist(), dimensions)
+    needed, back, weights = cubic_rows(np.log(np.maximum(sigma, 1e-150)) / _STEP)
+    rows = _rows(function, needed, dimensions)
     table = np.stack([row[0] for row in rows]), np.stack([row[1] for row in rows])
-    weights, back = cubic_weights(place - first - 1.0).T, back.reshape(-1, 4).T
-    coefficients = sum(w[:, None, None] * table[0][k] for w, k in zip(weights, back, strict=True))
-    moments = sum(w[:, None] * table[1][k] for w, k in zip(weights, back, strict=True))
+    coefficients = sum(w[:, None, None] * table[0][k] for w, k in zip(weights.T, back.T, strict=True))
+    moments = sum(w[:, None] * table[1][k] for w, k in zip(weights.T, back.T, strict=True))
     coefficients, moments = np.asarray(coefficients).transpose(1, 0, 2), np.asarray(moments).T
     nothing = sigma == 0.0
     if nothing.any():

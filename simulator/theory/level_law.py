@@ -33,7 +33,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from varprop.simulator.activations import ActivationFunction
-from varprop.simulator.interpolation import cubic_weights
+from varprop.simulator.interpolation import cubic_rows, cubic_weights
 from varprop.simulator.theory.duals import hermite_expansion
 
 Array = NDArray[np.float64]
@@ -72,9 +72,9 @@ class Law:
 
     def spread(self, levels: Array, weights: Array) -> Array:
         """Return what the nodes weigh in a weighted mean, over other levels, of a function given there."""
-        shares = weights.ravel() / weights.sum()
         if len(self.logs) == 1:
             return np.ones(1)
+        shares = weights.ravel() / weights.sum()
         place = (np.log(np.maximum(levels.ravel(), _DARKEST)) - self.logs[0]) / (self.logs[1] - self.logs[0])
         nodes, cubic = _interpolated(place, len(self.logs))
         return np.bincount(nodes.ravel(), (shares[:, None] * cubic).ravel(), len(self.logs)).astype(np.float64)
@@ -262,11 +262,9 @@ def _gamma(variance: Array) -> tuple[Array, Array]:
     polynomials are Laguerre's.
     """
     # Rules on a grid of log variance that all layers share, and cubic interpolation between them.
-    place = np.log(np.maximum(variance, _LEAST)) / _STEP
-    first = np.floor(place).astype(np.intp)
-    needed, which = np.unique(first[..., None] + np.arange(-1, 3), return_inverse=True)
-    rules = np.stack([_rule(step) for step in needed.tolist()])
-    found = np.einsum("...t,...tkp->k...p", cubic_weights(place - first), rules[which.reshape(*first.shape, 4)])
+    needed, which, weights = cubic_rows(np.log(np.maximum(variance, _LEAST)) / _STEP)
+    rules = np.stack([_rule(step) for step in needed])
+    found = np.einsum("...t,...tkp->k...p", weights, rules[which])
     return np.maximum(found[0], 1e-300), found[1]
 
 

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from varprop.simulator.activations import ActivationFunction
 from varprop.simulator.network import Activation, BatchNorm, Conv2d, Linear, Operation, Shape, ZeroPad
 from varprop.simulator.theory.duals import hermite_expansion
-from varprop.simulator.theory.maps import Ints, Size, by_offset, clipped_offsets
+from varprop.simulator.theory.maps import Ints, Size, by_offset, clipped_offsets, pairs_apart, products_by_offset
 from varprop.simulator.theory.pairs import Layout, PairKernel
 from varprop.simulator.theory.signal import Signal
 
@@ -62,13 +62,10 @@ class Data:
                 by_profile(source.kernel, source.kernel.layout, profiles) * math.exp(source.kernel.log_scale),
                 means,
             )
-        h, w = maps.shape[2:]
-        full = [2 ** math.ceil(math.log2(2 * side)) for side in (h, w)]  # the discrete transform's copies do not meet
-        power = np.mean(np.abs(np.fft.rfft2(source.data[:profiles], full)) ** 2, axis=1)
-        down, across = np.arange(1 - h, h), np.arange(1 - w, w)
-        pairs = np.outer(h - np.abs(down), w - np.abs(across))
-        products = (np.fft.irfft2(power, full)[:, down[:, None], across] / pairs).reshape(len(power), -1)
-        return Data((h, w), products[:, : products.shape[1] // 2 + 1], means)
+        _, channels, height, width = source.data.shape
+        pairs = channels * pairs_apart((height, width))
+        products = np.stack([(products_by_offset(one) / pairs).ravel() for one in source.data[:profiles]])
+        return Data((height, width), products[:, : products.shape[1] // 2 + 1], means)
 
     def at(self, size: Size, jump: Size) -> Array:
         """Return the products at the offsets of a map whose places are `jump` apart in the data."""

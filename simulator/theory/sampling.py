@@ -426,9 +426,14 @@ def squared_slope(inputs: Array, values: Array) -> float:
     return float(fitted.sum() / varied.sum()) if varied.any() else 0.0
 
 
+def lacking(kernel: PairKernel, values: Array) -> list[Array]:
+    """Return what sampled channels miss of a kernel's averages, within a sample and between samples."""
+    return [true - drawn for true, drawn in zip(averages(kernel), carried(values, kernel.layout), strict=True)]
+
+
 def missing(kernel: PairKernel, values: Array) -> list[Array]:
     """Return what sampled channels miss of a kernel's averages, but of sizes, which were brought to it already."""
-    gaps = [true - drawn for true, drawn in zip(averages(kernel), carried(values, kernel.layout), strict=True)]
+    gaps = lacking(kernel, values)
     np.fill_diagonal(gaps[0], 0.0)
     return gaps
 

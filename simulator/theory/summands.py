@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from varprop.simulator.theory.pairs import PairKernel
-from varprop.simulator.theory.sampling import Sample, counts, of_size
+from varprop.simulator.theory.sampling import Sample, counts, mirrored, of_size
 
 Array = NDArray[np.float64]
 
@@ -67,4 +67,4 @@ def summed(parts: Sequence[Summand], kernel: PairKernel, key: int) -> Sample:
         weights *= np.sqrt(part.share / part.width / size) if size > 0 else 0.0
         total = total + values[:, :samples].reshape(-1, channels) @ weights
     total = total.reshape(-1, samples, half)
-    return of_size(np.concatenate([total, -total], axis=2), kernel)
+    return of_size(mirrored(total), kernel)

@@ -12,7 +12,7 @@ import numpy as np
 
 from varprop.simulator.activations import ActivationFunction, activation
 from varprop.simulator.errors import UserError
-from varprop.simulator.initializers import bias_law
+from varprop.simulator.initializers import bias_square
 from varprop.simulator.network import (
     Activation,
     AveragePool,
@@ -52,12 +52,12 @@ _Gains = tuple[int, object, tuple[tuple[int, float], ...]]
 """Layers behind, what they are like, and the last two that were asked, by their number, with the answer."""
 
 
-def follow(network: Network, bends: dict[int, Bends]) -> Walk | None:
+def follow(network: Network, known: dict[int, Bends]) -> Walk | None:
     """Return how to follow levels, where they matter: without normalisation, and with an activation that bends.
 
     Half-lines bend where points of a map differ, but not at any one of them.
     """
-    return Walk(network, bends) if not network.has_batch_norm and any(map(_bends, network.nodes)) else None
+    return Walk(network, known) if not network.has_batch_norm and any(map(_bends, network.nodes)) else None
 
 
 def _bends(node: Node) -> bool:
@@ -75,12 +75,12 @@ class Walk:
     ----------
     network
         The network.
-    bends
-        Of activations by node, to which those that are seen are added.
+    known
+        Bends of activations by node, to which those that are seen are added.
     """
 
-    def __init__(self, network: Network, bends: dict[int, Bends]) -> None:
-        self._network, self._bends = network, bends
+    def __init__(self, network: Network, known: dict[int, Bends]) -> None:
+        self._network, self._known = network, known
         self._places: list[Place | None] = []
         self._gains: dict[int, _Gains] = {}
         self._found: list[list[tuple[float, Functions]]] = [[] for _ in network.nodes]
@@ -151,13 +151,12 @@ class Walk:
         found = replace(place, passage=passage, unfixed=unfixed, step=None)
         if not function.homogeneous and abs(np.log(before.second_moment) + before.log_scale) >= FAR:
             return signal, found
-        (self._bends[index],) = bends(function, [seen], seen.layout, _PROFILES)
-        return averaged(function, signal, before, found, self._bends[index])
+        (self._known[index],) = bends(function, [seen], seen.layout, _PROFILES)
+        return averaged(function, signal, before, found, self._known[index])
 
     def _weighted(self, node: Node, signal: Signal) -> float:
         """Share of a layer's second moment that the bias does not make."""
-        bias = bias_law(node, self._network.framework)
-        return 1.0 if bias is None else max(1.0 - bias.second_moment / size_in_range(signal.kernel), 0.0)
+        return max(1.0 - bias_square(node, self._network.framework) / size_in_range(signal.kernel), 0.0)
 
     def backward(
         self, index: int, gradients: list[Gradient], signals: list[Signal], arrived: list[Gradient]
@@ -234,7 +233,7 @@ class Walk:
             count, points = 0, ()
         count += 1
         if len(points) < 2 or count >= _SOME * points[-1][0]:
-            found = gained(self._network, index, signals, gradients, piece, self._bends) - 1.0
+            found = gained(self._network, index, signals, gradients, piece, self._known) - 1.0
             points = (*points[-1:], (count, found))
         self._gains[index] = (count, kind, points)
         (last, known), (earlier, other) = points[-1], points[0]
