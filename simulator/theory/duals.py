@@ -27,7 +27,6 @@ from varprop.simulator.theory.pairs import PairKernel
 
 Array = NDArray[np.float64]
 Ints = NDArray[np.intp]
-Row = tuple[Array, Array]
 ORDER = 32
 _STEP = 0.025  # of log sigma between tabulated expansions
 _AT_ONCE = 64  # expansions
@@ -82,11 +81,9 @@ def hermite_expansion(function: ActivationFunction, sigma: Array, dimensions: fl
     """
     # Rows on a grid of log sigma that all layers share, and cubic interpolation between them: relative error 1e-6.
     needed, back, weights = cubic_rows(np.log(np.maximum(sigma, 1e-150)) / _STEP)
-    rows = _rows(function, needed, dimensions)
-    table = np.stack([row[0] for row in rows]), np.stack([row[1] for row in rows])
-    coefficients = sum(w[:, None, None] * table[0][k] for w, k in zip(weights.T, back.T, strict=True))
-    moments = sum(w[:, None] * table[1][k] for w, k in zip(weights.T, back.T, strict=True))
-    coefficients, moments = np.asarray(coefficients).transpose(1, 0, 2), np.asarray(moments).T
+    rows = np.concatenate(_rows(function, needed, dimensions)).reshape(len(needed), -1)
+    found = (weights[:, None, :] @ rows[back])[:, 0]
+    coefficients, moments = found[:, : 3 * (ORDER + 1)].reshape(-1, 3, ORDER + 1).swapaxes(0, 1), found[:, -10:].T
     nothing = sigma == 0.0
     if nothing.any():
         at_zero = np.array([float(function.value(0.0)), float(function.derivative(0.0)), 0.0])
@@ -96,58 +93,59 @@ def hermite_expansion(function: ActivationFunction, sigma: Array, dimensions: fl
     return coefficients, moments
 
 
-def _rows(function: ActivationFunction, steps: list[int], dimensions: float) -> list[Row]:
-    """Coefficients (3, ORDER + 1) and moments (10,) at some deviations, of which new ones are worked out."""
+def _rows(function: ActivationFunction, steps: list[int], dimensions: float) -> list[Array]:
+    """Coefficients, 3 (ORDER + 1), and then moments, 10, at some deviations, of which new ones are worked out."""
     known = _known(function, dimensions)
     new = [step for step in steps if step not in known]
     for start in range(0, len(new), _AT_ONCE):
         some = new[start : start + _AT_ONCE]
-        nodes, masses = zip(*(_quadrature(function, step, dimensions) for step in some), strict=True)
-        u = np.concatenate(nodes)
-        scaled = np.repeat(np.exp(np.array(some) * _STEP), [len(part) for part in nodes]) * u
+        u, mass, first = _quadrature(function, some, dimensions)
+        counts = np.diff(first, append=len(u))
+        scaled = np.repeat(np.exp(np.array(some) * _STEP), counts) * u
         slope = function.derivative(scaled)
-        table, basis = np.stack([function.value(scaled), slope, scaled * slope]), _orthonormal(ORDER, u, dimensions)
-        end = 0
-        for step, mass in zip(some, masses, strict=True):
-            part = slice(end, end := end + len(mass))
-            row = table[:, part]
-            squares = (row * row) @ mass
-            unit = row[0] / math.sqrt(squares[0]) if squares[0] > 0 else row[0]
-            cubes, gates = unit**3 * mass, row[1] ** 2 * mass / (squares[1] or 1.0)
-            along = float(row[0] * row[2] @ mass) / (squares[0] or 1.0)
-            turned = row[2] ** 2 * mass / (squares[2] or 1.0)
-            over = float(row[2] * unit**3 @ mass) / math.sqrt(squares[0] or 1.0)
-            more = [cubes.sum(), cubes @ unit, gates @ unit, gates @ unit**2, along, turned @ unit**2, over]
-            known[step] = (row * mass) @ basis[:, part].T, np.append(squares, more)
+        table = np.stack([function.value(scaled), slope, scaled * slope])
+        squares = np.add.reduceat(table * table * mass, first, axis=1)
+        sizes = np.repeat(np.sqrt(np.where(squares > 0, squares, 1.0)), counts, axis=1)
+        unit, gate, turned = table / sizes
+        gate, turned, along = gate**2, turned**2, table[2] / sizes[0]
+        powers = unit**3, unit**4, gate * unit, gate * unit**2, along * unit, turned * unit**2, along * unit**3
+        moments = np.concatenate([squares, np.add.reduceat(np.stack(powers) * mass, first, axis=1)])
+        basis, weighted = _orthonormal(ORDER, u, dimensions), table * mass
+        for step, begin, count, row in zip(some, first, counts, moments.T, strict=True):
+            part = slice(begin, begin + count)
+            known[step] = np.append(weighted[:, part] @ basis[:, part].T, row)
     return [known[step] for step in steps]
 
 
 @lru_cache(maxsize=1024)
-def _known(function: ActivationFunction, dimensions: float) -> dict[int, Row]:
+def _known(function: ActivationFunction, dimensions: float) -> dict[int, Array]:
     """Rows by step that were worked out before."""
     return {}
 
 
-def _quadrature(function: ActivationFunction, step: int, dimensions: float) -> tuple[Array, Array]:
-    """Nodes and weights of the expansions at one deviation, split at the kinks."""
-    s = float(np.exp(step * _STEP))
-    function.require_moments(s * s)
-    # Panels end at kinks, and shrink around zero where sigma stretches a function that bends on the scale 1.
-    bends = {b for b in function.kinks if abs(b) < 11.0 * s}
-    if s > 2.0:
-        bends |= {b for b in (-40.0, -8.0, -2.0, 2.0, 8.0, 40.0) if abs(b) < 11.0 * s}
-    edges = np.array(sorted({-11.0, -3.0, 0.0, 3.0, 11.0} | {b / s for b in bends}))
+def _quadrature(function: ActivationFunction, steps: list[int], dimensions: float) -> tuple[Array, Array, Ints]:
+    """Nodes and weights of the expansions at some deviations, split at the kinks, and where those of each begin."""
+    edges = []
+    for s in np.exp(np.array(steps) * _STEP).tolist():
+        function.require_moments(s * s)
+        # Panels end at kinks, and shrink around zero where sigma stretches a function that bends on the scale 1.
+        bends = {b for b in function.kinks if abs(b) < 11.0 * s}
+        if s > 2.0:
+            bends |= {b for b in (-40.0, -8.0, -2.0, 2.0, 8.0, 40.0) if abs(b) < 11.0 * s}
+        edges.append(sorted({-11.0, -3.0, 0.0, 3.0, 11.0} | {b / s for b in bends}))
+    low, high = (np.array([edge for some in edges for edge in some[part]]) for part in (slice(-1), slice(1, None)))
     reach = math.sqrt(dimensions)
     if reach < math.inf:  # u = reach sin(angle)
-        edges = np.arcsin(sorted({min(max(edge / reach, -1.0), 1.0) for edge in edges}))
-    centre, half = (edges[1:] + edges[:-1]) / 2, (edges[1:] - edges[:-1]) / 2
+        low, high = (np.arcsin(np.clip(ends / reach, -1.0, 1.0)) for ends in (low, high))
     nodes, weights = _LEGENDRE
-    u = (centre[:, None] + half[:, None] * nodes).ravel()
-    mass = (half[:, None] * weights).ravel()
-    if reach < math.inf:
-        mass = mass * np.cos(u) ** (dimensions - 2)
-        return reach * np.sin(u), mass / mass.sum()
-    return u, mass * np.exp(-u * u / 2) / np.sqrt(2 * np.pi)
+    u = ((low + high)[:, None] / 2 + (high - low)[:, None] / 2 * nodes).ravel()
+    mass = ((high - low)[:, None] / 2 * weights).ravel()
+    first = np.cumsum([0, *(len(some) - 1 for some in edges[:-1])]) * len(nodes)
+    if reach == math.inf:
+        return u, mass * np.exp(-u * u / 2) / np.sqrt(2 * np.pi), first
+    mass = mass * np.cos(u) ** (dimensions - 2)
+    whole = np.add.reduceat(mass, first)
+    return reach * np.sin(u), mass / np.repeat(whole, np.diff(first, append=len(u))), first
 
 
 def hermite(order: int, u: Array) -> Array:
