@@ -330,7 +330,8 @@ def _backward(
     readers = network.consumers[index]
     inside = _inside(gradient)
     shares = _shares(network, index, gradients)
-    if log_second_moment(gradient.kernel) == -math.inf or signal.data is not None:
+    unknown = any(share and math.isnan(returns[reader].own) for reader, share in zip(readers, shares, strict=True))
+    if unknown or log_second_moment(gradient.kernel) == -math.inf or signal.data is not None:
         return _Return(shares, 0.0, math.nan)
     slope, own, spread, shared = 0.0, 0.0, _Spread(), 0.0
     known, fresh = 0.0, 0.0 if readers else 1.0
