@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 from varprop.simulator.checks import check_batch
 from varprop.simulator.errors import UserError
@@ -62,7 +63,7 @@ def predict(network: Network, batch: Batch, *, profile: bool = False, remarks: b
     check_batch(network, batch)
     check_theory(network)
     # Kernels are small: a second thread costs more than it brings.
-    with threadpool_limits(limits=1, user_api="blas"):
+    with _threads().limit(limits=1, user_api="blas"):
         bends: dict[int, Bends] = {}
         walk = follow(network, bends)
         signals = _forward(network, batch, walk)
@@ -88,6 +89,12 @@ def predict(network: Network, batch: Batch, *, profile: bool = False, remarks: b
     return Report(
         "theory", network, tuple(map(LayerMoments, rows, back, said)), {"input": batch.source, "batch": len(batch.data)}
     )
+
+
+@cache
+def _threads() -> ThreadpoolController:
+    """Libraries with threads of their own, looked up once: that takes as long as a layer."""
+    return ThreadpoolController()
 
 
 def check_theory(network: Network) -> None:

@@ -69,9 +69,9 @@ def returned(modes: Modes, opposition: float, channels: int) -> tuple[float, flo
 
 def _whole(modes: Modes, opposition: float, channels: float) -> float:
     """Return d = tr (1 + w S)^-1 / channels, by Newton's method."""
-    whole = 1.0
+    whole, weights = 1.0, modes.counts * modes.damped
     for _ in range(_ROUNDS):
-        taken, slope = _taken(modes.counts, modes.damped, opposition * whole)
+        taken, slope = _taken(weights, modes.damped, opposition * whole)
         step = (whole - 1 + taken / channels) / (1 + opposition * slope / channels)
         whole -= step
         if abs(step) < _AGREED:
@@ -162,17 +162,17 @@ def _divided(shift: Ints, step: int) -> Ints:
     return np.where(shift % step == 0, shift // step, np.iinfo(np.int32).max)
 
 
-def _taken(counts: Array, shares: Array, opposition: float) -> tuple[float, float]:
-    """Return tr[1 - (1 + w S)^-1] for w tr S = 2 opposition, and its derivative."""
-    scaled = 1 + 2 * opposition * shares
-    return float(counts @ (1 - 1 / scaled)), float(counts @ (2 * shares / scaled**2))
+def _taken(weights: Array, shares: Array, opposition: float) -> tuple[float, float]:
+    """Return tr[1 - (1 + w S)^-1] for w tr S = 2 opposition, and its derivative; `weights` are counts by shares."""
+    left = 1 / (1 + 2 * opposition * shares)
+    return 2 * opposition * float(weights @ left), 2 * float(weights @ (left * left))
 
 
 def _opposition(counts: Array, shares: Array, taken: float) -> float:
     """Return the opposition that takes so much, by Newton's method from below on a concave function."""
-    found = 0.0
+    found, weights = 0.0, counts * shares
     for _ in range(_ROUNDS):
-        now, slope = _taken(counts, shares, found)
+        now, slope = _taken(weights, shares, found)
         if taken - now <= _AGREED * taken:
             break
         found += (taken - now) / slope
