@@ -75,7 +75,7 @@ def depthwise(
     trace = float(np.trace(covariances.mean(axis=0)))
     if trace > 0:
         covariances *= float(np.trace(expected)) / trace
-    return Sample(mirrored(values)), Taps(covariances, law, window, inputs.half(), share)
+    return mirrored(Sample(values)), Taps(covariances, law, window, inputs.half(), share)
 
 
 def _share(under: Array, fixed: Sequence[Array], batch: int) -> float:

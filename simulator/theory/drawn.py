@@ -20,12 +20,14 @@ from varprop.simulator.theory.sampling import (
     VALUES,
     Sample,
     averages,
+    channel_means,
     counts,
     cropped_piece,
     draw,
     lacking,
     levelled,
     mapped,
+    mirrored,
     position_squares,
     shifted,
     signs,
@@ -84,7 +86,7 @@ class Drawn:
         same, cross = (float(values.mean()) for values in averages(kernel))
         size = kernel.second_moment * float(np.exp(kernel.log_scale))
         share = (same + (samples - 1) * cross) / (samples * size) if size > 0 else 0.0
-        mean = self.values.mean(axis=(0, 1))
+        mean = channel_means(self.values)
         rest = self.values - mean
         known, left = float(np.mean(mean**2)), float(np.mean(rest**2))
         if known == 0.0 or share >= 1.0:
@@ -100,7 +102,7 @@ class Drawn:
 
 def drawn(kernel: PairKernel, key: int) -> Drawn:
     """Draw a gradient that is not tied to the channels; only its products are looked at."""
-    return Drawn(draw(replace(kernel, log_scale=0.0), key, signs, _VALUES).values, 0.0).like(kernel)
+    return Drawn(mirrored(draw(replace(kernel, log_scale=0.0), key, signs, _VALUES)).values, 0.0).like(kernel)
 
 
 def plus(parts: list[Drawn]) -> Drawn:

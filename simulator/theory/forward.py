@@ -38,6 +38,7 @@ from varprop.simulator.theory.sampling import (
     Sample,
     activated,
     batch_variances,
+    channel_means,
     channel_products,
     controlled,
     correct,
@@ -251,7 +252,7 @@ def lifted(sample: Sample) -> float:
     """
     if sample.lift is None or sample.slopes is None:
         return 0.0
-    rest = sample.values - sample.values.mean(axis=(0, 1))
+    rest = sample.values - channel_means(sample.values)
     spread = float(np.vdot(rest, rest)) / len(rest) / rest.shape[1]
     return float(channel_products(rest, sample.slopes) @ sample.lift) / spread if spread > 0 else 0.0
 

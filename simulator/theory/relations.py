@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from varprop.simulator.theory.depthwise import Taps, excess, tap_nodes
 from varprop.simulator.theory.maps import Ints, Size, bordered
-from varprop.simulator.theory.sampling import Sample, channel_products, channel_squares
+from varprop.simulator.theory.sampling import Sample, channel_means, channel_products, channel_squares
 from varprop.simulator.theory.stencils import Stencils
 from varprop.simulator.theory.variance_law import VarianceLaw
 
@@ -114,7 +114,7 @@ def relations(
     if after.inverse is not None and after.inputs is not None:
         y = np.ascontiguousarray(after.inputs[:, :samples, :count])
     square = (slopes[0] ** 2 + slopes[1] ** 2) / 2
-    tilt = excess(_mean(square), scale) * float(square.mean()) / float(np.mean(after.slopes[:, :samples] ** 2))
+    tilt = excess(channel_means(square), scale) * float(square.mean()) / float(np.mean(after.slopes[:, :samples] ** 2))
     sent, arrived = _Sent.by(kernels.back, slopes, square, y), _Sent.by(_unchanged, slopes, square, y)
     through, arriving = (scale * _passed(way, slopes, square, y, points) for way in (sent, arrived))
     alone = scale * kernels.back(np.ones((len(square), 1, count)), power=2)
@@ -140,19 +140,19 @@ def relations(
     if source.inverse is None or source.inputs is None or y is None:
         return Relations(tilt, reweigh, gates)
     inputs = source.inputs[:, :samples]
-    left = source.inverse * _mean(passed)
+    left = source.inverse * channel_means(passed)
     gone = _overlap(kernels.forward(gate), slopes, y, alike)
     gone += (2.0 - channel_squares(inputs)) * _overlap(kernels.forward(gate * inputs), slopes, y, alike)
     ratio = len(square) / len(gate)
     whole = float(left.mean())
     lost = float(np.mean(source.inverse * scale * gone)) / whole * ratio**2 / points if whole > 0 else None
-    before, alike = (excess(_mean(field), source.inverse) for field in (passed, alone))
+    before, alike = (excess(channel_means(field), source.inverse) for field in (passed, alone))
     return Relations(tilt, reweigh, gates, before / alike, lost)
 
 
 def _met(after: Sample, opposed: float) -> Array:
     """Return the gradient that arrives at each channel over its root mean square: T = 1 / (1 + w S) of `opposition`."""
-    v = channel_squares(after.values - after.values.mean(axis=(0, 1)))
+    v = channel_squares(after.values - channel_means(after.values))
     mean = float(v.mean())
     if mean == 0.0:
         return np.ones_like(v)
@@ -199,10 +199,10 @@ def _passed(way: _Sent, slopes: tuple[Array, Array], square: Array, y: Array | N
     assert way.y is not None
     assert way.square_y is not None
     a, b, weighted = way.ones, way.y, y * square
-    d0, d1, d2 = _mean(square), _mean(weighted), channel_products(weighted, y)
+    d0, d1, d2 = channel_means(square), channel_means(weighted), channel_products(weighted, y)
     taken = a * (2 * way.square - b * d1 - a * d0) + b * (2 * way.square_y - b * d2 - a * d1)
     for s, back in zip(slopes, way.slopes, strict=True):
-        rest = back - b * channel_products(s, y) - a * _mean(s)
+        rest = back - b * channel_products(s, y) - a * channel_means(s)
         taken += rest * rest / 2
     return way.spread - taken / points
 
@@ -225,7 +225,7 @@ def _passed_alike(way: _Sent, slopes: tuple[Array, Array], y: Array | None, poin
         assert way.ones is not None
         assert way.y is not None
         share = 1.0 / (samples - 1.0)
-        mean, along = (field.mean(axis=0) - _mean(field) for field in (s, s * y))
+        mean, along = (field.mean(axis=0) - channel_means(field) for field in (s, s * y))
         total -= share * back * (way.ones * mean + way.y * along)
         first, second = way.ones**2 * np.mean(mean**2, axis=0), way.y**2 * np.mean(along**2, axis=0)
         total += share / 2 * (first + 2 * way.ones * way.y * np.mean(mean * along, axis=0) + second)
@@ -249,16 +249,10 @@ def _apart(weights: Array, under: Ints, slopes: tuple[Array, Array], scale: Arra
 
 def _overlap(field: Array, slopes: tuple[Array, Array], y: Array, alike: float) -> Array:
     """Variance over the data of D P f, per channel, as the gradient sees it, averaged over slopes of both signs."""
-    left = field - y * channel_products(field, y) - _mean(field)
+    left = field - y * channel_products(field, y) - channel_means(field)
     found = np.zeros(field.shape[2])
     for s in slopes:
         seen = s * left
-        found += (1 - alike) * (channel_squares(seen) - _mean(seen) ** 2) / 2
+        found += (1 - alike) * (channel_squares(seen) - channel_means(seen) ** 2) / 2
         found += alike * len(seen) * seen.mean(axis=0).var(axis=0) / 2
     return found
-
-
-def _mean(field: Array) -> Array:
-    """Mean of each channel."""
-    flat = field.reshape(-1, field.shape[2])
-    return np.asarray(flat.sum(axis=0) / len(flat))

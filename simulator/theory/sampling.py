@@ -104,17 +104,10 @@ def counts(layout: Layout, positions: int, values: int = VALUES) -> tuple[int, i
 def draw(
     kernel: PairKernel, key: int, noise: Noise = np.random.Generator.standard_normal, values: int = VALUES
 ) -> Sample:
-    """Draw channels with the given kernel, Gaussian if `noise` is; `key` keeps the draws of different nodes apart."""
-    return Sample(mirrored(_half(kernel, key, noise, values)))
+    """Draw half of the channels with the given kernel, the others being their negatives: Gaussian ones if `noise` is.
 
-
-def mirrored(values: Array) -> Array:
-    """Return channels and their negatives."""
-    return np.concatenate([values, -values], axis=2)
-
-
-def _half(kernel: PairKernel, key: int, noise: Noise, values: int) -> Array:
-    """Draw half of the channels of `draw`, of which the others are the negatives."""
+    `key` keeps the draws of different nodes apart.
+    """
     layout, positions = kernel.layout, kernel.values.shape[1]
     samples, channels = counts(layout, positions, values)
     rng = np.random.Generator(np.random.SFC64(key))
@@ -137,7 +130,14 @@ def _half(kernel: PairKernel, key: int, noise: Noise, values: int) -> Array:
         # What samples share is of a few directions, which are no function of the offset near edges.
         shared = _coloured(noise, rng, 1, half, cross + (own - cross) / layout.batch)
         z = z + (shared - summed / layout.batch)
-    return of_size(z, kernel).values
+    return of_size(z, kernel)
+
+
+def mirrored(half: Sample) -> Sample:
+    """Return channels and their negatives; of what an activation has not seen yet."""
+    inverse = None if half.inverse is None else np.tile(half.inverse, 2)
+    lift = None if half.lift is None else np.concatenate([half.lift, -half.lift])
+    return Sample(np.concatenate([half.values, -half.values], axis=2), inverse, lift=lift)
 
 
 def signs(rng: np.random.Generator, shape: Size) -> Array:
@@ -157,12 +157,13 @@ def affordable(layout: Layout, positions: int) -> int:
 
 
 def linear(features: Array, kernel: PairKernel, key: int) -> Sample:
-    """Draw channels that are linear in features of the data, shape (samples, features, positions), with unit weights.
+    """Draw half of the channels that are linear in features of the data, shape (samples, features, positions).
 
-    There may be more samples than the kernel's. A channel's variance over the data takes its quantiles, evenly:
-    where few directions of the data rule, what is divided by it depends on a few channels. The weights' covariance is
-    that of their law, as far as there are as many channels as features, and the channels' kernel is exact then. There
-    are twice as many as further on: none differ more, and half as many left 3% of noise in a step of the gradient.
+    Weights are unit ones. There may be more samples than the kernel's. A channel's variance over the data takes its
+    quantiles, evenly: where few directions of the data rule, what is divided by it depends on a few channels. The
+    weights' covariance is that of their law, as far as there are as many channels as features, and the channels' kernel
+    is exact then. There are twice as many as further on: none differ more, and half as many left 3% of noise in a step
+    of the gradient.
     """
     samples, entries, positions = features.shape
     flat = features.transpose(1, 0, 2).reshape(entries, -1)
@@ -175,7 +176,7 @@ def linear(features: Array, kernel: PairKernel, key: int) -> Sample:
     if entries <= half:
         weights = np.linalg.solve(np.linalg.cholesky(weights @ weights.T / half), weights)
     values = (flat.T @ weights).reshape(samples, positions, half).transpose(1, 0, 2)
-    return of_size(mirrored(values), kernel)
+    return of_size(values, kernel)
 
 
 def ranks(count: int) -> Array:
@@ -187,7 +188,7 @@ def ranks(count: int) -> Array:
 
 
 def draw_strayed(kernel: PairKernel, key: int, levels: float, spots: Array) -> Sample:
-    """Draw channels with the given kernel whose points have levels of their own, as in a single draw of a network.
+    """Draw half of the channels with a kernel whose points have levels of their own, as in a single draw of a network.
 
     Levels are log-normal, of mean one. What two positions of a sample have in common is as expected then.
 
@@ -202,11 +203,14 @@ def draw_strayed(kernel: PairKernel, key: int, levels: float, spots: Array) -> S
     own = math.log1p(levels)
     values = kernel.values.copy()
     values[: layout.profiles] *= np.exp((own - log) / 4)
-    half = _half(replace(kernel, values=values), key, np.random.Generator.standard_normal, VALUES)
+    drawn = draw(replace(kernel, values=values), key).values
     root = _root(log, kernel.size)
-    noise = np.random.Generator(np.random.SFC64([key, 1])).standard_normal((root.shape[1], half[0].size))
-    half *= np.exp(((root @ noise).reshape(half.shape) - own / 2) / 2)
-    return Sample(mirrored(of_size(half, kernel).values))
+    noise = np.random.Generator(np.random.SFC64([key, 1])).standard_normal((root.shape[1], drawn[0].size))
+    level = root @ noise
+    level -= own / 2
+    level /= 2
+    drawn *= np.exp(level, out=level).reshape(drawn.shape)
+    return of_size(drawn, kernel)
 
 
 def of_size(values: Array, kernel: PairKernel) -> Sample:
@@ -333,7 +337,7 @@ def normalised(sample: Sample, eps: float, mean: float, edges: float) -> Sample:
     `mean` is the known mean of the channels' variances; `edges` how much smaller it is than that of the sampled
     positions, if these are a map's inside.
     """
-    lift = sample.values.mean(axis=(0, 1))
+    lift = channel_means(sample.values)
     z = sample.values - lift
     v = channel_squares(z)
     average = float(v.mean())
@@ -360,11 +364,13 @@ def controlled(after: Sample, before: Sample, kernel: PairKernel) -> Sample:
     A control variate: as much of the difference counts as the two sizes go together from channel to channel.
     """
     size, source = (channel_squares(sample.values) for sample in (after, before))
-    spread, mean = float(source.var()), float(size.mean())
+    mean, known = float(size.mean()), float(source.mean())
+    apart = source - known
+    spread = float(apart @ apart)
     if spread == 0.0 or mean == 0.0:
         return after
-    slope = float(np.mean((size - mean) * (source - source.mean()))) / spread
-    missing = kernel.second_moment * float(np.exp(kernel.log_scale)) - float(source.mean())
+    slope = float(apart @ size) / spread
+    missing = kernel.second_moment * math.exp(kernel.log_scale) - known
     varies = after.varies
     own = mean - float(position_squares(after.values) @ ~varies) / len(varies)
     wanted = own + slope * missing
@@ -391,20 +397,25 @@ def correct(duals: Duals, after: Sample, before: PairKernel) -> Duals:
         derivative = replace(derivative, values=derivative.values * np.outer(factor, factor)).scaled(1.0)
     gaps = missing(before, after.inputs)
     slopes = averages(duals.derivative)
-    kernel = _steeper(duals.kernel, float(slopes[1][np.ix_(varies, varies)].mean()), after)
+    kernel = _steeper(duals.kernel, slopes[1], after)
     kernel = shifted(kernel, after, [gap * slope for gap, slope in zip(gaps, slopes, strict=True)])
     mean = duals.mean * kernel.unit(duals.kernel.log_scale)
-    more = float(after.values[varies].mean()) * kernel.unit(0.0) - float(mean[:, varies].mean())
+    more = float(_position_means(after.values)[varies].mean()) * kernel.unit(0.0) - float(mean[:, varies].mean())
     return replace(duals, mean=mean + more * varies, kernel=kernel, derivative=derivative)
 
 
-def _steeper(kernel: PairKernel, slope: float, after: Sample) -> PairKernel:
-    """Give what pairs of images differ by the squared slope of sampled channels, in place of Gaussian ones' `slope`.
+def _steeper(kernel: PairKernel, slopes: Array, after: Sample) -> PairKernel:
+    """Give what pairs of images differ by the squared slope of sampled channels, in place of that of Gaussian ones.
+
+    `slopes` are mean products of these at two positions of different images.
 
     Averages are corrected by themselves, and sizes of points and all that zero padding has a part in are known.
     """
     layout, varies = kernel.layout, after.varies
-    if len(layout.left) == layout.profiles or layout.profiles == 1 or slope <= 0.0:
+    if len(layout.left) == layout.profiles or layout.profiles == 1:
+        return kernel
+    slope = float(slopes[np.ix_(varies, varies)].mean())
+    if slope <= 0.0:
         return kernel
     assert after.inputs is not None
     factor = np.where(np.outer(varies, varies), squared_slope(after.inputs[varies], after.values[varies]) / slope, 1.0)
@@ -416,12 +427,13 @@ def _steeper(kernel: PairKernel, slope: float, after: Sample) -> PairKernel:
 
 def squared_slope(inputs: Array, values: Array) -> float:
     """Return the squared slope of the line that fits what an activation makes of a channel, its mean over positions."""
-    mean = inputs.mean(axis=(0, 1))
+    positions, samples, _ = inputs.shape
+    mean = channel_means(inputs)
     varied = np.maximum(channel_squares(inputs) - mean**2, 0.0)
     # The product of two halves' fits has no part of the noise of either.
-    half = (inputs.shape[1] + 1) // 2
-    halves = ((inputs[:, part], values[:, part]) for part in (slice(None, half), slice(-half, None)))
-    first, second = (channel_products(x, y) - mean * y.mean(axis=(0, 1)) for x, y in halves)
+    half = (samples + 1) // 2
+    along = np.einsum("psc,psc->sc", inputs, values) - mean * np.add.reduce(values, axis=0)
+    first, second = (along[part].sum(axis=0) / (half * positions) for part in (slice(half), slice(-half, None)))
     fitted = np.divide(first * second, varied, out=np.zeros_like(varied), where=varied > 0)
     return float(fitted.sum() / varied.sum()) if varied.any() else 0.0
 
@@ -534,9 +546,9 @@ def shifted(kernel: PairKernel, sample: Sample, missed: Sequence[Array | float] 
         parts.append((slice(layout.profiles, None), (cross + cross.T) / 2, layout.weight[layout.profiles :]))
     for blocks, wanted, weight in parts:
         share = weight / weight.sum()
-        missing = _by_offset(wanted - np.tensordot(share, values[blocks], axes=1), numbers)
-        unit = _by_offset(np.tensordot(share, sizes[blocks], axes=1), numbers)
-        values[blocks] += sizes[blocks] * np.divide(missing, unit, out=np.zeros_like(unit), where=unit > 0)
+        own, unit = (np.tensordot(share, field[blocks], axes=1) for field in (values, sizes))
+        missing, unit = (np.bincount(numbers.ravel(), field.ravel()) for field in (wanted - own, unit))
+        values[blocks] += sizes[blocks] * np.divide(missing, unit, out=np.zeros_like(unit), where=unit > 0)[numbers]
     return replace(kernel, values=values, log_scale=0.0).scaled(1.0)
 
 
@@ -622,11 +634,17 @@ def share_of_batch(apart: Array, fixed: Sequence[Array], batch: int) -> float:
 
 def squares_apart(values: Array) -> float:
     """Return the relative variance of channels' squares at one point, less the channels' means."""
-    squares = values - values.mean(axis=(0, 1))
+    squares = values - channel_means(values)
     squares *= squares
     means = squares @ np.full(squares.shape[2], 1 / squares.shape[2])
     whole = float(np.vdot(means, means))
     return float(np.vdot(squares, squares)) / (whole * squares.shape[2]) - 1.0 if whole > 0.0 else 0.0
+
+
+def channel_means(values: Array) -> Array:
+    """Mean of each channel."""
+    flat = values.reshape(-1, values.shape[2])
+    return np.asarray(np.full(len(flat), 1 / len(flat)) @ flat)
 
 
 def channel_squares(values: Array) -> Array:
@@ -644,6 +662,12 @@ def position_squares(values: Array) -> Array:
     """Mean square at each position."""
     flat = values.reshape(len(values), -1)
     return np.asarray(np.einsum("pn,pn->p", flat, flat) / flat.shape[1])
+
+
+def _position_means(values: Array) -> Array:
+    """Mean at each position."""
+    flat = values.reshape(len(values), -1)
+    return np.asarray(flat @ np.full(flat.shape[1], 1 / flat.shape[1]))
 
 
 def _by_offset(values: Array, numbers: Ints) -> Array:

@@ -19,7 +19,7 @@ from varprop.simulator.theory.duals import Duals
 from varprop.simulator.theory.maps import Size, Window
 from varprop.simulator.theory.pairs import PairKernel
 from varprop.simulator.theory.relations import Relations, unrelated
-from varprop.simulator.theory.sampling import Sample, activated, draw, draw_strayed, linear, normalised
+from varprop.simulator.theory.sampling import Sample, activated, draw, draw_strayed, linear, mirrored, normalised
 from varprop.simulator.theory.strays import NONE, Strays
 from varprop.simulator.theory.summands import Summand, few, summed
 from varprop.simulator.theory.variance_law import VarianceLaw
@@ -50,8 +50,14 @@ class Gaussian:
 
     @cached_property
     def _drawn(self) -> Sample:
+        sample = mirrored(self._half)
+        return sample if self.function is None else activated(sample, self.function)
+
+    @cached_property
+    def _half(self) -> Sample:
+        """Half of the channels before the activation, of which the others are the negatives."""
         if self.parts:
-            sample = Sample(np.sum([part.draw().values for part in self.parts], axis=0))
+            sample = Sample(np.sum([part._half.values for part in self.parts], axis=0))
         elif self.features is not None:
             sample = linear(self.features, self.kernel, self.key)
         elif self.summands:
@@ -60,9 +66,7 @@ class Gaussian:
             sample = draw_strayed(self.kernel.centred, self.key, self.levels, self.spots)
         else:
             sample = draw(self.kernel, self.key)
-        if self.eps is not None:
-            sample = normalised(sample, self.eps, self.variance, self.edges)
-        return sample if self.function is None else activated(sample, self.function)
+        return sample if self.eps is None else normalised(sample, self.eps, self.variance, self.edges)
 
 
 @dataclass(frozen=True)

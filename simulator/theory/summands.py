@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from varprop.simulator.theory.pairs import PairKernel
-from varprop.simulator.theory.sampling import Sample, counts, mirrored, of_size
+from varprop.simulator.theory.sampling import Sample, counts, of_size
 
 Array = NDArray[np.float64]
 
@@ -51,7 +51,7 @@ def few(parts: Sequence[Summand]) -> bool:
 
 
 def summed(parts: Sequence[Summand], kernel: PairKernel, key: int) -> Sample:
-    """Draw channels with the size of a kernel that are sums, each over as many of the sampled channels as there are."""
+    """Draw half of the channels with a kernel's size that are sums, each over as many sampled channels as there are."""
     rng = np.random.Generator(np.random.SFC64(key))
     half = counts(kernel.layout, kernel.values.shape[1])[1] // 2
     drawn = [part.sample().values for part in parts]
@@ -67,4 +67,4 @@ def summed(parts: Sequence[Summand], kernel: PairKernel, key: int) -> Sample:
         weights *= np.sqrt(part.share / part.width / size) if size > 0 else 0.0
         total = total + values[:, :samples].reshape(-1, channels) @ weights
     total = total.reshape(-1, samples, half)
-    return of_size(mirrored(total), kernel)
+    return of_size(total, kernel)
