@@ -39,7 +39,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from varprop.simulator.activations import activation
-from varprop.simulator.network import Activation, Network
+from varprop.simulator.network import Activation, Add, Network
 from varprop.simulator.theory.duals import FAR
 from varprop.simulator.theory.gradient import Gradient
 from varprop.simulator.theory.maps import Size
@@ -74,7 +74,8 @@ def gained(
 ) -> float:
     """Return the second moment of the gradient at a weighted layer's input over what independent slopes make of it.
 
-    Followed are chains of weights, normalisations and activations, up to a sum, a pooling or a depthwise layer.
+    Followed are chains of weights, normalisations and activations, up to a pooling or a depthwise layer, and beyond a
+    sum, if nothing is normalised, the shortcuts.
 
     Parameters
     ----------
@@ -126,12 +127,25 @@ def gained(
 
 
 def _chain(network: Network, index: int, signals: list[Signal]) -> list[int]:
-    """Return the nodes behind one that can be followed."""
+    """Return the nodes behind one that can be followed.
+
+    Behind a sum these are shortcuts alone, whose slopes see its terms; `shared` has what weights that read it do.
+    """
     found: list[int] = []
-    while len(network.consumers[index]) == 1:
-        before, (index,) = signals[index].kernel, network.consumers[index]
+    summed = False
+    while True:
+        before, readers = signals[index].kernel, network.consumers[index]
+        if not network.has_batch_norm and len(readers) > 1:
+            readers = tuple(reader for reader in readers if isinstance(network.nodes[reader].operation, Add))
+        if len(readers) != 1:
+            break
+        (index,) = readers
         operation = network.nodes[index].operation
-        if not follows(operation) or not before.second_moment > 0:
+        added = isinstance(operation, Add) and not network.has_batch_norm
+        if not (follows(operation) or added) or not before.second_moment > 0:
+            break
+        summed |= added
+        if summed and network.nodes[index].fan_in is not None:
             break
         far = abs(before.log_scale) > FAR
         if far and isinstance(operation, Activation) and not activation(operation.function).homogeneous:

@@ -141,6 +141,8 @@ def _backward(network: Network, signals: list[Signal], walk: Walk | None, bends:
     for index in range(len(network) - 1, -1, -1):
         node = network.nodes[index]
         gradient = total(arriving[index], exits[index]) if arriving[index] else nothing(signals[index])
+        if walk is not None:
+            gradient = walk.arrived(index, gradient, signals)
         found.append(gradient)
         if not node.inputs:
             break
@@ -151,6 +153,7 @@ def _backward(network: Network, signals: list[Signal], walk: Walk | None, bends:
             back = walk.backward(index, found, signals, back)
         if node.fan_in is not None and signals[node.inputs[0]].known is not None:
             more = gained(network, index, signals, found, back[0], bends)
+            more += 0.0 if walk is None else walk.shared.gains.get(index, 0.0)
             back = [replace(back[0], kernel=back[0].kernel.scaled(more))]
         for source, piece in zip(node.inputs, back, strict=True):
             # The weights behind a flattening are others at every position.

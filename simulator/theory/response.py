@@ -22,9 +22,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from varprop.simulator.activations import ActivationFunction
-from varprop.simulator.network import Activation, BatchNorm, Conv2d, Linear, Operation, Shape, ZeroPad
+from varprop.simulator.network import Activation, Add, BatchNorm, Conv2d, Linear, Operation, Shape, ZeroPad
 from varprop.simulator.theory.duals import hermite_expansion
-from varprop.simulator.theory.maps import Ints, Size, by_offset, clipped_offsets, pairs_apart, products_by_offset
+from varprop.simulator.theory.maps import (
+    Ints,
+    Size,
+    Window,
+    by_offset,
+    clipped_offsets,
+    pairs_apart,
+    products_by_offset,
+)
 from varprop.simulator.theory.pairs import Layout, PairKernel
 from varprop.simulator.theory.signal import Signal
 
@@ -146,12 +154,8 @@ def followed(operation: Operation, response: Response, before: Signal, after: Si
             gain = after.weighted.law.second_moment * operation.in_channels / operation.groups * window.taps
             stride, size = operation.stride, after.kernel.size
             parts = _regridded(response, size, stride)
-            sides = zip(window.kernel, stride, (window.padding[:2], window.padding[2:]), strict=True)
-            down, across = (
-                _under(kernel, step, padding, len(way), window.central)
-                for (kernel, step, padding), way in zip(sides, response.ways, strict=True)
-            )
             rows, cols = response.ways
+            down, across = ways_under(window, stride, (len(rows), len(cols)))
             whole = down @ rows
             ways = whole, whole if across is down and cols is rows else across @ cols
             jump = response.jump[0] * stride[0], response.jump[1] * stride[1]
@@ -168,6 +172,8 @@ def followed(operation: Operation, response: Response, before: Signal, after: Si
             return Response(
                 after.kernel.size, response.jump, ways, _regridded(response, after.kernel.size, (1, 1)) * scale
             )
+        case Add():
+            return replace(response, parts=response.parts * scale)
     raise NotImplementedError(type(operation).__name__)
 
 
@@ -282,6 +288,13 @@ def _regridded(response: Response, size: Size, stride: Size) -> Array:
 def _half(size: Size) -> int:
     """Return the number of offsets of a map, of two opposite ones one."""
     return (2 * size[0] - 1) * (2 * size[1] - 1) // 2 + 1
+
+
+def ways_under(window: Window, stride: Size, size: Size) -> tuple[Array, Array]:
+    """Return the share of every row of a map of `size`, and of every column, among those under each window."""
+    sides = zip(window.kernel, stride, (window.padding[:2], window.padding[2:]), size, strict=True)
+    down, across = (_under(kernel, step, padding, side, window.central) for kernel, step, padding, side in sides)
+    return down, across
 
 
 @lru_cache(maxsize=64)

@@ -101,6 +101,12 @@ def counts(layout: Layout, positions: int, values: int = VALUES) -> tuple[int, i
     return min(layout.batch, max(values // (channels * positions), 2)), channels
 
 
+def alike(*drawn: Array) -> list[Array]:
+    """Keep the samples and channels that all fields have."""
+    samples, channels = (min(values.shape[axis] for values in drawn) for axis in (1, 2))
+    return [values[:, :samples, :channels] for values in drawn]
+
+
 def draw(
     kernel: PairKernel, key: int, noise: Noise = np.random.Generator.standard_normal, values: int = VALUES
 ) -> Sample:

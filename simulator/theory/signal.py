@@ -19,7 +19,7 @@ from varprop.simulator.theory.duals import Duals
 from varprop.simulator.theory.maps import Size, Window
 from varprop.simulator.theory.pairs import PairKernel
 from varprop.simulator.theory.relations import Relations, unrelated
-from varprop.simulator.theory.sampling import Sample, activated, draw, draw_strayed, linear, mirrored, normalised
+from varprop.simulator.theory.sampling import Sample, activated, alike, draw, draw_strayed, linear, mirrored, normalised
 from varprop.simulator.theory.strays import NONE, Strays
 from varprop.simulator.theory.summands import Summand, few, summed
 from varprop.simulator.theory.variance_law import VarianceLaw
@@ -57,7 +57,7 @@ class Gaussian:
     def _half(self) -> Sample:
         """Half of the channels before the activation, of which the others are the negatives."""
         if self.parts:
-            sample = Sample(np.sum([part._half.values for part in self.parts], axis=0))
+            sample = Sample(np.sum(alike(*[part._half.values for part in self.parts]), axis=0))
         elif self.features is not None:
             sample = linear(self.features, self.kernel, self.key)
         elif self.summands:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from varprop.simulator.activations import ActivationFunction
 from varprop.simulator.network import Network, Node
 from varprop.simulator.theory.pairs import PairKernel, plus
-from varprop.simulator.theory.sampling import crossed, of_size, position_squares
+from varprop.simulator.theory.sampling import alike, crossed, of_size, position_squares
 from varprop.simulator.theory.signal import Gaussian, Signal, key_of
 from varprop.simulator.theory.strays import NONE, Strays, together
 from varprop.simulator.theory.summands import Summand
@@ -85,13 +85,7 @@ def _of_means(one: Signal, other: Signal) -> PairKernel:
 
 
 def _summed(inputs: list[Signal]) -> Array:
-    return reduce(np.add, _alike([signal.draw().values for signal in inputs]))
-
-
-def _alike(drawn: list[Array]) -> list[Array]:
-    """Keep the samples and channels that all terms have."""
-    samples, channels = (min(values.shape[axis] for values in drawn) for axis in (1, 2))
-    return [values[:, :samples, :channels] for values in drawn]
+    return reduce(np.add, alike(*[signal.draw().values for signal in inputs]))
 
 
 def _edges_of_sum(inputs: list[Signal], kernel: PairKernel) -> Array | None:
@@ -131,7 +125,7 @@ def edges_after_sum(function: ActivationFunction, terms: Sequence[Signal]) -> tu
     levels, where = np.unique(np.round(fields.reshape(len(terms), -1), _DIGITS), axis=1, return_inverse=True)
     # Draws of one law are alike, images are not.
     first = slice(1) if terms[0].kernel.layout.profiles == 1 else slice(None)
-    drawn = _alike([term.draw().values[:, first] for term in terms])
+    drawn = alike(*[term.draw().values[:, first] for term in terms])
     some = slice(None, None, max(drawn[0].size // _VALUES, 1))
     total = np.column_stack([np.ones(len(terms)), levels]).T @ [values[some].ravel() for values in drawn]
     value, slope = function.value(total), function.derivative(total)

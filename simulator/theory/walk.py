@@ -15,6 +15,7 @@ from varprop.simulator.errors import UserError
 from varprop.simulator.initializers import bias_square
 from varprop.simulator.network import (
     Activation,
+    Add,
     AveragePool,
     Conv2d,
     Flatten,
@@ -43,6 +44,7 @@ from varprop.simulator.theory.level_law import (
 from varprop.simulator.theory.pairs import PairKernel
 from varprop.simulator.theory.place import Place, behind_weights, first, levels_of
 from varprop.simulator.theory.response import Bends, bends
+from varprop.simulator.theory.shared import Shared
 from varprop.simulator.theory.signal import Signal
 
 _PROFILES = 8  # samples of a batch of images whose bends are looked at
@@ -55,17 +57,19 @@ _Gains = tuple[int, object, tuple[tuple[int, float], ...]]
 def follow(network: Network, known: dict[int, Bends]) -> Walk | None:
     """Return how to follow levels, where they matter: without normalisation, and with an activation that bends.
 
-    Half-lines bend where points of a map differ, but not at any one of them.
+    Half-lines bend where points of a map differ, but not at any one of them, unless shortcuts meet them again.
     """
-    return Walk(network, known) if not network.has_batch_norm and any(map(_bends, network.nodes)) else None
+    summed = any(isinstance(node.operation, Add) for node in network.nodes)
+    bent = any(_bends(node, summed) for node in network.nodes)
+    return Walk(network, known) if bent and not network.has_batch_norm else None
 
 
-def _bends(node: Node) -> bool:
+def _bends(node: Node, summed: bool) -> bool:
     if not isinstance(node.operation, Activation):
         return False
     function = activation(node.operation.function)
     _, left, right = function.germ_zero
-    return not function.homogeneous or (left != right and node.shape[1:] not in ((), (1, 1)))
+    return not function.homogeneous or (left != right and (summed or node.shape[1:] not in ((), (1, 1))))
 
 
 class Walk:
@@ -83,6 +87,7 @@ class Walk:
         self._network, self._known = network, known
         self._places: list[Place | None] = []
         self._gains: dict[int, _Gains] = {}
+        self.shared = Shared(network, known)
         self._found: list[list[tuple[float, Functions]]] = [[] for _ in network.nodes]
 
     def seen(self, index: int, inputs: list[Signal]) -> list[Signal]:
@@ -158,6 +163,11 @@ class Walk:
         """Share of a layer's second moment that the bias does not make."""
         return max(1.0 - bias_square(node, self._network.framework) / size_in_range(signal.kernel), 0.0)
 
+    def arrived(self, index: int, gradient: Gradient, signals: list[Signal]) -> Gradient:
+        """Return the gradient at a node, given the sum of what comes back to it."""
+        place = self._places[index]
+        return self.shared.arrived(index, gradient, signals, place is not None and place.passage is not None)
+
     def backward(
         self, index: int, gradients: list[Gradient], signals: list[Signal], arrived: list[Gradient]
     ) -> list[Gradient]:
@@ -165,13 +175,17 @@ class Walk:
 
         `gradients` are those of the last node and all before it down to this one.
         """
-        place = self._places[index]
+        place, node = self._places[index], self._network.nodes[index]
+        self.shared.back(index, gradients[-1], signals)
+        if isinstance(node.operation, Activation):
+            arrived = [replace(arrived[0], kernel=arrived[0].kernel.scaled(self.shared.gate(index)))]
+        elif isinstance(node.operation, Add):
+            self._through_sum(index, arrived)
         if place is None or not arrived[0].kernel.second_moment > 0.0:
             return arrived
-        node, (piece,) = self._network.nodes[index], arrived
-        (source,) = node.inputs
+        (piece,), (source,) = arrived, node.inputs
         if self._places[source] is None:
-            if not isinstance(node.operation, Conv2d) or signals[source].known is not None:
+            if node.fan_in is None or signals[source].known is not None:
                 return arrived
             more = self._more(index, signals, gradients, piece)
             return [replace(piece, kernel=piece.kernel.scaled(1.0 + more))]
@@ -181,6 +195,13 @@ class Walk:
             return [self._through_activation(index, gradients[-1], signals[source], piece)]
         self._found[source].extend(self._found[index])
         return arrived
+
+    def _through_sum(self, index: int, arrived: list[Gradient]) -> None:
+        """Let activations know that what comes back to them through a sum knows nothing of their levels."""
+        for source, piece in zip(self._network.nodes[index].inputs, arrived, strict=True):
+            known = self._places[source]
+            if known is not None and known.passage is not None:
+                self._keep(source, piece, untouched(known.law))
 
     def _through_weights(
         self, index: int, gradients: list[Gradient], signals: list[Signal], piece: Gradient
@@ -196,10 +217,10 @@ class Walk:
         found = self._total(index)
         returned = found if isinstance(found, Returned) else arriving(place.law)
         isometric = signal.weighted.law.matrix is not None and signal.width <= node.fan_in
-        if isinstance(node.operation, Conv2d):
-            # Weights that are shared by the positions of a map know all of them.
-            more = 0.0 if isometric else self._more(index, signals, gradients, piece)
-            returned = replace(returned, excess=more * node.fan_in * returned.square)
+        # Weights that are shared by the positions of a map know all of them.
+        more = 0.0 if isometric else self._more(index, signals, gradients, piece)
+        own = 0.0 if isinstance(node.operation, Conv2d) else returned.excess
+        returned = replace(returned, excess=own + more * node.fan_in * returned.square)
         behind = back(place.step, returned, node.fan_in, isometric)
         if known.passage is not None:
             self._keep(source, piece, behind)
@@ -221,7 +242,15 @@ class Walk:
         return replace(piece, kernel=piece.kernel.scaled(gain / known)) if known > 0.0 else piece
 
     def _more(self, index: int, signals: list[Signal], gradients: list[Gradient], piece: Gradient) -> float:
-        """Return what the gradient at a convolution's input gains because later slopes know its weights.
+        """Return what the gradient at the input of weights gains because what comes later knows them."""
+        more = self.shared.gains.get(index, 0.0)
+        if isinstance(self._network.nodes[index].operation, Conv2d):
+            more += self._bent(index, signals, gradients, piece)
+        self.shared.gained(index, more, piece)
+        return more
+
+    def _bent(self, index: int, signals: list[Signal], gradients: list[Gradient], piece: Gradient) -> float:
+        """Return what slopes behind a convolution and along shortcuts make of it.
 
         That takes a look at all layers behind, and changes slowly from one layer to the next of its kind: of many only
         some are asked, and the others continue the line through the last two.
