@@ -196,13 +196,29 @@ def products_by_offset(maps: Array) -> Array:
 
 def at_offsets(field: Array, down: Ints, across: Ints) -> Array:
     """Values of a field by offset, shape (*down.shape, *across.shape); zero beyond the map."""
+    padded, rows, cols = _places(field, down, across)
+    return np.asarray(padded[rows.reshape(-1, 1), cols.ravel()].reshape(*down.shape, *across.shape))
+
+
+def summed_at_offsets(field: Array, down: Ints, across: Ints, weights: Array) -> Array:
+    """Sum of a field by offset with the weights of taps, of which each looks at offsets of its own.
+
+    `down` has the shape (outputs, rows of taps), `across` the same of columns; the sum's is that of the outputs.
+    """
+    padded, rows, cols = _places(field, down, across)
+    by_column = weights.T @ padded[rows]
+    return np.asarray(by_column[:, np.arange(cols.shape[1]), cols].sum(axis=2))
+
+
+def _places(field: Array, down: Ints, across: Ints) -> tuple[Array, Ints, Ints]:
+    """Return a field with zeros around it, and the rows and columns of that which are so far from the middle."""
     padded = np.zeros((field.shape[0] + 2, field.shape[1] + 2))
     padded[1:-1, 1:-1] = field
     rows, cols = (
         np.minimum(np.maximum(offset + (size // 2 + 1), 0), size + 1)
         for offset, size in zip((down, across), field.shape, strict=True)
     )
-    return np.asarray(padded[rows[..., None, None], cols].reshape(*down.shape, *across.shape))
+    return padded, rows, cols
 
 
 def under_window(field: Array, window: Window, size: Size, loads: Array) -> Array:
@@ -221,7 +237,7 @@ def under_window(field: Array, window: Window, size: Size, loads: Array) -> Arra
         stride * np.arange(1 - out, out)[:, None] + np.arange(1 - taps, taps)
         for stride, out, taps in zip(window.stride, size, window.kernel, strict=True)
     )
-    return np.asarray(np.einsum("iajb,ab->ij", at_offsets(field, down, across), overlaps(loads)))
+    return summed_at_offsets(field, down, across, overlaps(loads))
 
 
 @lru_cache(maxsize=16)

@@ -33,7 +33,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from varprop.simulator.theory.maps import Ints, Size, at_offsets, overlaps
+from varprop.simulator.theory.maps import Ints, Size, at_offsets, overlaps, summed_at_offsets
 from varprop.simulator.theory.variance_law import Modes
 
 Array = NDArray[np.float64]
@@ -150,7 +150,7 @@ def handed_on(field: Array, loads: Array, stride: Size, size: Size) -> Array:
         _divided(_shifts(out)[:, None] - _shifts(taps), step)
         for out, taps, step in zip(shape, pairs.shape, stride, strict=True)
     )
-    return np.asarray(np.einsum("iajb,ab->ij", at_offsets(field, down, across), pairs))
+    return summed_at_offsets(field, down, across, pairs)
 
 
 def _shifts(size: int) -> Ints:
