@@ -70,6 +70,7 @@ def test_moments_under_the_taps_are_those_of_all_outputs(name):
     field, _ = field_and_weights(window)
     under = under_taps(field, window)
     points = under.shape[1] * under.shape[2]
-    mean, products = moments(field, window, SIZE)
-    assert mean == pytest.approx(under.sum(axis=(1, 2)).T / points, rel=ROUNDING, abs=ROUNDING)
-    assert products == pytest.approx(np.einsum("tosc,uosc->ctu", under, under) / points, rel=ROUNDING, abs=ROUNDING)
+    found = moments(field, window, SIZE)
+    assert found.mean == pytest.approx(under.sum(axis=(1, 2)).T / points, rel=ROUNDING, abs=ROUNDING)
+    products = np.einsum("tosc,uosc->ctu", under, under) / points
+    assert found.products == pytest.approx(products, rel=ROUNDING, abs=ROUNDING)

@@ -12,6 +12,7 @@ from varprop.simulator.theory import engine, normalisation
 from varprop.simulator.theory.depthwise import Taps, position_gains
 from varprop.simulator.theory.maps import Window
 from varprop.simulator.theory.sampling import Sample
+from varprop.simulator.theory.stencils import moments
 from varprop.simulator.theory.variance_law import VarianceLaw
 from varprop.tests.tolerances import BEYOND, ROUNDING
 
@@ -45,7 +46,8 @@ def test_gains_are_those_of_plain_loops(window, size):
     root = rng.standard_normal((count, window.taps, window.taps))
     products = root @ root.transpose(0, 2, 1)
     network = depthwise(4, 8)
-    taps = Taps(np.zeros((count, 1, 1)), weight_law(network.nodes[4], "torch"), window, Sample(values), share)
+    law, shifted = weight_law(network.nodes[4], "torch"), moments(values, window, size).shifted
+    taps = Taps(np.zeros((count, 1, 1)), law, window, Sample(values), shifted, share)
     found = position_gains(taps, VarianceLaw(1.0, 1.0, 1.0, 1.0, products=products), size)
     padded = np.concatenate([values, np.zeros((1, samples, count))])
     for output, where in enumerate(window.index(size).T):

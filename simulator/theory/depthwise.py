@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import combinations_with_replacement
 from statistics import NormalDist
 
 import numpy as np
@@ -15,7 +14,7 @@ from varprop.simulator.initializers import WeightLaw
 from varprop.simulator.theory.maps import Ints, Size, Window, bordered, clipped_offsets, offsets, pairs_apart
 from varprop.simulator.theory.pairs import PairKernel, grown, offset_means
 from varprop.simulator.theory.sampling import Sample, mirrored, share_of_batch
-from varprop.simulator.theory.stencils import Stencils, moments
+from varprop.simulator.theory.stencils import Stencils, moments, pairs_of_taps
 from varprop.simulator.theory.variance_law import VarianceLaw
 
 Array = NDArray[np.float64]
@@ -36,6 +35,8 @@ class Taps:
         Of the weights.
     source
         The sampled input channels.
+    shifted
+        Their products with themselves: see `Moments`.
     share
         Of what these differ by, that which they would differ by over the whole batch.
     """
@@ -44,6 +45,7 @@ class Taps:
     law: WeightLaw
     window: Window
     source: Sample
+    shifted: dict[Size, Array]
     share: float = 1.0
 
 
@@ -63,8 +65,9 @@ def depthwise(
     field = np.ascontiguousarray(inputs.values[..., ::2])
     _, samples, count = field.shape
     values = Stencils(tap_nodes(window.taps, law, count).T, window, size).forward(field)
-    mean, products = moments(field, window, size)
-    covariances = products - mean[:, :, None] * mean[:, None, :]
+    found = moments(field, window, size)
+    mean = found.mean
+    covariances = found.products - mean[:, :, None] * mean[:, None, :]
     share = 1.0
     if samples < batch:
         under = np.pad(field, ((0, 1), (0, 0), (0, 0)))[:, :, ::_EVERY][window.index(size)]
@@ -75,7 +78,7 @@ def depthwise(
     trace = float(np.trace(covariances.mean(axis=0)))
     if trace > 0:
         covariances *= float(np.trace(expected)) / trace
-    return mirrored(Sample(values)), Taps(covariances, law, window, inputs.half(), share)
+    return mirrored(Sample(values)), Taps(covariances, law, window, inputs.half(), found.shifted, share)
 
 
 def _share(under: Array, fixed: Sequence[Array], batch: int) -> float:
@@ -139,13 +142,9 @@ def position_gains(channels: Taps, law: VarianceLaw, size: Size) -> Array:
     # Of centred products those with the means, and then all others.
     with_means = np.einsum("klwc,kc->lwc", weights, mean)
     found = np.einsum("lwc,lc->w", with_means, mean)[:, None] - 2 * (with_means @ level.transpose(0, 2, 1)).sum(axis=0)
-    taps = [divmod(k, window.kernel[1]) for k in range(window.taps)]
-    pairs: dict[tuple[int, int], list[tuple[int, int]]] = {}
-    for (k, (row, col)), (other, (below, right)) in combinations_with_replacement(enumerate(taps), 2):
-        pairs.setdefault((below - row, right - col), []).append((k, other))
-    for shift, alike in pairs.items():
-        first, second = np.transpose(alike)
-        products = weights[first, second] @ _with_border(_shifted_products(maps, shift)).T
+    for shift, pairs in pairs_of_taps(window, size).items():
+        first, second = np.transpose([pair[:2] for pair in pairs])
+        products = weights[first, second] @ _with_border(channels.shifted[shift]).T
         found += (2.0 if any(shift) else 1.0) * sum(part[:, index[k]] for k, part in zip(first, products, strict=True))
     own, common = found
     gains = np.divide(own, common, out=np.zeros_like(own), where=common > 0)
@@ -156,18 +155,6 @@ def _with_border(field: Array) -> Array:
     """Return maps of channels as rows of positions, with a last one of zeros, which -1 of `Window.index` finds."""
     flat = field.reshape(-1, field.shape[-1])
     return np.concatenate([flat, np.zeros_like(flat[:1])])
-
-
-def _shifted_products(maps: Array, shift: tuple[int, int]) -> Array:
-    """Mean over samples of a channel's product with itself at a shift, (height, width, channels), zero off the map."""
-    height, width = maps.shape[:2]
-    (down, across), found = shift, np.zeros((height, width, maps.shape[3]))
-    if down >= height or abs(across) >= width:
-        return found
-    here = slice(0, height - down), slice(max(-across, 0), width - max(across, 0))
-    there = slice(down, height), slice(max(across, 0), width + min(across, 0))
-    found[here] = np.einsum("ijsc,ijsc->ijc", maps[here], maps[there]) / maps.shape[2]
-    return found
 
 
 def tap_covariance(kernel: PairKernel, window: Window) -> Array:

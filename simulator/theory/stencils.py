@@ -79,53 +79,59 @@ class Stencils:
         return total.reshape(-1, *field.shape[1:])
 
 
-def moments(field: Array, window: Window, size: Size) -> tuple[Array, Array]:
-    """Mean and mean products, over samples and outputs, of what each channel has under the taps.
+@dataclass(frozen=True)
+class Moments:
+    """Means over samples, and over outputs, of what each channel has under the taps.
+
+    Attributes
+    ----------
+    mean, products
+        Over both, of one tap and of two: shapes (channels, taps) and (channels, taps, taps).
+    shifted
+        Over samples, of two positions by how far they are apart: at the first of them, shape (height, width, channels).
+    """
+
+    mean: Array
+    products: Array
+    shifted: dict[Size, Array]
+
+
+def moments(field: Array, window: Window, size: Size) -> Moments:
+    """Return what channels have under the taps of a window.
 
     A product of two taps is one of two positions: all taps as far apart share a field of products.
-
-    Returns
-    -------
-    mean, products
-        Shapes (channels, taps) and (channels, taps, taps).
     """
     maps, window = _whole(field, window, size)
-    count, channels = window.taps, field.shape[2]
+    height, width, samples, channels = maps.shape
+    count, out = window.taps, window.out_size((height, width))
     mean, products = np.zeros((count, channels)), np.zeros((count, count, channels))
-    summed = maps.sum(axis=2)
-    for tap, _, inputs in _meetings(window, size_of(maps)):
-        mean[tap] = summed[inputs].sum(axis=(0, 1))
-    for first, second, pairs in _pairs(window, size_of(maps)):
-        product = np.einsum("hwsc,hwsc->hwc", maps[first], maps[second])
+    shifted: dict[Size, Array] = {}
+    averaged = maps.mean(axis=2)
+    for tap, _, inputs in _meetings(window, (height, width)):
+        mean[tap] = averaged[inputs].sum(axis=(0, 1))
+    for (down, across), pairs in pairs_of_taps(window, (height, width)).items():
+        here = slice(0, height - down), slice(max(-across, 0), width - max(across, 0))
+        there = slice(down, height), slice(max(across, 0), width + min(across, 0))
+        product = shifted[down, across] = np.zeros((height, width, channels))
+        product[here] = np.einsum("hwsc,hwsc->hwc", maps[here], maps[there]) / samples
         for one, other, where in pairs:
             products[one, other] = products[other, one] = product[where].sum(axis=(0, 1))
-    out = window.out_size(size_of(maps))
-    points = out[0] * out[1] * field.shape[1]
-    return mean.T / points, products.transpose(2, 0, 1) / points
+    points = out[0] * out[1]
+    return Moments(mean.T / points, products.transpose(2, 0, 1) / points, shifted)
 
 
 @lru_cache(maxsize=64)
-def _pairs(window: Window, size: Size) -> list[tuple[Slices, Slices, list[tuple[int, int, Slices]]]]:
-    """Return, for each offset of two taps, what of a map is multiplied with what, and where the taps meet products."""
-    height, width = size
+def pairs_of_taps(window: Window, size: Size) -> dict[Size, list[tuple[int, int, Slices]]]:
+    """Return, for each offset of two taps, the pairs of them, and where the first of a pair lies while both do."""
     taps = live_taps(window, size)
     apart = defaultdict(list)
     for index, one in enumerate(taps):
         for other in taps[index:]:
             both = replace(one, rows=_shared(one.rows, other.rows), cols=_shared(one.cols, other.cols))
             if both.rows[0] < both.rows[1] and both.cols[0] < both.cols[1]:
-                apart[other.place[0] - one.place[0], other.place[1] - one.place[1]].append((both, other.number))
-    found = []
-    for (down, across), both_taps in apart.items():
-        left = max(-across, 0)
-        first = slice(0, height - down), slice(left, width - max(across, 0))
-        second = slice(down, height), slice(left + across, width + min(across, 0))
-        meetings = []
-        for both, number in both_taps:
-            rows, cols = _inputs(both, window)
-            meetings.append((both.number, number, (rows, slice(cols.start - left, cols.stop - left, cols.step))))
-        found.append((first, second, meetings))
-    return found
+                shift = other.place[0] - one.place[0], other.place[1] - one.place[1]
+                apart[shift].append((one.number, other.number, _inputs(both, window)))
+    return dict(apart)
 
 
 def _whole(field: Array, window: Window, size: Size) -> tuple[Array, Window]:
