@@ -10,7 +10,10 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
+_PANELS = 59  # that a unit is cut into
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(16)
+_NODES = ((np.arange(_PANELS)[:, None] + (_NODES + 1) / 2) / _PANELS).ravel()
+_WEIGHTS = np.tile(_WEIGHTS / (2 * _PANELS), _PANELS)
 
 
 @dataclass(frozen=True)
@@ -165,19 +168,20 @@ def quadratic_form_law(
     live = float(counts.sum())
     # t in units of 1 / total on a logarithmic grid: the integrand bends at 1 / lambda_i and at 1 / eps.
     # Beyond 40 / eps nothing is left.
-    bend = float(np.log(total / eps)) if eps > 0 else 75.0
-    edges = np.linspace(min(bend, 0.0) - 25.0, bend + np.log(40.0), 60)
-    centre, half = (edges[1:] + edges[:-1]) / 2, (edges[1:] - edges[:-1]) / 2
-    t = np.exp((centre[:, None] + half[:, None] * _NODES).ravel()) / total
-    mass = (half[:, None] * _WEIGHTS).ravel() * t
+    bend = math.log(total / eps) if eps > 0 else 75.0
+    first = min(bend, 0.0) - 25.0
+    length = bend + math.log(40.0) - first
+    t = np.exp(first + length * _NODES) / total
+    every, numbers = np.concatenate([leading, levels]), np.concatenate([np.full(len(leading), share), counts])
+    along = np.outer(2 * every, t)
     with np.errstate(under="ignore"):
-        log = -eps * t - 0.5 * share * np.log1p(2 * np.outer(leading, t)).sum(axis=0)
-        mass = mass * np.exp(log - 0.5 * counts @ np.log1p(2 * np.outer(levels, t)))
+        mass = length * _WEIGHTS * t * np.exp(-eps * t - 0.5 * numbers @ np.log1p(along))
     # R^2 (s R + eps)^-3 and R (s R + eps)^-3, with E[(v + eps)^-k] = int t^(k-1) / (k-1)! exp(-eps t) E exp(-v t) dt.
     radial, far = excess_kurtosis / dimensions if dimensions > 2 else 0.0, eps * t - (eps * t) ** 2 / 2
     inverse = float(mass @ (1 + radial * (1 - eps * t - far)))
     mass = mass * (1 - radial * far)
-    own, others = ((mass / (1 + 2 * np.outer(values, t))).sum(axis=1) for values in (leading, levels))
+    seen = 1 / (1 + along) @ mass
+    own, others = seen[: len(leading)], seen[len(leading) :]
     # The mean damping of the rest, each of its directions counted with what it adds to v.
     left = float(others @ (counts * levels))
     damping = np.append(share * scatter @ own.reshape(len(scatter), -1), left / rest if rest > 0 else inverse)
@@ -188,9 +192,7 @@ def quadratic_form_law(
     if ratio < 0.5:
         # v / (v + eps) as the sum of its directions' shares, which does not cancel.
         ratio = share * float(leading @ own) + rest * float(damping[-1])
-    every, seen = np.concatenate([leading, levels]), np.concatenate([own, others])
     damped = every * seen / ratio
-    numbers = np.concatenate([np.full(len(leading), share), counts])
     modes = Modes(numbers, dimensions, every / total, damped, seen / alone)
     # What is left of the expected kernel has its own leading modes, damped as these are.
     kept = np.append(expected, remainder) * damping
