@@ -187,11 +187,12 @@ class ActivationFunction:
 
 
 def _run(form: Form, *inputs: ArrayLike) -> Array:
-    given = np.broadcast_arrays(*(np.asarray(value, dtype=np.float64) for value in inputs))
+    given = [np.asarray(value, dtype=np.float64) for value in inputs]
+    shape = np.broadcast_shapes(*(value.shape for value in given))
     # Branches that np.where discards overflow, and at q = 0 the limit of a/q is the right one.
     with np.errstate(over="ignore", invalid="ignore", divide="ignore", under="ignore"):
         found = np.asarray(form(*given), dtype=np.float64)
-    return np.broadcast_to(found, given[0].shape).copy() if found.shape != given[0].shape else found
+    return np.broadcast_to(found, shape).copy() if found.shape != shape else found
 
 
 @lru_cache(maxsize=256)

@@ -317,8 +317,8 @@ def _measured(signal: Signal, node: Node) -> float:
     variance = float(squares.var(ddof=1))
     samples = len(single)
     if samples > 1:
-        missing = 1 / samples - 1 / signal.kernel.layout.batch
-        variance = max(variance - missing * float(single.var(axis=0, ddof=1).mean()), 0.0)
+        missing, apart = 1 / samples - 1 / signal.kernel.layout.batch, single - squares
+        variance = max(variance - missing * float(np.vdot(apart, apart)) / (samples - 1) / len(squares), 0.0)
     mean = float(squares.mean())
     return variance / mean**2 / node.shape[0] if mean > 0 else 0.0
 

@@ -114,6 +114,11 @@ def draw(
 
     `key` keeps the draws of different nodes apart.
     """
+    return of_size(_drawn(kernel, key, noise, values), kernel)
+
+
+def _drawn(kernel: PairKernel, key: int, noise: Noise, values: int) -> Array:
+    """Draw the same before they are brought to the kernel's size."""
     layout, positions = kernel.layout, kernel.values.shape[1]
     samples, channels = counts(layout, positions, values)
     rng = np.random.Generator(np.random.SFC64(key))
@@ -136,7 +141,7 @@ def draw(
         # What samples share is of a few directions, which are no function of the offset near edges.
         shared = _coloured(noise, rng, 1, half, cross + (own - cross) / layout.batch)
         z = z + (shared - summed / layout.batch)
-    return of_size(z, kernel)
+    return z
 
 
 def mirrored(half: Sample) -> Sample:
@@ -209,7 +214,7 @@ def draw_strayed(kernel: PairKernel, key: int, levels: float, spots: Array) -> S
     own = math.log1p(levels)
     values = kernel.values.copy()
     values[: layout.profiles] *= np.exp((own - log) / 4)
-    drawn = draw(replace(kernel, values=values), key).values
+    drawn = _drawn(replace(kernel, values=values), key, np.random.Generator.standard_normal, VALUES)
     root = _root(log, kernel.size)
     noise = np.random.Generator(np.random.SFC64([key, 1])).standard_normal((root.shape[1], drawn[0].size))
     level = root @ noise
@@ -221,7 +226,7 @@ def draw_strayed(kernel: PairKernel, key: int, levels: float, spots: Array) -> S
 
 def of_size(values: Array, kernel: PairKernel) -> Sample:
     """Give sampled channels the second moment of their kernel, which takes part of their noise away."""
-    size = float(np.sqrt(position_squares(values).mean()))
+    size = math.sqrt(float(np.vdot(values, values)) / values.size)
     wanted = np.sqrt(max(kernel.second_moment, 0.0)) * np.exp(kernel.log_scale / 2)
     return Sample(values * (wanted / size) if size > 0 else values)
 
@@ -667,7 +672,7 @@ def channel_products(first: Array, second: Array) -> Array:
 def position_squares(values: Array) -> Array:
     """Mean square at each position."""
     flat = values.reshape(len(values), -1)
-    return np.asarray(np.einsum("pn,pn->p", flat, flat) / flat.shape[1])
+    return np.asarray(np.vecdot(flat, flat) / flat.shape[1])
 
 
 def _position_means(values: Array) -> Array:

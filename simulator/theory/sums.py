@@ -21,7 +21,7 @@ from varprop.simulator.theory.summands import Summand
 Array = NDArray[np.float64]
 
 _VALUES = 2**12  # of a sum that its law at an edge is averaged over; all positions have one law inside
-_DIGITS = 2  # of the terms' deviations at a position, over those inside, that are told apart
+_TOLD_APART = 100  # of the terms' deviations at a position, shares of those inside that are told apart
 
 
 def added(node: Node, network: Network, inputs: list[Signal]) -> Signal:
@@ -122,7 +122,11 @@ def edges_after_sum(function: ActivationFunction, terms: Sequence[Signal]) -> tu
     """
     known = [np.ones(1) if term.amplitude is None else term.amplitude for term in terms]
     fields = np.sqrt(np.broadcast_arrays(*known))
-    levels, where = np.unique(np.round(fields.reshape(len(terms), -1), _DIGITS), axis=1, return_inverse=True)
+    rounded = np.rint(fields.reshape(len(terms), -1) * _TOLD_APART).astype(np.intp)
+    # Numbers are sorted faster than columns.
+    numbers = np.ravel_multi_index(tuple(rounded), tuple(rounded.max(axis=1) + 1))
+    _, place, where = np.unique(numbers, return_index=True, return_inverse=True)
+    levels = rounded[:, place] / _TOLD_APART
     # Draws of one law are alike, images are not.
     first = slice(1) if terms[0].kernel.layout.profiles == 1 else slice(None)
     drawn = alike(*[term.draw().values[:, first] for term in terms])
@@ -135,5 +139,5 @@ def edges_after_sum(function: ActivationFunction, terms: Sequence[Signal]) -> tu
         *(np.divide(size, size[0], out=np.ones_like(size), where=size[0] != 0) for size in (squares, slopes_squared)),
         (means - means[0]) / (np.sqrt(squares[0]) or 1.0),
     )
-    values, slopes, shifts = (field[1:][where.ravel()].reshape(fields[0].shape) for field in by_level)
+    values, slopes, shifts = (field[1:][where].reshape(fields[0].shape) for field in by_level)
     return values, slopes, shifts
