@@ -136,7 +136,9 @@ def _(operation: Activation, node: Node, network: Network, inputs: list[Signal])
         origin = replace(gaussian, function=function)
         if _bent(signal):
             before = gaussian.draw()
-            duals = correct(duals, controlled(activated(before, function), before, signal.kernel), signal.kernel)
+            duals = correct(
+                duals, controlled(activated(before, function), before, signal.kernel), signal.kernel, signal.mean
+            )
     elif signal.sample is None and signal.origin is not None and signal.origin.function is None:
         # Zeros around the map are Gaussian too, of variance zero.
         followed = cache(lambda: activated(signal.draw(), function))
@@ -144,7 +146,7 @@ def _(operation: Activation, node: Node, network: Network, inputs: list[Signal])
         before = signal.draw()
         sample = controlled(activated(before, function), before, signal.kernel)
         followed = fixed(sample)
-        duals = correct(duals, sample, signal.kernel)
+        duals = correct(duals, sample, signal.kernel, signal.mean)
         if signal.behind is not None:
             taps, size = signal.behind
             inside = _cropped(sample, signal.kernel.size, taps.window.out_size(size))

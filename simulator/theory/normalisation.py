@@ -21,6 +21,7 @@ from varprop.simulator.theory.sampling import (
     levelled,
     missing,
     normalised,
+    paired,
     shifted,
 )
 from varprop.simulator.theory.signal import Signal, fixed
@@ -66,14 +67,20 @@ def batch_normalised(operation: BatchNorm, signal: Signal) -> Signal:
     if signal.sample is not None or (origin is not None and (any(signal.padding) or origin.function is not None)):
         if taps is None:
             law = _sampled_law(signal, law, operation.eps)
-        found = normalised(signal.draw(), operation.eps, law.mean, edges)
+        drawn = signal.draw()
+        found = normalised(drawn, operation.eps, law.mean, edges)
         sample = fixed(found)
         if taps is None:
             kernel = levelled(kernel, found)
         elif kernel.second_moment > 0:
             # Sizes at edges are known already, but not what channels' own kernels do to the variances that divide them.
             kernel = replace(kernel, log_scale=0.0).scaled(float(np.mean(found.values**2)) / kernel.second_moment)
-        kernel = _as_sampled(kernel, found, signal.kernel.centred)
+        centred = signal.kernel.centred
+        if centred.layout.profiles > 1:
+            deviations = drawn.values - drawn.values.mean(axis=(0, 1))
+            kernel = paired(centred, np.zeros_like(centred.diagonal), deviations, found.values)
+        else:
+            kernel = _as_sampled(kernel, found, centred)
     elif origin is not None:
         # Channels that are drawn know of the expected kernel's sphere, not of what a single draw's has less dimensions.
         levels = max((1 + law.levels) * (1 + 2 / law.sphere) / (1 + 2 / law.own_sphere) - 1, 0.0)

@@ -13,7 +13,7 @@ from varprop.simulator.theory.convolution import regrown, with_edges
 from varprop.simulator.theory.maps import Window, size_of, window_sum
 from varprop.simulator.theory.pairs import merged, regridded, whole_map_mean
 from varprop.simulator.theory.patchwork import image_mean
-from varprop.simulator.theory.sampling import Sample, levelled, mapped, matched
+from varprop.simulator.theory.sampling import Sample, levelled, mapped, matched, paired
 from varprop.simulator.theory.signal import Gaussian, Signal, fixed
 
 Array = NDArray[np.float64]
@@ -89,8 +89,12 @@ def max_pooled(operation: MaxPool, node: Node, signal: Signal) -> Signal:
     sample = Sample(drawn.values[index].max(axis=0))
     average = window.averaging(size)
     kernel = replace(signal.kernel, size=window.out_size(size), values=average @ signal.kernel.values @ average.T)
-    kernel = levelled(matched(kernel, sample), sample)
-    mean = np.full((signal.mean.shape[0], average.shape[0]), float(sample.values.mean()) * kernel.unit(0.0))
+    if kernel.layout.profiles > 1:
+        kernel = paired(kernel, signal.mean @ average.T, mapped(average, drawn.values), sample.values)
+        mean = sample.values.mean(axis=2).T[: len(signal.mean)] * kernel.unit(0.0)
+    else:
+        kernel = levelled(matched(kernel, sample), sample)
+        mean = np.full((1, len(average)), float(sample.values.mean()) * kernel.unit(0.0))
     pooled = Signal(kernel, mean, signal.width, signal.strays, sample=fixed(sample))
     return _after_pooling(pooled, signal, window, node)
 

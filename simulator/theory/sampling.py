@@ -31,7 +31,7 @@ _CHANNELS = 256  # at least, of an exchangeable batch; of images, whose channels
 _MOST = 1024  # with twice as many the same noise is left in the gradient
 VALUES = 2**17  # values that a sample of an exchangeable batch holds at most
 _PRODUCTS = 2**21  # multiply-adds up to which more channels are drawn where all pairs of points are told apart, and
-_FEW = 64  # points that fewer count as
+_FEW = 16  # points that fewer count as
 _LINEAR = 2**21  # values that a sample of channels that are linear in images holds at most
 _RANK = 300  # leading directions kept of a kernel over many points
 _CANDIDATES = 32  # weights that one is taken of, and
@@ -390,12 +390,13 @@ def controlled(after: Sample, before: Sample, kernel: PairKernel) -> Sample:
     return replace(after, values=after.values * np.where(varies, np.sqrt(wanted / own), 1.0)[:, None, None])
 
 
-def correct(duals: Duals, after: Sample, before: PairKernel) -> Duals:
+def correct(duals: Duals, after: Sample, before: PairKernel, mean: Array) -> Duals:
     """Replace an activation's Gaussian averages by those over sampled channels, `before` being their kernel.
 
     Where zero padding went in, the sample is one number, and the averages are right already. What the sample misses of
     the kernel before the activation it misses behind it by the mean product of two slopes, and gets back: the noise in
-    the mean product of far positions, which a global pooling sees alone, would add up from layer to layer.
+    the mean product of far positions, which a global pooling sees alone, would add up from layer to layer. `mean` is
+    that of the channels before, shape (profiles, positions).
     """
     assert after.slopes is not None
     assert after.inputs is not None
@@ -406,34 +407,16 @@ def correct(duals: Duals, after: Sample, before: PairKernel) -> Duals:
     if gaussian > 0:
         factor = np.where(varies, np.sqrt(exact / gaussian), 1.0)
         derivative = replace(derivative, values=derivative.values * np.outer(factor, factor)).scaled(1.0)
+    if before.layout.profiles > 1:
+        kernel = paired(before, mean, after.inputs, after.values)
+        means = after.values.mean(axis=2).T[: len(mean)] * kernel.unit(0.0)
+        return replace(duals, mean=means, kernel=kernel, derivative=derivative)
     gaps = missing(before, after.inputs)
     slopes = averages(duals.derivative)
-    kernel = _steeper(duals.kernel, slopes[1], after)
-    kernel = shifted(kernel, after, [gap * slope for gap, slope in zip(gaps, slopes, strict=True)])
+    kernel = shifted(duals.kernel, after, [gap * slope for gap, slope in zip(gaps, slopes, strict=True)])
     mean = duals.mean * kernel.unit(duals.kernel.log_scale)
     more = float(_position_means(after.values)[varies].mean()) * kernel.unit(0.0) - float(mean[:, varies].mean())
     return replace(duals, mean=mean + more * varies, kernel=kernel, derivative=derivative)
-
-
-def _steeper(kernel: PairKernel, slopes: Array, after: Sample) -> PairKernel:
-    """Give what pairs of images differ by the squared slope of sampled channels, in place of that of Gaussian ones.
-
-    `slopes` are mean products of these at two positions of different images.
-
-    Averages are corrected by themselves, and sizes of points and all that zero padding has a part in are known.
-    """
-    layout, varies = kernel.layout, after.varies
-    if len(layout.left) == layout.profiles or layout.profiles == 1:
-        return kernel
-    slope = float(slopes[np.ix_(varies, varies)].mean())
-    if slope <= 0.0:
-        return kernel
-    assert after.inputs is not None
-    factor = np.where(np.outer(varies, varies), squared_slope(after.inputs[varies], after.values[varies]) / slope, 1.0)
-    values = kernel.values * factor
-    own = np.arange(values.shape[1])
-    values[: layout.profiles, own, own] = kernel.diagonal
-    return replace(kernel, values=values)
 
 
 def squared_slope(inputs: Array, values: Array) -> float:
@@ -478,6 +461,30 @@ def matched(kernel: PairKernel, sample: Sample) -> PairKernel:
     gap = kernel.second_moment - between
     slope = (inner - outer) / gap if gap > 0 else 0.0
     return shifted(replace(kernel, values=outer + slope * (kernel.values - between), log_scale=0.0), sample)
+
+
+def paired(kernel: PairKernel, mean: Array, before: Array, after: Array) -> PairKernel:
+    """Return the mean product at every pair of points of what sampled channels `before` become, `after`.
+
+    Of a batch whose pairs are all told apart. Corrections of averages alone leave kernels of smooth images with large
+    negative eigenvalues, which the next normalisation takes for leading modes. Channels `before` are control variates,
+    as their kernel and mean, shape (profiles, positions), are known: what their products happen to miss, the others
+    miss in one proportion, that which leaves the least noise in all entries together.
+    """
+    count, unit = len(mean), float(np.exp(kernel.log_scale / 2))
+    fields = [values[:, :count].transpose(1, 0, 2) for values in (before, after)]
+    fields[0] = fields[0] - unit * mean[:, :, None]
+    left, right = kernel.layout.left, kernel.layout.right
+    drawn, found = (field[left] @ field[right].transpose(0, 2, 1) / field.shape[2] for field in fields)
+    known = unit**2 * (kernel.values - mean[left][:, :, None] * mean[right][:, None, :])
+    # Over all pairs of points, the sums of the covariances of two products and of the variances of one.
+    one, other = ((field - field.mean(axis=2, keepdims=True)).reshape(-1, field.shape[2]) for field in fields)
+    channels = one.shape[1]
+    own, others = (field @ field.T if len(field) < channels else field.T @ field for field in (one, other))
+    together = float(np.sum((one * other).sum(axis=0) ** 2)) - float(np.vdot(own, others)) / channels
+    alone = float(np.sum((one * one).sum(axis=0) ** 2)) - float(np.vdot(own, own)) / channels
+    share = together / alone if alone > 0 else 0.0
+    return replace(kernel, values=found + share * (known - drawn), log_scale=0.0).scaled(1.0)
 
 
 def crossed(first: PairKernel, second: PairKernel, one: Sample, other: Sample) -> PairKernel:
