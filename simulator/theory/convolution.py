@@ -21,7 +21,7 @@ from varprop.simulator.theory.strays import NONE, Strays
 
 Array = NDArray[np.float64]
 
-_MERGE = 16  # positions of a map from which on samples of a real batch count as draws of one law
+_MERGE = 16  # positions of a map from which on samples that stand for a real batch count as draws of one law
 
 
 def convolved(operation: Conv2d, node: Node, network: Network, signal: Signal) -> Signal:
@@ -54,7 +54,7 @@ def convolved(operation: Conv2d, node: Node, network: Network, signal: Signal) -
     behind = None if taps is None else (taps, _unpadded(signal))
     shrinks = kernel.values.shape[1] < signal.kernel.values.shape[1]
     few = signal.amplitude is not None or kernel.values.shape[1] <= _MERGE
-    if kernel.layout.profiles > 1 and shrinks and few and far is None:
+    if 1 < kernel.layout.profiles < kernel.layout.batch and shrinks and few and far is None:
         apart = kernel.centred.diagonal
         kernel, more = _pooled_over_samples(kernel)
         if network.has_batch_norm:
