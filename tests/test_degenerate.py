@@ -37,6 +37,8 @@ ZERO_GRADIENT = 1e-14
 EPS = 1.0
 """Of batch normalisation that meets constants: the default makes their rounding noise 300 times larger."""
 LR, STEPS = 3.0, 5
+ZERO_OUTPUT = LR * STEPS * ZERO_GRADIENT
+"""What weights that are zero but for rounding make of inputs of size one: how it rounds, a processor decides."""
 """Few steps, and long ones: where a zero is a cancellation, rounding noise grows from step to step."""
 
 
@@ -106,10 +108,10 @@ class Trained:
 def distinct_channels(output):
     """Number of channels that differ beyond rounding."""
     rows = output.detach().movedim(1, 0).flatten(1).numpy()
-    scale = np.abs(rows).max() or 1.0
+    least = max(SAME * np.abs(rows).max(), ZERO_OUTPUT)
     kept = []
     for row in rows:
-        if all(np.abs(row - other).max() > SAME * scale for other in kept):
+        if all(np.abs(row - other).max() > least for other in kept):
             kept.append(row)
     return len(kept)
 
