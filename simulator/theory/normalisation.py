@@ -77,8 +77,11 @@ def batch_normalised(operation: BatchNorm, signal: Signal) -> Signal:
             kernel = replace(kernel, log_scale=0.0).scaled(float(np.mean(found.values**2)) / kernel.second_moment)
         centred = signal.kernel.centred
         if centred.layout.profiles > 1:
-            deviations = drawn.values - drawn.values.mean(axis=(0, 1))
+            deviations, sizes = drawn.values - drawn.values.mean(axis=(0, 1)), kernel.diagonal.mean(axis=0)
             kernel = paired(centred, np.zeros_like(centred.diagonal), deviations, found.values)
+            if taps is not None:
+                own = kernel.diagonal.mean(axis=0)
+                kernel = with_edges(kernel, np.divide(sizes, own, out=np.ones_like(own), where=own > 0))
         else:
             kernel = _as_sampled(kernel, found, centred)
     elif origin is not None:

@@ -32,6 +32,7 @@ _MOST = 1024  # with twice as many the same noise is left in the gradient
 VALUES = 2**17  # values that a sample of an exchangeable batch holds at most
 _PRODUCTS = 2**21  # multiply-adds up to which more channels are drawn where all pairs of points are told apart, and
 _FEW = 16  # points that fewer count as
+_TAPS = 2**14  # channels drawn at most: half of them there are depthwise kernels for
 _LINEAR = 2**21  # values that a sample of channels that are linear in images holds at most
 _RANK = 300  # leading directions kept of a kernel over many points
 _CANDIDATES = 32  # weights that one is taken of, and
@@ -93,7 +94,7 @@ def counts(layout: Layout, positions: int, values: int = VALUES) -> tuple[int, i
     """Return how many samples and channels are drawn of a map of so many positions, at most so many `values`."""
     channels, points = _CHANNELS, layout.profiles * positions
     if layout.profiles > 1:
-        while 2 * channels * points * max(points, _FEW) <= _PRODUCTS:
+        while channels < _TAPS and 2 * channels * points * max(points, _FEW) <= _PRODUCTS:
             channels *= 2
         return layout.profiles, 2 * channels
     while channels < _MOST and 2 * channels * positions * layout.batch <= values:
