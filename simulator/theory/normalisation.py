@@ -70,9 +70,7 @@ def batch_normalised(operation: BatchNorm, signal: Signal) -> Signal:
         drawn = signal.draw()
         found = normalised(drawn, operation.eps, law.mean, edges)
         sample = fixed(found)
-        if taps is None:
-            kernel = levelled(kernel, found)
-        elif kernel.second_moment > 0:
+        if taps is not None and kernel.second_moment > 0:
             # Sizes at edges are known already, but not what channels' own kernels do to the variances that divide them.
             kernel = replace(kernel, log_scale=0.0).scaled(float(np.mean(found.values**2)) / kernel.second_moment)
         centred = signal.kernel.centred
@@ -83,7 +81,7 @@ def batch_normalised(operation: BatchNorm, signal: Signal) -> Signal:
                 own = kernel.diagonal.mean(axis=0)
                 kernel = with_edges(kernel, np.divide(sizes, own, out=np.ones_like(own), where=own > 0))
         else:
-            kernel = _as_sampled(kernel, found, centred)
+            kernel = _as_sampled(levelled(kernel, found) if taps is None else kernel, found, centred)
     elif origin is not None:
         # Channels that are drawn know of the expected kernel's sphere, not of what a single draw's has less dimensions.
         levels = max((1 + law.levels) * (1 + 2 / law.sphere) / (1 + 2 / law.own_sphere) - 1, 0.0)
