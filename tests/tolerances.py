@@ -150,6 +150,10 @@ POOLED_IMAGES = 0.02
 """Second moments and variances on maps of photographs: 11 pieces of 12 x 12 stand for 64 images, whose points' root
 mean squares they have within 1%."""
 
+STANDING_POOLED, PIECES_POOLED = 0.03, 0.1
+"""Mean over a map of crops of a photograph, of which a few stand for 32 (Monte Carlo's noise is .6%), or pieces behind
+a stride (noise 2%; edges, whose own directions pieces do not have, leave up to 8%)."""
+
 SMOOTH_STEP, SMOOTH_POOLED = 0.06, 0.1
 """A backward step, and what pooling keeps, of four saturating layers on crops of a photograph: Monte Carlo's noise is
 2% of either, sampled channels leave as much, and steps differ by up to 3%."""

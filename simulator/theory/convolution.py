@@ -13,7 +13,7 @@ from varprop.simulator.network import Conv2d, Network, Node
 from varprop.simulator.theory.depthwise import Taps, depthwise, tap_covariance
 from varprop.simulator.theory.maps import Size, Window, size_of, window_sum
 from varprop.simulator.theory.pairs import PairKernel, merged, plus, regridded, windows
-from varprop.simulator.theory.patches import gathered, levelled, matched, statistics
+from varprop.simulator.theory.patches import between, gathered, levelled, matched, statistics
 from varprop.simulator.theory.patchwork import apart, laid_out, thinned
 from varprop.simulator.theory.sampling import Sample, affordable
 from varprop.simulator.theory.signal import Gaussian, Signal, Weighted, cropped, fixed, key_of, summands
@@ -146,9 +146,10 @@ def _first_convolution(operation: Conv2d, node: Node, network: Network, signal: 
         edges = 1.0 if amplitude is None else float(amplitude.mean())
         if small == size:
             patches = levelled(patches, gathered(signal.known, index, window))
-        patches = matched(patches, mean / np.sqrt(edges), covariance / edges)
+        wanted = mean / np.sqrt(edges), covariance / edges, between(signal.known, index, window, size, small) / edges
+        patches = matched(patches, *wanted)
         if len(others):
-            others = matched(others, mean / np.sqrt(edges), covariance / edges)
+            others = matched(others, *wanted)
         if amplitude is not None and mean.any():
             (everywhere,) = gathered(signal.known.mean(axis=0)[None], index, window)
             common = (mean @ everywhere).reshape(size) * (edges / float(mean @ mean))

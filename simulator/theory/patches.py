@@ -1,7 +1,8 @@
 """What the first convolution sees of the data: patches of a few pieces that stand for all of the batch.
 
 Every channel of that convolution is a linear function of a patch. So the mean and the covariance of all patches say all
-that there is to know of its mean and variance over the data, and the pieces whose pairs are carried are given both.
+that there is to know of its mean and variance over the data, and the pieces whose pairs are carried are given both; the
+covariance of their own mean patches says how much of that is left of a mean over positions, and they are given it, too.
 Images that are carried whole are given the mean and the spread at each position before that.
 """
 
@@ -10,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from varprop.simulator.theory.maps import Ints, Window
+from varprop.simulator.theory.maps import Ints, Size, Window
 from varprop.simulator.theory.variance_law import VarianceLaw, quadratic_form_law
 
 Array = NDArray[np.float64]
@@ -42,6 +43,25 @@ def statistics(maps: Array, index: Ints, window: Window) -> tuple[Array, Array]:
     return mean, square / count - np.outer(mean, mean)
 
 
+def between(maps: Array, index: Ints, window: Window, size: Size, piece: Size) -> Array:
+    """Return the covariance of the mean patches of all pieces of a size; outputs are a map of `size`.
+
+    Averages over images and positions say nothing of how much of all variance is one of whole images, which alone is
+    left when a channel is averaged over its map.
+    """
+    total: Array = np.zeros(())
+    square: Array = np.zeros(())
+    for sample in maps:
+        (patches,) = gathered(sample[None], index, window)
+        sums = np.pad(patches.reshape(-1, *size), ((0, 0), (1, 0), (1, 0))).cumsum(axis=1).cumsum(axis=2)
+        rows = sums[:, piece[0] :] - sums[:, : -piece[0]]
+        means = (rows[:, :, piece[1] :] - rows[:, :, : -piece[1]]).reshape(len(patches), -1) / (piece[0] * piece[1])
+        total = total + means.mean(axis=1)
+        square = square + means @ means.T / means.shape[1]
+    mean = total / len(maps)
+    return square / len(maps) - np.outer(mean, mean)
+
+
 def damped_taps(maps: Array, window: Window, variance: float, law: VarianceLaw) -> Array:
     """Return E[w_k w_l / (v + eps)] / (E[w^2] E[1 / (v + eps)]), averaged over input channels, shape (taps, taps).
 
@@ -69,18 +89,32 @@ def damped_taps(maps: Array, window: Window, variance: float, law: VarianceLaw) 
     return np.asarray(np.einsum("ckcl->kl", products.reshape(channels, window.taps, channels, -1)) / channels)
 
 
-def matched(patches: Array, mean: Array, covariance: Array) -> Array:
-    """Give patches, shape (samples, entries, outputs), a mean and a covariance by the smallest linear change.
+def matched(patches: Array, mean: Array, covariance: Array, pieces: Array) -> Array:
+    """Give patches, shape (samples, entries, outputs), a mean and a covariance by the smallest linear changes.
 
-    That is Monge's map between normal laws, x -> m + A (x - m_x) with A = C^1/2 (C^1/2 C_x C^1/2)^-1/2 C^1/2 (Peyre &
-    Cuturi, "Computational Optimal Transport", 2019, remark 2.31), as far as the patches vary at all.
+    The samples' means are given the covariance of those of all `pieces`, as far as so few can have it, and what patches
+    differ by from them the rest. Means of a few samples lack directions, not more: C - A C_x A' is still a covariance.
     """
-    own = patches.mean(axis=(0, 2))
-    centred = patches - own[:, None]
-    spread = np.einsum("sip,sjp->ij", centred, centred, optimize=True) / (patches.shape[0] * patches.shape[2])
+    means = patches.mean(axis=2, keepdims=True)
+    apart, within = means - means.mean(axis=0), patches - means
+    moved = _moved(apart, pieces)
+    return np.asarray(mean[:, None] + moved + _moved(within, covariance - _spread(moved)))
+
+
+def _moved(centred: Array, covariance: Array) -> Array:
+    """Give points of mean zero, shape (samples, entries, outputs), a covariance.
+
+    That is Monge's map between normal laws, x -> A x with A = C^1/2 (C^1/2 C_x C^1/2)^-1/2 C^1/2 (Peyre & Cuturi,
+    "Computational Optimal Transport", 2019, remark 2.31), as far as the points vary at all.
+    """
     root = _power(covariance, 0.5)
-    change = root @ _power(root @ spread @ root, -0.5) @ root
-    return np.asarray(mean[:, None] + change @ centred)
+    return np.asarray(root @ _power(root @ _spread(centred) @ root, -0.5) @ root @ centred)
+
+
+def _spread(centred: Array) -> Array:
+    """Covariance of points of mean zero, shape (samples, entries, outputs)."""
+    count = centred.shape[0] * centred.shape[2]
+    return np.asarray(np.einsum("sip,sjp->ij", centred, centred, optimize=True) / count)
 
 
 def levelled(patches: Array, wanted: Array) -> Array:
