@@ -12,9 +12,9 @@ from varprop.simulator.initializers import WeightLaw, bias_square, weight_law
 from varprop.simulator.network import Conv2d, Network, Node
 from varprop.simulator.theory.depthwise import Taps, depthwise, tap_covariance
 from varprop.simulator.theory.maps import Size, Window, size_of, window_sum
-from varprop.simulator.theory.pairs import PairKernel, merged, plus, regridded, windows
+from varprop.simulator.theory.pairs import PairKernel, merged, plus, windows
 from varprop.simulator.theory.patches import between, gathered, levelled, matched, statistics
-from varprop.simulator.theory.patchwork import apart, laid_out, thinned
+from varprop.simulator.theory.patchwork import apart, continued, laid_out, thinned, tiles
 from varprop.simulator.theory.sampling import Sample, affordable
 from varprop.simulator.theory.signal import Gaussian, Signal, Weighted, cropped, fixed, key_of, summands
 from varprop.simulator.theory.strays import NONE, Strays
@@ -40,7 +40,7 @@ def convolved(operation: Conv2d, node: Node, network: Network, signal: Signal) -
     )
     strays, seen = _strays(operation, node, signal, window, kernel)
     source, sample, taps, amplitude, common = signal.kernel, None, None, None, None
-    far = None if signal.far is None or operation.depthwise else thinned(signal.far, operation.stride)
+    far = None if signal.far is None else thinned(signal.far, operation.stride)
     if signal.amplitude is not None:
         full = replace(window, inside=False)
         amplitude = window_sum(signal.amplitude, full) / window.taps
@@ -54,7 +54,7 @@ def convolved(operation: Conv2d, node: Node, network: Network, signal: Signal) -
     behind = None if taps is None else (taps, _unpadded(signal))
     shrinks = kernel.values.shape[1] < signal.kernel.values.shape[1]
     few = signal.amplitude is not None or kernel.values.shape[1] <= _MERGE
-    if 1 < kernel.layout.profiles < kernel.layout.batch and shrinks and few and far is None:
+    if 1 < kernel.layout.profiles < kernel.layout.batch and shrinks and few and (far is None or operation.depthwise):
         apart = kernel.centred.diagonal
         kernel, more = _pooled_over_samples(kernel)
         if network.has_batch_norm:
@@ -68,7 +68,10 @@ def convolved(operation: Conv2d, node: Node, network: Network, signal: Signal) -
     if amplitude is not None:
         if shrinks:
             wanted = kernel.layout.carried(node.shape)
-            kernel = regridded(kernel, wanted) if far is None else laid_out(kernel, far, wanted)
+            if far is not None and kernel.layout.profiles > 1:
+                kernel = laid_out(kernel, far, wanted)
+            else:
+                kernel = continued(kernel, far, wanted)
             sample = None if sample is None else regrown(sample, window.out_size(signal.kernel.size), kernel.size)
         if kernel.size == amplitude.shape:
             if far is not None:
@@ -244,12 +247,19 @@ def centred_edges(kernel: PairKernel, amplitude: Array, common: Array | None) ->
 
 
 def regrown(sample: Sample, size: Size, wanted: Size) -> Sample:
-    """Continue sampled channels on a larger piece of the map, mirrored to fill it."""
-    rows = np.pad(np.arange(size[0]), (0, wanted[0] - size[0]), mode="symmetric")
-    cols = np.pad(np.arange(size[1]), (0, wanted[1] - size[1]), mode="symmetric")
-    where = (rows[:, None] * size[1] + cols[None, :]).ravel()
-    slopes = None if sample.slopes is None else sample.slopes[where]
-    return Sample(sample.values[where], sample.inverse, slopes)
+    """Continue sampled channels on a larger piece of the map, by those of the next samples side by side.
+
+    Mirrored ones would give far positions much in common.
+    """
+    tile, where = tiles(size, wanted)
+    turn = (np.arange(sample.values.shape[1])[:, None] + tile) % sample.values.shape[1]
+
+    def laid(field: Array | None) -> Array | None:
+        return None if field is None else np.ascontiguousarray(field[where, turn].transpose(1, 0, 2))
+
+    values = laid(sample.values)
+    assert values is not None
+    return Sample(values, sample.inverse, laid(sample.slopes))
 
 
 def with_bias(kernel: PairKernel, node: Node, network: Network) -> PairKernel:

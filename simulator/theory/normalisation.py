@@ -12,8 +12,8 @@ from varprop.simulator.theory.convolution import centred_edges, with_edges
 from varprop.simulator.theory.depthwise import depthwise_law, position_gains
 from varprop.simulator.theory.levels import divided
 from varprop.simulator.theory.pair_series import mean_square_correlation
-from varprop.simulator.theory.pairs import PairKernel, regridded, windows
-from varprop.simulator.theory.patchwork import passed
+from varprop.simulator.theory.pairs import PairKernel, windows
+from varprop.simulator.theory.patchwork import continued, passed
 from varprop.simulator.theory.sampling import (
     Sample,
     batch_variances,
@@ -42,6 +42,7 @@ def batch_normalised(operation: BatchNorm, signal: Signal) -> Signal:
         amplitude = centred_edges(signal.kernel, amplitude, signal.common)
     edges = 1.0 if amplitude is None else float(amplitude.mean())
     taps = signal.weighted.taps if signal.weighted is not None else None
+    far = signal.far
     if taps is not None:
         assert signal.weighted is not None
         assert signal.weighted.window is not None
@@ -50,7 +51,9 @@ def batch_normalised(operation: BatchNorm, signal: Signal) -> Signal:
         assert law.taps is not None
         kernel = windows(signal.weighted.input, law.taps, signal.weighted.window).centred
         if kernel.size != signal.kernel.size:
-            kernel = regridded(kernel, signal.kernel.size)
+            before = windows(signal.weighted.input, np.diag(signal.weighted.window.shares), signal.weighted.window)
+            left = None if far is None else far * passed(before.centred, kernel)
+            kernel = continued(kernel, left, signal.kernel.size)
         if signal.weighted.window.inside and amplitude is None:
             kernel = with_edges(kernel, signal.kernel.centred.diagonal.mean(axis=0))
         elif amplitude is None:
@@ -59,11 +62,11 @@ def batch_normalised(operation: BatchNorm, signal: Signal) -> Signal:
     else:
         law, kernel = _normalised(signal, operation.eps, edges)
         if signal.weighted is not None and law.modes is not None:
-            before, shared = signal.weighted.strays.variance, signal.weighted.shared
-            left, third = law.strayed
-            part = shared / before if before > 0 else 0.0
+            whole, shared = signal.weighted.strays.variance, signal.weighted.shared
+            second, third = law.strayed
+            part = shared / whole if whole > 0 else 0.0
             plain = _alike(kernel)
-            strays = strays.normalised(shared, (left * part, third * part**2), plain, law.levels, law.lead)
+            strays = strays.normalised(shared, (second * part, third * part**2), plain, law.levels, law.lead)
     if signal.sample is not None or (origin is not None and (any(signal.padding) or origin.function is not None)):
         if taps is None:
             law = _sampled_law(signal, law, operation.eps)
@@ -81,7 +84,11 @@ def batch_normalised(operation: BatchNorm, signal: Signal) -> Signal:
                 own = kernel.diagonal.mean(axis=0)
                 kernel = with_edges(kernel, np.divide(sizes, own, out=np.ones_like(own), where=own > 0))
         else:
-            kernel = _as_sampled(levelled(kernel, found) if taps is None else kernel, found, centred)
+            kernel = (
+                _as_sampled(levelled(kernel, found), found, centred)
+                if taps is None
+                else _as_damped(kernel, found, centred)
+            )
     elif origin is not None:
         # Channels that are drawn know of the expected kernel's sphere, not of what a single draw's has less dimensions.
         levels = max((1 + law.levels) * (1 + 2 / law.sphere) / (1 + 2 / law.own_sphere) - 1, 0.0)
@@ -100,7 +107,7 @@ def batch_normalised(operation: BatchNorm, signal: Signal) -> Signal:
         origin=origin if sample is None else None,
         sample=sample,
         amplitude=amplitude,
-        far=None if signal.far is None else signal.far * passed(signal.kernel.centred, kernel),
+        far=None if far is None else far * passed(signal.kernel.centred, kernel),
         law=law,
         behind=signal.behind,
         summands=signal.summands,
@@ -191,11 +198,29 @@ def _as_sampled(kernel: PairKernel, found: Sample, before: PairKernel) -> PairKe
     spread, which goes with v^2.
     """
     assert found.inverse is not None
+    spread = channel_squares(found.values) ** 2 / found.inverse**2
+    return _shifted(kernel, found, before, float(spread @ found.inverse) / float(spread.sum() or 1.0))
+
+
+def _as_damped(kernel: PairKernel, found: Sample, before: PairKernel) -> PairKernel:
+    """Do the same behind a depthwise layer, whose kernels' damping a kernel behind the division knows already.
+
+    There samples are laid out of pieces, whose positions have nothing in common with those of the next. That is missed
+    behind the division by as much as is left of the products of different positions, by least squares.
+    """
+    count = before.layout.profiles
+    apart = ~np.eye(before.values.shape[1], dtype=bool)
+    first, second = (part.values[:count, apart] for part in (before, kernel))
+    squares = float(np.vdot(first, first))
+    left = float(np.vdot(first, second)) / squares if squares > 0 else 0.0
+    return _shifted(kernel, found, before, left * float(np.exp(kernel.log_scale - before.log_scale)))
+
+
+def _shifted(kernel: PairKernel, found: Sample, before: PairKernel, left: float) -> PairKernel:
+    """Give a kernel the averages of sampled channels, `left` being what a division leaves of what they miss of it."""
+    assert found.inverse is not None
     undivided = found.values / np.sqrt(found.inverse)
-    spread = channel_squares(undivided) ** 2
-    shrunk = float(spread @ found.inverse) / float(spread.sum() or 1.0)
-    missed = [gap * shrunk for gap in missing(before, undivided)]
-    return shifted(kernel, found, missed)
+    return shifted(kernel, found, [gap * left for gap in missing(before, undivided)])
 
 
 def _sphere(alike: float, ratio: float) -> float:

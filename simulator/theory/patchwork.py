@@ -8,7 +8,8 @@ pieces of several images side by side. Each pair of points of two such images is
 Within an image the correlation depends on the offset, as in the pieces. Positions beyond their reach have more in
 common than any two points, too: `far` is how much more, by offset, over the variance. Of the data it is known. Weights
 average it over pairs of the same offset, so that it stays, and a normalisation divides both alike; a sum has the mean
-of its terms'; an activation multiplies the kernel's small entries by the squared mean slope and the variance by less.
+of its terms'; an activation multiplies the kernel's small entries by the squared mean slope and the variance by less. A
+pooling keeps it, as slopes under a window sum to one, and takes from the variance.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from varprop.simulator.theory.maps import (
     pairs_apart,
     products_by_offset,
 )
-from varprop.simulator.theory.pairs import Layout, PairKernel, offset_means
+from varprop.simulator.theory.pairs import Layout, PairKernel, offset_means, regridded
 from varprop.simulator.theory.sampling import assemble
 
 Array = NDArray[np.float64]
@@ -67,6 +68,23 @@ def passed(before: PairKernel, after: PairKernel) -> float:
     return products / squares * before.second_moment / varied if squares > 0 and varied > 0 else 1.0
 
 
+def continued(kernel: PairKernel, far: Array | None, size: Size) -> PairKernel:
+    """Return the kernel of maps of `size` from that of pieces of images that count as draws of one law, by offset.
+
+    Where nothing is known of far positions they have in common what the furthest do.
+    """
+    if far is None:
+        return regridded(kernel, size)
+    profile = offset_means(kernel)
+    down, across = apart_by(size)
+    known = np.outer(np.abs(down) < kernel.size[0], np.abs(across) < kernel.size[1])
+    found = np.full((len(profile), *known.shape), kernel.pair_mean)
+    found[0] += kernel.variance * at_offsets(far, down, across)
+    near = np.take(profile, clipped_offsets(down, across, kernel.size), axis=1)
+    values = np.where(known, near, found).reshape(len(profile), -1)
+    return replace(kernel, size=size, values=np.take(values, offsets(size), axis=1))
+
+
 def laid_out(kernel: PairKernel, far: Array, size: Size) -> PairKernel:
     """Return the kernel of maps of `size` from that of pieces of images, at its second moment."""
     layout, before = kernel.layout, kernel.layout.profiles
@@ -74,9 +92,9 @@ def laid_out(kernel: PairKernel, far: Array, size: Size) -> PairKernel:
     count = before
     while count > 2 and count * (count + 1) // 2 * points**2 > _ENTRIES:
         count -= 1
-    pieces, places = _tiles(kernel.size, size)
-    tiles = int(pieces.max()) + 1
-    turn = np.arange(count)[:, None] * tiles + pieces
+    pieces, places = tiles(kernel.size, size)
+    each = int(pieces.max()) + 1
+    turn = np.arange(count)[:, None] * each + pieces
     pieces = (turn + turn // before) % before  # all as often, in places that differ
     chosen = pieces * kernel.values.shape[1] + places
     full, laid = assemble(kernel), Layout.all_pairs(count, layout.batch)
@@ -89,7 +107,7 @@ def laid_out(kernel: PairKernel, far: Array, size: Size) -> PairKernel:
     return found.scaled(kernel.second_moment / found.second_moment) if found.second_moment else found
 
 
-def _tiles(piece: Size, size: Size) -> tuple[Ints, Ints]:
+def tiles(piece: Size, size: Size) -> tuple[Ints, Ints]:
     """Return the number of the tile that each position of a map is in, and its position there."""
     rows, cols = np.divmod(np.arange(size[0] * size[1]), size[1])
     (down, row), (across, col) = np.divmod(rows, piece[0]), np.divmod(cols, piece[1])

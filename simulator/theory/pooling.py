@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from varprop.simulator.network import AveragePool, MaxPool, Node, ZeroPad
 from varprop.simulator.theory.convolution import regrown, with_edges
 from varprop.simulator.theory.maps import Window, size_of, window_sum
-from varprop.simulator.theory.pairs import merged, regridded, whole_map_mean
-from varprop.simulator.theory.patchwork import image_mean
+from varprop.simulator.theory.pairs import merged, whole_map_mean
+from varprop.simulator.theory.patchwork import continued, image_mean, thinned
 from varprop.simulator.theory.sampling import Sample, levelled, mapped, matched, paired
 from varprop.simulator.theory.signal import Gaussian, Signal, fixed
 
@@ -31,10 +31,14 @@ def _after_pooling(pooled: Signal, signal: Signal, window: Window, node: Node) -
     if signal.amplitude is None:
         return pooled
     amplitude: Array | None = window_sum(signal.amplitude, window) / window.taps
-    kernel = regridded(merged(pooled.kernel), signal.kernel.layout.carried(node.shape))
+    kernel, wanted, far = merged(pooled.kernel), signal.kernel.layout.carried(node.shape), None
+    if signal.far is not None:
+        varied = signal.kernel.variance * float(np.exp(signal.kernel.log_scale - kernel.log_scale))
+        far = thinned(signal.far, window.stride) * (varied / kernel.variance if kernel.variance > 0 else 1.0)
+    kernel = continued(kernel, far, wanted)
     assert amplitude is not None
     if kernel.size == amplitude.shape:
-        kernel, amplitude = with_edges(kernel, amplitude), None
+        kernel, amplitude, far = with_edges(kernel, amplitude), None, None
     sample, size = pooled.draw(), pooled.kernel.size
     return replace(
         pooled,
@@ -43,6 +47,7 @@ def _after_pooling(pooled: Signal, signal: Signal, window: Window, node: Node) -
         origin=None,
         sample=lambda: regrown(sample, size, kernel.size),
         amplitude=amplitude,
+        far=far,
     )
 
 
