@@ -474,12 +474,12 @@ def test_levels_behind_an_activation(function):
         noise = centred.var(axis=1).mean() / whole**2
         spread = square.var() / whole**2 - noise / channels
         lead = x.mean(axis=1).var() / whole - (1 - x.mean(axis=1).var() / whole) / channels
-        gate = np.mean(slopes * centred) / (slopes.mean() * whole) - 1
+        gate = np.mean(slopes * centred) / whole
         along = np.mean(z / np.sqrt(q)[:, None] * phi.derivative(z) * (x - x.mean()))
-        bound = (along**2 - phi.derivative(z).mean() ** 4) / (slopes.mean() * whole)
-        measured.append([spread / q.var(), noise, lead, gate, bound])
+        both = np.array([along**2, phi.derivative(z).mean() ** 4]) / (slopes.mean() * whole)
+        measured.append([spread / q.var(), noise, lead, gate, *both])
     mean, error = np.mean(measured, axis=0), np.std(measured, axis=0) / math.sqrt(len(measured) - 1)
-    expected = np.array([found.gain, found.noise, found.lead, found.gate, found.bound])
+    expected = np.array([found.gain, found.noise, found.lead, weights @ found.gates, found.coherent, found.linear])
     assert np.all(np.abs(mean - expected) < BEYOND * error + LEVELS * np.abs(expected)), (mean, expected, error)
 
 
@@ -529,7 +529,8 @@ def test_kernels_of_deep_nets_with_batches_as_large_as_layers_are_wide(function,
 def test_gradients_of_batches_as_large_as_layers_are_wide(function, samples, width, depth):
     network = build("mlp", depth=depth, width=width, activation=function, norm="batch")
     batch = load_batch("gaussian", network.nodes[0].shape, samples, 0)
-    predicted, measured = predict(network, batch), simulate(network, batch, trials=60, seed=1)
+    trials = 60 * (128 // width) ** 2  # draws of narrow layers differ more
+    predicted, measured = predict(network, batch), simulate(network, batch, trials=trials, seed=1)
     found = sorted(abs(step.agreement.relative) for step in compare(predicted, measured).steps)
     assert found[len(found) // 2] < 0.01
     assert max(steps(predicted, measured)) < 0.02
@@ -555,7 +556,7 @@ def test_slopes_know_a_channel_through_the_next_ones():
         squares, slopes = g**2, phi.derivative(y) ** 2
         row[:] = np.mean(squares * slopes), np.mean(squares)
     slope = math.exp(duals.derivative.log_scale) * duals.derivative.second_moment
-    expected = duals.levels.passed(own, 2 * own / n, n)[0]
+    expected = duals.levels.passed(own, own, n)[0]
     ratio = measured[:, 0] / (slope * measured[:, 1].mean()) - expected * measured[:, 1] / measured[:, 1].mean()
     assert expected > 1.01
     assert abs(ratio.mean()) < BEYOND * ratio.std() / math.sqrt(draws) + 0.1 * (expected - 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import singledispatch
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,13 +24,24 @@ from varprop.simulator.network import (
     Operation,
     ZeroPad,
 )
+from varprop.simulator.theory.coherence import known_by_slopes, learnt
 from varprop.simulator.theory.depthwise import excess
 from varprop.simulator.theory.drawn import Drawn, corrected, missed
 from varprop.simulator.theory.gradient import Gradient, cut_inside, stepped_back
-from varprop.simulator.theory.levels import power
+from varprop.simulator.theory.levels import power, windowed
 from varprop.simulator.theory.levels import projected as projected_levels
 from varprop.simulator.theory.maps import Size, Window, by_offset, size_of, window_scatter
-from varprop.simulator.theory.opposition import handed_on, projected, reduced, returned, together, within
+from varprop.simulator.theory.opposition import (
+    added,
+    handed_here,
+    handed_on,
+    here,
+    projected,
+    reduced,
+    returned,
+    together,
+    within,
+)
 from varprop.simulator.theory.pair_series import mean_square_correlation
 from varprop.simulator.theory.pairs import PairKernel, unmerged, windows_transposed
 from varprop.simulator.theory.patches import damped_taps
@@ -39,6 +51,8 @@ from varprop.simulator.theory.unpooling import average_unpooled, globally_unpool
 from varprop.simulator.theory.variance_law import VarianceLaw
 
 Array = NDArray[np.float64]
+
+_LEAST = 1e-4  # opposition, as small ones are handed on linearly
 
 
 @singledispatch
@@ -65,15 +79,14 @@ def _(op: Conv2d, gradient: Gradient, inputs: list[Signal], output: Signal, law:
     if law is not None and law.taps is not None:
         moments = law.taps / law.inverse
     else:
-        kept, opposition = _returned(output, gradient, law, loads, op.stride, op.groups, _held(gradient, source))
+        kept, gradient = _returned(output, gradient, source, law, loads, op.stride, op.groups)
         # A weight that only ever sees zero padding has nothing to do with its channel's variance.
         by_tap = 1.0 - (1.0 - kept) * window.live * loads.ravel()
         moments = np.diag(window.shares * by_tap) * output.weighted.law.second_moment
     if op.depthwise:
         # Two channels have kernels of their own: only equal taps meet.
-        opposition, loads = gradient.opposition, loads * np.diag(moments).reshape(window.kernel)
+        loads = loads * np.diag(moments).reshape(window.kernel)
         loads /= max(float(loads.sum()), 1e-300)
-    opposition = handed_on(opposition, loads, op.stride, size)
     moments = moments * (per_group * related.reweigh)
     tilt = related.before * (1.0 if law is None else law.tilt)
     if source.data is not None:
@@ -84,9 +97,8 @@ def _(op: Conv2d, gradient: Gradient, inputs: list[Signal], output: Signal, law:
         damped = damped_taps(source.known, window, output.weighted.law.second_moment, law)
         more = _through_different(gradient.kernel, damped, window, window.out_size(size))
         return [replace(back, kernel=back.kernel.scaled(more))]
-    # A weight's square goes with that of the output it has a part in; in a depthwise layer `relations` say how.
-    leaning, own = gradient.leaning, 0.0 if op.depthwise else 2.0 * gradient.own / output.weighted.fan_in
-    leaning *= power(source.strays.levels, output.weighted.strays.levels)
+    fields, more = _handed_on(gradient, source, output, loads, op.stride, size, 0 if op.depthwise else op.groups)
+    leaning = gradient.leaning * windowed(source.strays.levels, output.weighted.strays.levels)
     amplitude = None
     if source.amplitude is None:
         arriving = unmerged(gradient.kernel, source.kernel.layout)
@@ -96,16 +108,14 @@ def _(op: Conv2d, gradient: Gradient, inputs: list[Signal], output: Signal, law:
         amplitude = reach / (window.taps / (op.stride[0] * op.stride[1]))
     return [
         Gradient(
-            windows_transposed(arriving, moments, window, source.kernel.size).scaled(1.0),
+            windows_transposed(arriving, moments, window, source.kernel.size).scaled(more),
             None,
             tilt,
             related.lost,
             related.gates,
             amplitude=amplitude,
-            opposition=opposition,
             leaning=leaning,
-            own=own,
-            held=gradient.held,
+            **fields,
         )
     ]
 
@@ -121,36 +131,54 @@ def _loads(window: Window, source: Signal) -> tuple[Size, Array]:
 def _returned(
     output: Signal,
     gradient: Gradient,
+    source: Signal,
     law: VarianceLaw | None,
     loads: Array,
     stride: Size,
     groups: int,
-    held: float = 0.0,
-) -> tuple[float, Array]:
-    """Return E[|w^T g|^2] / E[|g|^2] over that of unrelated weights w, and the opposition by offset under a window.
+) -> tuple[float, Gradient]:
+    """Return E[|w^T g|^2] / E[|g|^2] over that of unrelated weights w, and the gradient as opposed behind these.
 
     A normalisation that follows ties the gradient of an output to its own weights; opposed gradients tie those of two
     outputs to both, if they are of one group. Those of other groups hand on what they have.
     """
     assert output.weighted is not None
-    field = gradient.opposition
-    within = max(together(field, loads, stride) / groups + held, 0.0)
+    # At the data `bending` counts what slopes know.
+    field = gradient.opposition if source.known is None else added(gradient.opposition, gradient.held)
+    within = together(field, loads, stride) / groups
+    more = 1.0 + 2.0 * max(-within, 0.0) / output.weighted.fan_in
     if law is None or law.modes is None:
-        return 1.0 / (1.0 + 2.0 * within / output.weighted.fan_in), field
+        return more / (1.0 + 2.0 * max(within, 0.0) / output.weighted.fan_in), gradient
     channels = int(output.width) // groups
     alone, fresh = returned(law.modes, 0.0, channels)
+    within = max(within, _LEAST)
     left, found = returned(law.modes, within, channels)
-    handed = (found - fresh) / within if within > 0 else 1.0
-    field = field * (1.0 + (handed - 1.0) / groups)
-    field[len(field) // 2, len(field[0]) // 2] += fresh
-    kept = law.weighted_inverse / law.inverse * left / alone
+    handed = 1.0 + ((found - fresh) / within - 1.0) / groups
+    opposition, held = gradient.opposition * handed, gradient.held * handed
+    opposition[len(opposition) // 2, len(opposition[0]) // 2] += fresh
+    kept = more * law.weighted_inverse / law.inverse * left / alone
     # Orthogonal rows keep every gradient's length.
     isometric = output.weighted.law.matrix is not None and output.width <= output.weighted.fan_in
-    return 1.0 if isometric else kept, field
+    return 1.0 if isometric else kept, replace(gradient, opposition=opposition, held=held)
 
 
-def _held(gradient: Gradient, source: Signal) -> float:
-    return gradient.held if source.known is not None else 0.0
+def _handed_on(
+    gradient: Gradient, source: Signal, output: Signal, loads: Array, stride: Size, size: Size, groups: int
+) -> tuple[dict[str, Any], float]:
+    """Return what a gradient is to its channels at a layer's input, and how much more comes back of it for that.
+
+    Slopes know the weights of one of several groups so much better, but of two channels only those of one group; of no
+    `groups`, as in a depthwise layer, `relations` say what they know.
+    """
+    own = gradient.own if groups else 0.0 * gradient.own
+    new, lasts = learnt(own, source.kernel, output.kernel, stride)
+    coherence, opposition, held = (
+        handed_on(added(field, more), loads, stride, size)
+        for field, more in ((gradient.coherence, new), (gradient.opposition, -lasts), (gradient.held, lasts))
+    )
+    alone = max(groups - 1, 0) * handed_here(new, loads, stride)
+    left = 2.0 * groups * handed_here(lasts, loads, stride) / source.width if source.known is None else 0.0
+    return {"coherence": coherence, "alone": alone, "opposition": opposition, "held": held}, 1.0 + left
 
 
 def _at_data(gradient: Gradient, moments: Array, window: Window, size: tuple[int, ...]) -> Gradient:
@@ -186,14 +214,11 @@ def _of_field(unit: PairKernel, field: Array) -> Gradient:
 @pull_back.register
 def _(op: Linear, gradient: Gradient, inputs: list[Signal], output: Signal, law: VarianceLaw | None) -> list[Gradient]:
     assert output.weighted is not None
-    kept, opposition = _returned(output, gradient, law, np.ones((1, 1)), (1, 1), 1, _held(gradient, inputs[0]))
-    factor = float(linear_gradient(op.out_features, output.weighted.law.second_moment * kept, 1.0))
-    own = 2.0 * gradient.own / output.weighted.fan_in
-    return [
-        Gradient(
-            gradient.kernel.scaled(factor), opposition=opposition, leaning=gradient.leaning, own=own, held=gradient.held
-        )
-    ]
+    alone = np.ones((1, 1))
+    kept, gradient = _returned(output, gradient, inputs[0], law, alone, (1, 1), 1)
+    fields, more = _handed_on(gradient, inputs[0], output, alone, (1, 1), (1, 1), 1)
+    factor = float(linear_gradient(op.out_features, output.weighted.law.second_moment * kept * more, 1.0))
+    return [Gradient(gradient.kernel.scaled(factor), leaning=gradient.leaning, **fields)]
 
 
 @pull_back.register
@@ -209,7 +234,11 @@ def _(
     assert output.duals is not None
     slopes, tilted = output.duals.derivative, output.duals.tilted
     values = gradient.kernel.values * slopes.values
-    factor, leaning, own = output.duals.levels.passed(gradient.leaning, gradient.own, output.width)
+    levels, squared = output.duals.levels, slopes.second_moment * float(np.exp(slopes.log_scale))
+    factor, leaning, rate = levels.passed(gradient.leaning, here(gradient.coherence) + gradient.alone, output.width)
+    own = np.zeros((2, 1, 1))
+    if levels.slopes is not None and source.behind is None:
+        own = known_by_slopes(activation(op.function), gradient.kernel, source.kernel, squared, rate)
     kernel = replace(gradient.kernel, values=values).scaled(gradient.selection * factor, slopes.log_scale)
     alignment = None
     if tilted is not None:
@@ -224,12 +253,9 @@ def _(
     left = linear**2 * spread * float(np.exp(slopes.log_scale))
     if source.law is not None and source.law.modes is not None:
         left = reduced(source.law.modes, float(gradient.opposition.max()), left, output.width)
-    opposition = gradient.opposition * left
-    middle = len(opposition) // 2, len(opposition[0]) // 2
-    bound = gradient.own * output.width / 2 * output.duals.levels.bound
-    known = float(opposition[middle])
-    opposition[middle] = max(known - bound, 0.0)
-    held = gradient.held * left + known - float(opposition[middle])
+    # Coherence does not oppose what both channels are on the mean.
+    along = gradient.coherence * (levels.coherent - levels.linear)
+    opposition, held = added(gradient.opposition * left, -along), added(gradient.held * left, along)
 
     def gated(found: Drawn) -> Drawn:
         gates = output.draw().slopes
@@ -257,6 +283,8 @@ def _(
             tied=True,
             opposition=opposition,
             leaning=leaning,
+            coherence=gradient.coherence * levels.coherent,
+            alone=0.0,
             own=own,
             held=held,
         )
@@ -270,7 +298,7 @@ def _opposed(gradient: Gradient, output: Signal) -> float:
         return 0.0
     # Of what the kernel of all channels strays by, one in so many is a channel with itself.
     alike = mean_square_correlation(centred) + max(output.strays.variance - 1.0 / output.width, 0.0)
-    return within(float(field[len(field) // 2, len(field[0]) // 2]), output.width, alike)
+    return within(max(here(field), 0.0), output.width, alike)
 
 
 @pull_back.register
@@ -336,7 +364,12 @@ def _(op: Add, gradient: Gradient, inputs: list[Signal], output: Signal, law: Va
     shares = (_ratio(_data_variance(part), whole) for part in inputs)
     return [
         replace(
-            passed, opposition=gradient.opposition * share, leaning=gradient.leaning * share, own=gradient.own * share
+            passed,
+            opposition=gradient.opposition * share,
+            leaning=gradient.leaning * share,
+            coherence=gradient.coherence * share,
+            alone=gradient.alone * share,
+            own=gradient.own * share,
         )
         for share in shares
     ]

@@ -51,11 +51,16 @@ class Gradient:
     opposition
         How far the gradients of two channels c, c' go against the channels themselves: over the weights of later layers
         E[g_c(x) g_c'(x')] = -2 opposition / channels * E[g(x)^2] cov(z_c, z_c') / var(z) where it is small, with one
-        entry for each offset of x' from x, none in the middle; `opposition` has the rest.
+        entry for each offset of x' from x, none in the middle; `opposition` has the rest. Negative where they go along.
     leaning
         Power of a point's level, where that strays, that E[g(x)^2] goes with.
+    coherence
+        How far gradients of two channels go along these channels' values at one point, by offset as `opposition`: see
+        the module of that name.
+    alone
+        By how much more a channel's own does.
     own
-        Its relative change with z^2 / E z^2 of its own channel.
+        At an activation's input, what its slopes know of the weights before them: see `coherence.known_by_slopes`.
     held
         What the opposition would be more if slopes knew nothing of channels: at the data `bending` counts that.
     """
@@ -71,8 +76,10 @@ class Gradient:
     tied: bool = False
     opposition: Array = field(default_factory=lambda: np.zeros((1, 1)))
     leaning: float = 0.0
-    own: float = 0.0
-    held: float = 0.0
+    coherence: Array = field(default_factory=lambda: np.zeros((1, 1)))
+    alone: float = 0.0
+    own: Array = field(default_factory=lambda: np.zeros((2, 1, 1)))
+    held: Array = field(default_factory=lambda: np.zeros((1, 1)))
 
     @property
     def edges(self) -> float:
@@ -104,12 +111,22 @@ def total(gradients: list[Gradient], exits: list[frozenset[int]]) -> Gradient:
     tied = any(gradient.tied for gradient in gradients)
     sizes = [g.kernel.second_moment * float(np.exp(g.kernel.log_scale - kernel.log_scale)) for g in gradients]
     fields = [gradient.amplitude for gradient in gradients if gradient.amplitude is not None]
-    amplitude, opposition, leaning = gradients[0].amplitude, gradients[0].opposition, gradients[0].leaning
+    amplitude, leaning = gradients[0].amplitude, gradients[0].leaning
+    opposition, coherence = gradients[0].opposition, gradients[0].coherence
     if kernel.second_moment:
         opposition = average([gradient.opposition for gradient in gradients], sizes)
+        coherence = average([gradient.coherence for gradient in gradients], sizes)
         leaning = float(np.average([gradient.leaning for gradient in gradients], weights=sizes))
         amplitude = np.average(fields, axis=0, weights=sizes) if fields else None
-    return Gradient(kernel, amplitude=amplitude, drawn=summed, tied=tied, opposition=opposition, leaning=leaning)
+    return Gradient(
+        kernel,
+        amplitude=amplitude,
+        drawn=summed,
+        tied=tied,
+        opposition=opposition,
+        leaning=leaning,
+        coherence=coherence,
+    )
 
 
 def stepped_back(gradient: Gradient, step: Callable[[Drawn], Drawn]) -> Callable[[], Drawn] | None:

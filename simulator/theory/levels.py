@@ -12,11 +12,10 @@ of the two points, one direction of the data that all channels share, `lead` of 
 Levels are taken as log-normal: noise multiplies them, layer by layer.
 
 On the way back E phi'^2 depends on q, so that the gradient goes with a power of the level, layer upon layer: it leans.
-The level at a layer's output is a mean over its own channels, and the next slopes look at it through single weights:
-with s = d log E phi'^2 / d log q of the next layer, E[w_c w_c' phi'^2(w x)] of two channels over E w^2 E phi'^2 is 2 s
-x_c x_c' / (n E x^2) beyond what independent ones have. At c = c' this is the gradient's `own` square; it meets the
-channel's slopes (`gate`), which are a function of x_c, and of two channels and one sample it meets both their slopes
-(`bound`), against what the layer's opposed gradients do.
+The level at a layer's output is a mean over its own channels, so that of q^l a channel's own square x_c^2 has the part
+l q^(l - 1) x_c^2 / n; the next slopes, which look at the level through single weights, add twice their `coherence` to
+l / n. That square goes with the channel's own slopes, and E phi'^2 (phi - M)^2 is more than E phi'^2 Var phi. Of two
+channels coherence meets both slopes, E[y phi' (phi - M)]^2, against what the layer's opposed gradients do, (E phi')^4.
 """
 
 from __future__ import annotations
@@ -47,32 +46,31 @@ class Levels:
         Share of the variance in the direction of E phi at the points.
     strayed
         Variance of the input's levels.
-    gate
-        E phi'^2 (phi - M)^2 over the product of the two means, less one.
-    bound
-        How the same goes for two channels and a sample at a time, as far as both are linear, less what it is if slopes
-        and values know nothing of one another: (E[y phi' (phi - M)]^2 - (E phi')^4) / (E phi'^2 Var phi).
-    slopes
-        E phi'^2 at each of their `nodes`.
+    coherent, linear
+        E[y phi' (phi - M)]^2 and (E phi')^4 over E phi'^2 Var phi: what is left of the coherence of two channels'
+        gradients, and of the part of it that their mean over the points has.
+    slopes, gates
+        E phi'^2, and E phi'^2 (phi - M)^2 over Var phi, at each of the levels' `nodes`.
     """
 
     gain: float = 1.0
     noise: float = 2.0
     lead: float = 0.0
     strayed: float = 0.0
-    gate: float = 0.0
-    bound: float = 0.0
+    coherent: float = 0.0
+    linear: float = 0.0
     slopes: Array | None = None
+    gates: Array | None = None
 
-    def passed(self, leaning: float, own: float, width: float) -> tuple[float, float, float]:
+    def passed(self, leaning: float, coherence: float, width: float) -> tuple[float, float, float]:
         """Return what becomes of a gradient that goes with the levels.
 
         Parameters
         ----------
         leaning
             Power of a point's level that the gradient's second moment goes with, at the output.
-        own
-            How it goes with the square of the channel's own value there.
+        coherence
+            Of a channel's gradient with the channel's own value.
         width
             Number of channels, whose squares are what a level is the mean of.
 
@@ -80,18 +78,23 @@ class Levels:
         -------
         factor
             Mean product with the squared slopes, over the product of means.
-        leaning, own
+        leaning
             At the input.
+        slope
+            d log E phi'^2 / d log q.
         """
-        factor = 1.0 + self.gate * (leaning / width + own)
-        spread = max(self.strayed, LEAST)
-        leaning *= power(spread, self.gain * spread)
-        if self.slopes is None or not self.slopes.all():
-            return factor, leaning, 0.0
+        if self.slopes is None or self.gates is None or not self.slopes.all():
+            return 1.0, leaning, 0.0
+        own, spread = (leaning + 2.0 * coherence) / width, max(self.strayed, LEAST)
+        bent = power(spread, self.gain * spread)
+        leaning *= bent
         levels, weights = nodes(self.strayed)
         before = weights * levels**leaning
         behind = before * self.slopes
-        factor *= float(behind.sum()) / float(before.sum()) / float(weights @ self.slopes)
+        squares = float(before * levels**-bent @ self.gates)
+        factor = (
+            ((1.0 - own) * float(behind.sum()) + own * squares) / float(before.sum()) / float(weights @ self.slopes)
+        )
         slope = _power(levels, self.slopes, behind)
         return factor, leaning + slope, slope
 
@@ -103,6 +106,15 @@ def nodes(variance: float) -> tuple[Array, Array]:
     """Return levels of mean one and this variance, and their weights."""
     log = np.log1p(max(variance, LEAST))
     return np.exp(np.sqrt(log) * _NODES - log / 2), _WEIGHTS
+
+
+def windowed(before: float, behind: float) -> float:
+    """Return the power of a point's level that the mean under a window goes with, given the variances of both.
+
+    Of the covariance of the windows' means with one of their points, over all of these, as much is left as of the
+    variance.
+    """
+    return power(before, behind) ** 2
 
 
 def power(before: float, behind: float) -> float:
@@ -163,8 +175,8 @@ def after(variance: float, weights: Array, moments: Array, slopes: Array, linear
     spread = float(weights @ levels**2) / whole**2 - 1.0
     noise = float(weights @ (fourth - levels**2)) / whole**2
     lead = float(weights @ (m1 - mean) ** 2) / whole
-    s0, s1, s2 = (float(weights @ field) for field in slopes)
-    gate = (s2 - 2 * mean * s1 + mean**2 * s0) / (s0 * whole) - 1.0 if s0 > 0.0 else 0.0
-    slope, along, bound = (float(weights @ field) for field in linear)
-    bound = ((bound - mean * along) ** 2 - slope**4) / (s0 * whole) if s0 > 0.0 else 0.0
-    return Levels(max(spread, 0.0) / max(variance, LEAST), noise, lead, variance, gate, bound, slopes[0])
+    gates = (slopes[2] - 2 * mean * slopes[1] + mean**2 * slopes[0]) / whole
+    slope, along, coherent = (float(weights @ field) for field in linear)
+    unit = float(weights @ slopes[0]) * whole
+    left = ((coherent - mean * along) ** 2 / unit, slope**4 / unit) if unit > 0.0 else (0.0, 0.0)
+    return Levels(max(spread, 0.0) / max(variance, LEAST), noise, lead, variance, *left, slopes[0], gates)

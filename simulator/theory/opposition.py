@@ -102,8 +102,8 @@ def projected(modes: Modes, opposition: float, along: float, channels: float) ->
 
 def reduced(modes: Modes, opposition: float, left: float, channels: float) -> float:
     """Return the share of an opposition that is left once only so much is left of tr (1 - T)."""
-    if not opposition:
-        return 1.0
+    if opposition <= 0.0:
+        return min(max(left, 0.0), 1.0)
     taken = min(max(left, 0.0), 1.0) * channels * (1 - _whole(modes, opposition, channels))
     return _opposition(modes.counts, modes.damped, taken) / (1 - taken / channels) / opposition
 
@@ -113,6 +113,16 @@ def average(fields: Sequence[Array], weights: Sequence[float]) -> Array:
     rows, cols = (max(field.shape[axis] for field in fields) for axis in (0, 1))
     down, across = _shifts(rows), _shifts(cols)
     return np.average([at_offsets(field, down, across) for field in fields], axis=0, weights=weights)
+
+
+def added(one: Array, other: Array) -> Array:
+    """Return the sum of fields by offset, of maps that need not be equally large."""
+    return one + other if one.shape == other.shape else 2.0 * average([one, other], [1.0, 1.0])
+
+
+def here(field: Array) -> float:
+    """Return a field by offset where there is none."""
+    return float(field[len(field) // 2, len(field[0]) // 2])
 
 
 def together(field: Array, loads: Array, stride: Size) -> float:
@@ -129,10 +139,14 @@ def together(field: Array, loads: Array, stride: Size) -> float:
     stride
         Of the window.
     """
-    pairs = overlaps(loads)
-    most = float(pairs.max())
+    most = float(overlaps(loads).max())
+    return handed_here(field, loads, stride) / most if most > 0 else 0.0
+
+
+def handed_here(field: Array, loads: Array, stride: Size) -> float:
+    """Return what `handed_on` does where there is no offset."""
     down, across = (step * _shifts(size) for step, size in zip(stride, field.shape, strict=True))
-    return float(np.sum(field * at_offsets(pairs, down, across))) / most if most > 0 else 0.0
+    return float(np.sum(field * at_offsets(overlaps(loads), down, across)))
 
 
 def handed_on(field: Array, loads: Array, stride: Size, size: Size) -> Array:

@@ -211,7 +211,9 @@ class Bends:
         return self if len(self.q) == profiles else Bends(*(part[:profiles] for part in astuple(self)))
 
 
-def bends(function: ActivationFunction, kernels: Sequence[PairKernel], samples: Layout, most: int) -> list[Bends]:
+def bends(
+    function: ActivationFunction, kernels: Sequence[PairKernel], samples: Layout | None, most: int
+) -> list[Bends]:
     """Return an activation's bends at kernels of one size; for the last two see `by_profile`."""
     profiles = [by_profile(kernel, samples, most) for kernel in kernels]
     middle = profiles[0].shape[1] - 1
@@ -266,7 +268,7 @@ def activated(response: Response, found: Bends, before: Signal, after: Signal) -
     return Response(response.size, response.jump, response.ways, parts)
 
 
-def by_profile(kernel: PairKernel, samples: Layout, most: int) -> Array:
+def by_profile(kernel: PairKernel, samples: Layout | None, most: int) -> Array:
     """Mean product of two places by offset, shape (profiles, offsets), of each of the first of `samples`.
 
     Of a kernel of others it is their mean, as one profile.

@@ -1,0 +1,72 @@
+"""Gradients that go along the signal of a single point, against draws."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from varprop.simulator.activations import activation
+from varprop.simulator.compare import compare
+from varprop.simulator.initializers import parse_initializer
+from varprop.simulator.inputs import load_batch
+from varprop.simulator.montecarlo import simulate
+from varprop.simulator.network import NetworkBuilder
+from varprop.simulator.theory import predict
+from varprop.simulator.theory.coherence import known_by_slopes, learnt
+from varprop.simulator.theory.duals import apply_activation
+from varprop.simulator.theory.opposition import handed_on, here
+from varprop.simulator.theory.pairs import Layout, PairKernel
+from varprop.tests.tolerances import BEYOND, NARROW_STEP
+
+
+@pytest.mark.parametrize("together", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("function", ["hard_swish", "relu"])
+def test_slopes_know_weights_at_several_points(function, together):
+    """Three taps over white noise: the products of gradients of two channels, along the channels' own.
+
+    `together` is the gradients' correlation at different points.
+    """
+    phi, n, outputs, side, taps, draws, rng = activation(function), 48, 48, 24, 3, 300, np.random.default_rng(0)
+    layout, white = Layout.exchangeable(10**9), np.eye(side)
+    kernel = PairKernel(layout, (1, side), np.stack([white, 0 * white]))
+    arriving = PairKernel(layout, (1, side), np.stack([together + (1 - together) * white, 0 * white]))
+    duals = apply_activation(phi, kernel, strayed=0.0)
+    squared = duals.derivative.second_moment * math.exp(duals.derivative.log_scale)
+    known = known_by_slopes(phi, arriving, kernel, squared, duals.levels.passed(0.0, 0.0, n)[2])
+    found = learnt(known, kernel, kernel, (1, 1))[0]
+    expected = here(handed_on(found, np.full((1, taps), 1 / taps), (1, 1), (1, side)))
+    measured = np.zeros(draws)
+    for draw in range(draws):
+        x = rng.standard_normal((n, side))
+        seen = np.stack([np.roll(x, -tap, axis=1) for tap in range(taps)])
+        w = rng.standard_normal((taps, outputs, n)) / math.sqrt(taps * n)
+        g = math.sqrt(together) * rng.standard_normal((outputs, 1))
+        g = g + math.sqrt(1 - together) * rng.standard_normal((outputs, side))
+        g = g * phi.derivative(np.einsum("ton,tns->os", w, seen))
+        back = sum(np.roll(w[tap].T @ g, tap, axis=1) for tap in range(taps))
+        pairs = np.sum(back * x, axis=0) ** 2 - np.sum((back * x) ** 2, axis=0)
+        measured[draw] = pairs.mean() / (2 * (n - 1) * squared)
+    error = measured.std() / math.sqrt(draws)
+    # To first order in the number of weights.
+    assert abs(measured.mean() - expected) < BEYOND * error + 2 * expected / n
+
+
+@pytest.mark.parametrize(("function", "groups"), [("hard_swish", 1), ("relu", 1), ("sigmoid", 1), ("silu", 4)])
+def test_narrow_convolutions_before_a_pooling(function, groups):
+    """Gradients of neighbours are one there, and what slopes know adds up over taps and over layers."""
+    net, init = NetworkBuilder("coherent", "torch", (3, 12, 12)), parse_initializer("he_normal")
+    for layer in range(5):
+        net.conv2d(16, 3, init, groups=groups if layer % 2 else 1)
+        net.batch_norm()
+        net.activation(function)
+    net.global_average_pool()
+    net.linear(10, init)
+    network = net.build()
+    batch = load_batch("gaussian", network.nodes[0].shape, 16, 0)
+    found = compare(predict(network, batch), simulate(network, batch, trials=300, seed=1))
+    for step in found.steps:
+        a = step.agreement
+        assert abs(a.relative) * (1 - BEYOND / max(abs(a.z), BEYOND)) < NARROW_STEP / 2
+    assert abs(found.accumulated) < 2 * NARROW_STEP
