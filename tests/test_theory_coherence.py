@@ -70,3 +70,24 @@ def test_narrow_convolutions_before_a_pooling(function, groups):
         a = step.agreement
         assert abs(a.relative) * (1 - BEYOND / max(abs(a.z), BEYOND)) < NARROW_STEP / 2
     assert abs(found.accumulated) < 2 * NARROW_STEP
+
+
+def test_levels_behind_depthwise_layers():
+    """A depthwise layer's points keep their levels: slopes before it and behind it go with the same ones."""
+    net, init = NetworkBuilder("separable", "keras", (3, 16, 16)), parse_initializer("lecun_normal")
+    for layer in range(5):
+        channels, depthwise = net.shape()[0], layer % 2 == 1
+        net.conv2d(
+            channels if depthwise else 16 if layer == 0 else 32,
+            3 if depthwise or layer == 0 else 1,
+            init,
+            groups=channels if depthwise else 1,
+        )
+        net.batch_norm()
+        net.activation("hard_swish")
+    net.global_average_pool()
+    net.linear(10, init)
+    network = net.build()
+    batch = load_batch("gaussian", network.nodes[0].shape, 32, 0)
+    found = compare(predict(network, batch), simulate(network, batch, trials=200, seed=1))
+    assert abs(found.accumulated) < 2 * NARROW_STEP
