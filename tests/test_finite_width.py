@@ -170,6 +170,24 @@ def test_a_large_kernel_is_looked_at_in_part() -> None:
     assert square == pytest.approx(kernel.pair_square_mean / kernel.second_moment**2, rel=0.1)
 
 
+@pytest.mark.parametrize("power", [1, 3])
+def test_odd_powers_of_correlations_that_cancel_are_summed_whole(power: int) -> None:
+    """Of points of many sizes in samples that differ, a part of the pairs would say little of the sum."""
+    samples, points = 12, 30
+    factor = np.random.default_rng(2).standard_normal((samples, points, 3))
+    factor += np.random.default_rng(3).standard_normal((samples, 1, 3))
+    factor -= factor.mean(axis=(0, 1))
+    layout = Layout.all_pairs(samples, samples)
+    kernel = PairKernel(layout, (5, 6), factor[layout.left] @ factor[layout.right].transpose(0, 2, 1))
+    flat = factor.reshape(-1, 3)
+    size = np.sqrt(np.einsum("pd,pd->p", flat, flat))
+    correlation = (flat @ flat.T) / np.outer(size, size)
+    expected = np.outer(size**2, size**2) / np.mean(size**2) ** 2 * correlation**power
+    series = np.zeros(5)
+    series[power] = 1.0
+    assert pair_mean(kernel, series) == pytest.approx(float(expected.mean()), rel=1e-9)
+
+
 @pytest.mark.parametrize("inside", [1.0, 0.4])
 def test_mean_square_correlation_is_the_pair_mean_of_squares(inside: float) -> None:
     """Of a map that is larger at its edges too, of which `pair_mean` sees every row if it is small."""

@@ -20,6 +20,7 @@ Ints = NDArray[np.intp]
 _ORDER = 40
 _ROWS = 256  # of a kernel between different samples; of larger ones evenly spaced pairs of samples are looked at
 _ENTRIES = 4096  # up to which a kernel is looked at whole; of larger ones evenly spaced rows
+_ODD = 3  # odd powers of the correlation up to which all entries are looked at
 _FAR = 200.0  # log of the second moment up to which an activation is evaluated as it is
 _GRID = 32  # variances per unit of log q at which an activation is expanded
 
@@ -122,9 +123,11 @@ def pair_mean(
     if gradient is not None:
         other = (gradient.values, _inverse_root(gradient.diagonal), True)
     found = _pair_sum(*arguments, series, *other, spread, square, rows, every)
-    if series[1] and (rows > 1 or every > 1):
+    if rows > 1 or every > 1:
         # Positive and negative correlations may cancel (they do after normalisation): in the sum over all pairs only.
-        found += series[1] * (_linear(*arguments, 1, 1) - _linear(*arguments, rows, every))
+        for power in range(1, min(_ODD + 1, len(series)), 2):
+            if series[power]:
+                found += series[power] * (_power(*arguments, power, 1, 1) - _power(*arguments, power, rows, every))
     return float(found)
 
 
@@ -149,21 +152,23 @@ def _inverse_root(diagonal: Array) -> Array:
     return np.divide(1.0, np.sqrt(np.maximum(diagonal, 0.0)), out=np.zeros_like(diagonal), where=diagonal > 0)
 
 
-def _linear(
+def _power(
     values: Array, left: Ints, right: Ints, profiles: int, weight: Array, inverse: Array,
-    level: Array, inside: float, row_step: int, block_step: int,
+    level: Array, inside: float, power: int, row_step: int, block_step: int,
 ) -> float:  # fmt: skip
-    """Sum of the correlation itself, as in `_pair_sum`; `inverse` is that of every point's deviation."""
+    """Sum of a power of the correlation, as in `_pair_sum`; `inverse` is that of every point's deviation."""
     blocks, points = len(values), values.shape[1]
-    scaled, rows = inverse * level, np.arange(row_step // 2, points, row_step)
+    scaled, rows = inverse**power * level, np.arange(row_step // 2, points, row_step)
     own, crossing = slice(0, profiles), slice(profiles, blocks, block_step)
     near, others = (
-        np.einsum("bij,bi,bj->b", values[chosen][:, rows], scaled[left[chosen]][:, rows], scaled[right[chosen]])
+        np.einsum(
+            "bij,bi,bj->b", values[chosen][:, rows] ** power, scaled[left[chosen]][:, rows], scaled[right[chosen]]
+        )
         / (len(rows) * points)
         for chosen in (own, crossing)
     )
     opposite = np.where(rows < points // 2, points - 1, 0)
-    far = (values[own][:, rows, opposite] * inverse[:, rows] * inverse[:, opposite]).mean(axis=1)
+    far = ((values[own][:, rows, opposite] * inverse[:, rows] * inverse[:, opposite]) ** power).mean(axis=1)
     total = float(weight[own] @ (inside * near + (1 - inside) * far))
     return total + float(weight[crossing] @ others) * (blocks - profiles) / max(len(others), 1)
 
