@@ -9,7 +9,7 @@ import pytest
 
 from varprop.simulator.inputs import load_batch
 from varprop.simulator.theory import representative as module
-from varprop.simulator.theory.representative import described, representative
+from varprop.simulator.theory.representative import described, piece_of, representative, representative_pieces
 from varprop.tests.tolerances import ROUNDING
 
 
@@ -38,6 +38,43 @@ def test_images_that_differ_in_one_half_are_chosen_from_both_kinds():
     data[10:, :, :, 4:] *= 10.0
     chosen = representative(data, 4)
     assert np.sum(chosen < 10) == 2
+
+
+def first_layer(pieces):
+    """What random channels behind a 3 x 3 window make of each of some pieces: mean, size, and size with its sign."""
+    windows = np.lib.stride_tricks.sliding_window_view(pieces, (3, 3), axis=(2, 3))
+    z = np.einsum("ncxyij,fcij->fnxy", windows, np.random.default_rng(3).standard_normal((32, 3, 3, 3)), optimize=True)
+    return np.stack([z, z**2, z * np.abs(z)]).mean(axis=(3, 4))
+
+
+def test_chosen_pieces_show_channels_what_the_whole_batch_does():
+    data, side, rng = load_batch("photo", (3, 32, 32), 64, 0).data, (12, 12), np.random.default_rng(1)
+    data = data - data.mean(axis=(0, 2, 3), keepdims=True)
+    wanted = first_layer(data)
+    unit, wanted = np.sqrt(np.mean(wanted**2, axis=(1, 2))), wanted.mean(axis=2)
+
+    def error(chosen, places):
+        pieces = np.stack([piece_of(data[image], side, place) for image, place in zip(chosen, places, strict=True)])
+        return np.sqrt(np.mean(((first_layer(pieces).mean(axis=2) - wanted) / unit[:, None]) ** 2, axis=1))
+
+    random = np.mean([error(rng.permutation(64)[:12], rng.random((12, 2))) for _ in range(30)], axis=0)
+    assert (error(*representative_pieces(data, 12, side)) < 0.5 * random).all()
+
+
+def test_pieces_are_of_different_images():
+    data = load_batch("photo", (3, 20, 24), 9, 0).data
+    for keep in (5, 9):
+        chosen, places = representative_pieces(data, keep, (8, 24))
+        assert len(set(chosen.tolist())) == len(places) == keep
+        assert ((places >= 0.0) & (places <= 1.0)).all()
+        assert not places[:, 1].any()
+    assert piece_of(np.arange(20).reshape(4, 5), (2, 3), np.array([1.0, 0.5])).tolist() == [[11, 12, 13], [16, 17, 18]]
+
+
+def test_whole_images_are_their_only_pieces():
+    chosen, places = representative_pieces(np.ones((3, 1, 4, 4)), 3, (4, 4))
+    assert chosen.tolist() == [0, 1, 2]
+    assert places.shape == (3, 2)
 
 
 @pytest.mark.parametrize("shape", [(5, 3, 1, 1), (5, 1, 1, 7), (5, 3, 40, 9)])

@@ -15,8 +15,9 @@ from varprop.simulator.theory.maps import Size, Window, size_of, window_sum
 from varprop.simulator.theory.pairs import PairKernel, merged, plus, windows
 from varprop.simulator.theory.patches import between, gathered, levelled, matched, statistics
 from varprop.simulator.theory.patchwork import apart, continued, laid_out, thinned, tiles
+from varprop.simulator.theory.representative import piece_of
 from varprop.simulator.theory.sampling import Sample, affordable
-from varprop.simulator.theory.signal import Gaussian, Signal, Weighted, cropped, fixed, key_of, summands
+from varprop.simulator.theory.signal import Gaussian, Signal, Weighted, fixed, key_of, summands
 from varprop.simulator.theory.strays import NONE, Strays
 
 Array = NDArray[np.float64]
@@ -138,7 +139,9 @@ def _first_convolution(operation: Conv2d, node: Node, network: Network, signal: 
         inside = float(amplitude.ravel()[under == under.max()].mean())
         amplitude = amplitude / inside if inside > 0 else np.ones(size)
         maps = index.reshape(-1, *size)
-        pieces = np.stack([cropped(maps, small, k).reshape(len(maps), -1) for k in range(len(data))])
+        assert signal.places is not None
+        places = signal.places[: len(data)]
+        pieces = np.stack([piece_of(maps, small, place).reshape(len(maps), -1) for place in places])
         patches = gathered(data, pieces, window)
     else:
         patches = gathered(data, index, window)

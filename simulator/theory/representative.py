@@ -7,20 +7,29 @@ and by the deviations themselves, averaged over the cells of grids of several si
 Those images are chosen whose mean description comes closest to the batch's. Exchanging one image at a time for the one
 that helps most leads there, from several starts.
 
-Of images that pieces are cut out of, anywhere, only what they are like as a whole counts.
+Of larger images pieces stand for the batch, at most one of each. They may lie anywhere, so that a piece is described by
+averages over it: its mean, also with every pixel weighted by its size, what its quarters have more, how much it varies,
+and how rough it is in either direction and at several distances; and by squares of these, as a large and a small piece
+are not two in the middle.
 """
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import numpy as np
 from numpy.typing import NDArray
 
+from varprop.simulator.theory.maps import Size
+
 Array = NDArray[np.float64]
 Ints = NDArray[np.intp]
+Number = TypeVar("Number", bound=np.generic)
 
 _GRIDS = 4, 8, 16  # rows and columns: from parts of an image to positions of the maps that are carried
 _STARTS = 64
-_DRAWS = 4000  # subsets of a batch that pieces are cut out of
+_PLACES = 5  # rows and columns of places that a piece of an image may lie at
+_LAGS = 1, 2, 4  # pixels apart
 _LESS = 1e-9  # share of a distance by which an exchange must make it smaller
 
 
@@ -32,28 +41,48 @@ def representative(data: Array, keep: int) -> Ints:
     traits = described(data)
     traits -= traits.mean(axis=0)
     rng = np.random.default_rng(0)
-    found = [_exchanged(traits, rng.permutation(samples)[:keep]) for _ in range(_STARTS)]
+    found = [_exchanged(traits, rng.permutation(samples)[:keep], np.arange(samples)) for _ in range(_STARTS)]
     return np.sort(min(found, key=lambda chosen: _distance(traits, chosen)))
 
 
-def representative_whole(data: Array, keep: int) -> Ints:
-    """Return which of some images, of the same shape, come closest to all, wherever in them something is.
+def representative_pieces(data: Array, keep: int, side: Size) -> tuple[Ints, Array]:
+    """Return which of some images, of the same shape, and which piece of `side` of each, together come closest to all.
 
-    Compared are second moment, mean, spread of the samples' means, contrast within a sample, and roughness.
+    Returns
+    -------
+    chosen
+        Numbers of the images, `keep` or all of them.
+    places
+        Where the pieces lie in these: rows and columns before them, as shares of those that are not theirs, shape
+        (images, 2).
     """
     samples = len(data)
-    if keep >= samples:
-        return np.arange(samples)
-    flat = data.reshape(samples, -1)
-    mean = flat.mean(axis=1)
-    neighbours = sum(np.mean(np.diff(data, axis=axis) ** 2, axis=(1, 2, 3)) for axis in (2, 3))
-    traits = np.stack([mean - mean.mean(), (mean - mean.mean()) ** 2, flat.var(axis=1), neighbours], axis=1)
-    whole = traits.mean(axis=0)
-    unit = np.array([np.sqrt(whole[1]), *whole[1:]])
+    if keep >= samples and tuple(data.shape[2:]) == side:
+        return np.arange(samples), np.zeros((samples, 2))
+    steps = [
+        np.linspace(0.0, 1.0, _PLACES if whole > part else 1) for whole, part in zip(data.shape[2:], side, strict=True)
+    ]
+    places = np.stack(np.meshgrid(*steps, indexing="ij"), axis=-1).reshape(-1, 2)
+    apart = data - data.mean(axis=(0, 2, 3), keepdims=True)
+    traits = np.stack([_described_piece(piece_of(apart, side, place)) for place in places], axis=1)
+    traits = traits.reshape(samples * len(places), -1)
+    traits -= traits.mean(axis=0)
+    spread = traits.std(axis=0)
+    traits /= np.where(spread > 0, spread, 1.0)
+    image = np.repeat(np.arange(samples), len(places))
     rng = np.random.default_rng(0)
-    draws = rng.permuted(np.tile(np.arange(samples), (_DRAWS, 1)), axis=1)[:, :keep]
-    gaps = np.sum(((traits[draws].mean(axis=1) - whole) / unit) ** 2, axis=1)
-    return np.asarray(draws[int(np.argmin(gaps))])
+    found = []
+    for _ in range(_STARTS):
+        first = rng.permutation(samples)[:keep]
+        found.append(_exchanged(traits, first * len(places) + rng.integers(len(places), size=len(first)), image))
+    best = np.sort(min(found, key=lambda chosen: _distance(traits, chosen)))
+    return image[best], places[best % len(places)]
+
+
+def piece_of(maps: NDArray[Number], size: Size, place: Array) -> NDArray[Number]:
+    """Cut the piece of a size that lies at a place, as `representative_pieces` says, out of maps, shape (..., h, w)."""
+    row, col = (round(share * (whole - part)) for share, whole, part in zip(place, maps.shape[-2:], size, strict=True))
+    return maps[..., row : row + size[0], col : col + size[1]]
 
 
 def described(data: Array) -> Array:
@@ -67,6 +96,22 @@ def described(data: Array) -> Array:
     # Grids count alike, however many cells they have.
     grids = [_averaged(field, cells) / cells for field in fields for cells in _GRIDS]
     return np.concatenate([*grids, (mean**2 / unit)[:, None], contrast[:, None]], axis=1)
+
+
+def _described_piece(apart: Array) -> Array:
+    """Return the traits of pieces of images, shape (samples, traits), given their deviations from the mean."""
+    mean, square = apart.mean(axis=(2, 3)), np.mean(apart**2, axis=(1, 2, 3))
+    quarters = _averaged(apart.mean(axis=1), 2) - mean.mean(axis=1)[:, None]
+    rough = [
+        np.mean((apart.take(range(lag, side), axis) - apart.take(range(side - lag), axis)) ** 2, axis=(1, 2, 3))
+        for axis, side in ((2, apart.shape[2]), (3, apart.shape[3]))
+        for lag in _LAGS
+        if lag < side
+    ]
+    level = mean.mean(axis=1)
+    weighted = np.mean(apart * np.sqrt(np.mean(apart**2, axis=1, keepdims=True)), axis=(2, 3))
+    sizes = np.stack([level, level**2, square, *rough], axis=1)
+    return np.concatenate([mean, quarters, weighted, sizes, sizes**2], axis=1)
 
 
 def _roughness(data: Array) -> Array:
@@ -92,14 +137,17 @@ def _distance(traits: Array, chosen: Ints) -> float:
     return float(np.sum(traits[chosen].mean(axis=0) ** 2))
 
 
-def _exchanged(traits: Array, chosen: Ints) -> Ints:
-    """Exchange one for another as long as that brings the mean of the chosen closer to zero."""
+def _exchanged(traits: Array, chosen: Ints, image: Ints) -> Ints:
+    """Exchange one for another as long as that brings the mean of the chosen closer to zero.
+
+    No two of them are of one `image`.
+    """
     chosen, size = chosen.copy(), np.einsum("st,st->s", traits, traits)
     while True:
         total = traits[chosen].sum(axis=0)
         along, between = traits @ total, traits[chosen] @ traits.T
         change = 2 * (along - between - along[chosen][:, None]) + size[chosen][:, None] + size
-        change[:, chosen] = np.inf
+        change[np.isin(image, image[chosen]) & (image != image[chosen][:, None])] = np.inf
         leaves, comes = np.unravel_index(int(np.argmin(change)), change.shape)
         if not change[leaves, comes] < -_LESS * float(total @ total):
             return chosen

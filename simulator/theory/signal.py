@@ -6,7 +6,6 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +24,6 @@ from varprop.simulator.theory.summands import Summand, few, summed
 from varprop.simulator.theory.variance_law import VarianceLaw
 
 Array = NDArray[np.float64]
-Number = TypeVar("Number", bound=np.generic)
 
 
 @dataclass(frozen=True)
@@ -111,9 +109,10 @@ class Signal:
         `amplitude`, shape (height, width), is the second moment at every position over that inside: edges.
     known
         Of a node before the first weights, its values on the whole batch, shape (batch, ...).
-    data
-        Of a map of these that only dense layers look at, the chosen samples, shape (profiles, channels, height, width):
-        their kernel is worked out where it is needed, on the convolution's output.
+    data, places
+        Of a map of these that only dense layers look at, the samples, shape (batch, channels, height, width), those
+        first that are carried: their kernel is worked out where it is needed, on the convolution's output. And where in
+        each of them the piece lies that is carried of a larger map, shape (batch, 2).
     common
         Of such a map: mean product of every position with all others, over that inside, where it does not fall off as
         the deviations do. Padding takes a tap from one of two positions, and what they have in common goes with it.
@@ -142,6 +141,7 @@ class Signal:
     amplitude: Array | None = None
     known: Array | None = None
     data: Array | None = None
+    places: Array | None = None
     common: Array | None = None
     far: Array | None = None
     terms: tuple[Signal, ...] = ()
@@ -200,14 +200,6 @@ def summands(signal: Signal) -> tuple[Summand, ...]:
     if signal.duals is not None and signal.known is None and not any(signal.padding):
         found = (Summand(signal.draw_inside, int(signal.width)),)
     return found if few(found) else ()
-
-
-def cropped(maps: NDArray[Number], size: Size, which: int) -> NDArray[Number]:
-    """Cut a piece of the given size out of maps, shape (..., height, width), somewhere else for every sample."""
-    rng = np.random.default_rng(which)
-    row = int(rng.integers(0, maps.shape[-2] - size[0] + 1))
-    col = int(rng.integers(0, maps.shape[-1] - size[1] + 1))
-    return maps[..., row : row + size[0], col : col + size[1]]
 
 
 def fixed(sample: Sample | None) -> Callable[[], Sample] | None:

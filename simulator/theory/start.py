@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,20 +32,20 @@ from varprop.simulator.theory.gradient import Gradient
 from varprop.simulator.theory.known import channel_variance, draws_weights
 from varprop.simulator.theory.maps import Size, apart_by, clipped_offsets, offsets, pairs_apart, products_by_offset
 from varprop.simulator.theory.pairs import CUT, Layout, PairKernel
-from varprop.simulator.theory.representative import representative, representative_whole
+from varprop.simulator.theory.representative import piece_of, representative, representative_pieces
 from varprop.simulator.theory.sampling import Sample, repeated
-from varprop.simulator.theory.signal import Gaussian, Signal, cropped
+from varprop.simulator.theory.signal import Gaussian, Signal
 from varprop.simulator.theory.strays import NONE
 from varprop.simulator.theory.variance_law import VarianceLaw
 
 Array = NDArray[np.float64]
 Ints = NDArray[np.intp]
 
-_WHOLE = 4_000_000  # kernel entries up to which a batch of real images is carried whole
-_BUDGET = 1_400_000  # kernel entries carried of a larger one
+_BUDGET = 4_000_000  # kernel entries carried of a batch of real images
 _NEAR = 8  # rows and columns of large maps where only neighbours matter
 _PIECE = 12  # rows and columns of its pieces
 _SMALL = 500_000  # kernel entries up to which an exchangeable batch is carried whole
+_EVENLY = np.array([0.7548776662466927, 0.5698402909980532])  # 1 / g and 1 / g^2, g^3 = g + 1
 _FLAT = 128  # samples of flat data whose pairs are all carried
 
 
@@ -59,6 +59,8 @@ class Start:
         The samples whose pairs are all carried; None of an exchangeable batch of maps, whose kernel is averaged.
     layout
         Of the kernels.
+    places
+        Where in each image of the batch the piece lies that is carried of a larger map: see `representative_pieces`.
     lean
         Whether only dense convolutions and flattening look at the data: they want the samples themselves, and no
         kernel over positions is worked out.
@@ -66,7 +68,14 @@ class Start:
 
     chosen: Ints | None
     layout: Layout
+    places: Array
     lean: bool
+
+    @cached_property
+    def order(self) -> Ints:
+        """Numbers of all samples, the chosen ones first."""
+        every = np.arange(len(self.places))
+        return every if self.chosen is None else np.concatenate([self.chosen, np.setdiff1d(every, self.chosen)])
 
 
 def start(batch: Batch, network: Network) -> Start:
@@ -76,17 +85,19 @@ def start(batch: Batch, network: Network) -> Start:
     a subset is carried that stands for the batch: as many samples as its kernels' size on the network's largest map
     allows.
     """
-    samples = len(batch.data)
+    samples, anywhere = len(batch.data), _anywhere(len(batch.data))
     if batch.data.ndim == 2:
         keep = min(samples, _FLAT)
-        return Start(np.arange(keep), Layout.all_pairs(keep, samples), False)
+        return Start(np.arange(keep), Layout.all_pairs(keep, samples), anywhere, False)
     lean = _lean(network)
     maps = [node.shape for node in network.nodes[1 if lean else 0 :] if len(node.shape) == 3]
     if batch.exchangeable and (samples > _FLAT or _entries(samples, maps, CUT) > _SMALL):
         cut = _reach(network)
-        return Start(None, replace(Layout.exchangeable(samples), whole=max(cut, _pooled(network)), cut=cut), False)
-    if samples <= _FLAT and _entries(samples, maps, CUT) <= _WHOLE:
-        return Start(np.arange(samples), Layout.all_pairs(samples, samples), lean)
+        layout = replace(Layout.exchangeable(samples), whole=max(cut, _pooled(network)), cut=cut)
+        return Start(None, layout, anywhere, False)
+    if samples <= _FLAT and _entries(samples, maps, CUT) <= _BUDGET:
+        chosen, places = representative_pieces(batch.data, samples, _seen(batch.data, maps, CUT))
+        return Start(chosen, Layout.all_pairs(samples, samples), places, lean)
     # Maps that are carried whole have their true edges; of larger ones many small pieces say more than few large ones.
     padded = {node.shape for node in network.nodes if isinstance(node.operation, ZeroPad)}
     unpadded = [shape for shape in maps if shape not in padded]
@@ -98,8 +109,22 @@ def start(batch: Batch, network: Network) -> Start:
     layout = replace(Layout.all_pairs(keep, samples), whole=cut, cut=cut, pieces=not whole)
     if lean:
         layout = replace(layout, paired=keep)
-    choose = representative if whole else representative_whole
-    return Start(choose(batch.data, keep), layout, lean)
+    if whole:
+        return Start(representative(batch.data, keep), layout, anywhere, lean)
+    chosen, places = representative_pieces(batch.data, keep, _seen(batch.data, unpadded, cut))
+    anywhere[chosen] = places
+    return Start(chosen, layout, anywhere, lean)
+
+
+def _anywhere(count: int) -> Array:
+    """Return places that are spread evenly, any part of them too, shape (count, 2)."""
+    return np.asarray(np.arange(count)[:, None] * _EVENLY % 1.0)
+
+
+def _seen(data: Array, maps: Sequence[Shape], cut: int) -> Size:
+    """Return the size of the part of an image that a piece of the largest of some maps is made of."""
+    rows, cols = (max(shape[axis] for shape in maps) for axis in (1, 2))
+    return round(data.shape[2] * min(cut / rows, 1.0)), round(data.shape[3] * min(cut / cols, 1.0))
 
 
 def _reach(network: Network) -> int:
@@ -185,7 +210,7 @@ def known_signal(values: Array, operation: Operation, inputs: list[Signal], how:
         law = _variance_law(channel_variance(before.known), operation.eps)
     return Signal(
         kernel, mean, width, strays, origin=origin, sample=sample, amplitude=amplitude, known=values, data=data,
-        duals=duals, law=law,
+        places=None if data is None else how.places[how.order], duals=duals, law=law,
     )  # fmt: skip
 
 
@@ -200,19 +225,18 @@ def _carried(values: Array, how: Start) -> tuple[PairKernel, Array, Array | None
     if how.lean:
         # One entry a pair says how large the data are; patches say the rest.
         kernel, mean = _paired(chosen.reshape(len(chosen), -1, 1), (1, 1), how.layout)
-        others = np.setdiff1d(np.arange(len(values)), how.chosen)
-        return kernel, mean, None, np.concatenate([chosen, values[others]])
+        return kernel, mean, None, values[how.order]
     small, amplitude = how.layout.carried(values.shape[1:]), None
     if small != values.shape[2:]:
         square = np.mean(values**2, axis=(0, 1))
         amplitude = square / float(square.mean()) if square.any() else np.ones_like(square)
-    return *_paired(_pieces(chosen, small), small, how.layout), amplitude, None
+    return *_paired(_pieces(chosen, small, how.places[how.chosen]), small, how.layout), amplitude, None
 
 
-def _pieces(maps: Array, size: Size) -> Array:
+def _pieces(maps: Array, size: Size, places: Array) -> Array:
     """Cut a piece out of every sample; shape (samples, channels, positions)."""
     if maps.shape[2:] != size:
-        maps = np.stack([cropped(image, size, which) for which, image in enumerate(maps)])
+        maps = np.stack([piece_of(image, size, place) for image, place in zip(maps, places, strict=True)])
     return maps.reshape(*maps.shape[:2], -1)
 
 
@@ -257,9 +281,12 @@ def _sample(values: Array, how: Start, kernel: PairKernel) -> Sample:
     """Return known channels as a sample."""
     if how.chosen is not None:
         chosen = values[how.chosen]
-        return repeated(chosen[:, :, None] if values.ndim == 2 else _pieces(chosen, kernel.size), kernel.layout)
+        return repeated(
+            chosen[:, :, None] if values.ndim == 2 else _pieces(chosen, kernel.size, how.places[how.chosen]),
+            kernel.layout,
+        )
     maps = values if values.ndim == 4 else values[:, :, None, None]
-    return repeated(_pieces(maps, kernel.size), kernel.layout)
+    return repeated(_pieces(maps, kernel.size, how.places), kernel.layout)
 
 
 def _variance_law(variance: Array, eps: float) -> VarianceLaw:
