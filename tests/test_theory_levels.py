@@ -16,7 +16,8 @@ from varprop.simulator.theory.engine import _forward
 from varprop.simulator.theory.forward import lifted
 from varprop.simulator.theory.maps import by_offset
 from varprop.simulator.theory.pairs import Layout, PairKernel
-from varprop.simulator.theory.sampling import Sample, activated, draw_strayed, normalised
+from varprop.simulator.theory.sample import Sample, activated, normalised
+from varprop.simulator.theory.sampling import draw_strayed
 from varprop.simulator.theory.variance_law import quadratic_form_law
 from varprop.tests.naive_engine import draw, run
 from varprop.tests.tolerances import BEYOND, LEVELS_AHEAD, LEVELS_TOGETHER

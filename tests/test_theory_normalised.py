@@ -16,13 +16,13 @@ from varprop.simulator.inputs import load_batch
 from varprop.simulator.montecarlo import simulate
 from varprop.simulator.network import NetworkBuilder
 from varprop.simulator.theory import predict
+from varprop.simulator.theory.corrections import share_of_batch
 from varprop.simulator.theory.duals import apply_activation
 from varprop.simulator.theory.engine import _forward
 from varprop.simulator.theory.levels import nodes
 from varprop.simulator.theory.maps import Window
 from varprop.simulator.theory.opposition import handed_on, projected, returned, together
 from varprop.simulator.theory.pairs import Layout, PairKernel
-from varprop.simulator.theory.sampling import share_of_batch
 from varprop.simulator.theory.strays import NONE, Strays
 from varprop.simulator.theory.variance_law import quadratic_form_law
 from varprop.simulator.weight_law import WeightLaw

@@ -11,8 +11,10 @@ from varprop.simulator.inputs import load_batch
 from varprop.simulator.montecarlo import simulate
 from varprop.simulator.network import NetworkBuilder
 from varprop.simulator.theory import predict
+from varprop.simulator.theory.corrections import paired
 from varprop.simulator.theory.pairs import Layout, PairKernel
-from varprop.simulator.theory.sampling import draw, mirrored, paired
+from varprop.simulator.theory.sample import mirrored
+from varprop.simulator.theory.sampling import draw
 from varprop.tests.tolerances import SMOOTH_POOLED, SMOOTH_STEP
 
 HE = parse_initializer("he_normal")

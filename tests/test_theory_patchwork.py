@@ -17,7 +17,8 @@ from varprop.simulator.theory import predict
 from varprop.simulator.theory.convolution import regrown
 from varprop.simulator.theory.pairs import Layout, PairKernel, merged
 from varprop.simulator.theory.patchwork import apart, continued, image_mean, laid_out, passed, thinned
-from varprop.simulator.theory.sampling import Sample, assemble
+from varprop.simulator.theory.sample import Sample
+from varprop.simulator.theory.sampling import assemble
 from varprop.tests.tolerances import BEYOND, PIECES_POOLED, POOLED_IMAGES, ROUNDING
 
 BATCH = 40

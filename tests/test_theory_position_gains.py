@@ -11,7 +11,7 @@ from varprop.simulator.network import NetworkBuilder
 from varprop.simulator.theory import engine, normalisation
 from varprop.simulator.theory.depthwise import Taps, position_gains
 from varprop.simulator.theory.maps import Window
-from varprop.simulator.theory.sampling import Sample
+from varprop.simulator.theory.sample import Sample
 from varprop.simulator.theory.stencils import moments
 from varprop.simulator.theory.variance_law import VarianceLaw
 from varprop.tests.tolerances import BEYOND, ROUNDING

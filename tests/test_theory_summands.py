@@ -9,7 +9,7 @@ from varprop.simulator.inputs import load_batch
 from varprop.simulator.network import NetworkBuilder
 from varprop.simulator.theory import engine, signal
 from varprop.simulator.theory.pairs import Layout, PairKernel
-from varprop.simulator.theory.sampling import Sample
+from varprop.simulator.theory.sample import Sample
 from varprop.simulator.theory.summands import Summand, summed
 from varprop.tests.tolerances import BEYOND
 

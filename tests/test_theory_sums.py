@@ -14,10 +14,12 @@ from varprop.simulator.inputs import load_batch
 from varprop.simulator.montecarlo.engine import simulate_trials
 from varprop.simulator.network import NetworkBuilder
 from varprop.simulator.theory import predict
+from varprop.simulator.theory.corrections import averages, correct, shifted
 from varprop.simulator.theory.drawn import corrected, drawn, missed
 from varprop.simulator.theory.duals import apply_activation
 from varprop.simulator.theory.pairs import Layout, PairKernel
-from varprop.simulator.theory.sampling import Sample, activated, averages, correct, draw, shifted, signs
+from varprop.simulator.theory.sample import Sample, activated
+from varprop.simulator.theory.sampling import draw, signs
 from varprop.simulator.theory.signal import Signal
 from varprop.simulator.theory.start import start
 from varprop.simulator.theory.sums import edges_after_sum

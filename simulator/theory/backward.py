@@ -25,6 +25,7 @@ from varprop.simulator.network import (
     ZeroPad,
 )
 from varprop.simulator.theory.coherence import known_by_slopes, learnt
+from varprop.simulator.theory.corrections import averages
 from varprop.simulator.theory.depthwise import excess
 from varprop.simulator.theory.drawn import Drawn, corrected, missed
 from varprop.simulator.theory.gradient import Gradient, cut_inside, stepped_back
@@ -45,7 +46,7 @@ from varprop.simulator.theory.opposition import (
 from varprop.simulator.theory.pair_series import mean_square_correlation
 from varprop.simulator.theory.pairs import PairKernel, unmerged, windows_transposed
 from varprop.simulator.theory.patches import damped_taps
-from varprop.simulator.theory.sampling import averages, channel_squares
+from varprop.simulator.theory.sample import channel_squares
 from varprop.simulator.theory.signal import Signal
 from varprop.simulator.theory.unpooling import average_unpooled, globally_unpooled, max_unpooled, unflattened, unpadded
 from varprop.simulator.theory.variance_law import VarianceLaw

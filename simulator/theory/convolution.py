@@ -16,7 +16,8 @@ from varprop.simulator.theory.pairs import PairKernel, merged, plus, windows
 from varprop.simulator.theory.patches import between, gathered, levelled, matched, statistics
 from varprop.simulator.theory.patchwork import apart, continued, laid_out, thinned, tiles
 from varprop.simulator.theory.representative import piece_of
-from varprop.simulator.theory.sampling import Sample, affordable
+from varprop.simulator.theory.sample import Sample
+from varprop.simulator.theory.sampling import affordable
 from varprop.simulator.theory.signal import Gaussian, Signal, Weighted, fixed, key_of, summands
 from varprop.simulator.theory.strays import NONE, Strays
 

@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from varprop.simulator.initializers import WeightLaw
+from varprop.simulator.theory.corrections import share_of_batch
 from varprop.simulator.theory.maps import Ints, Size, Window, bordered, clipped_offsets, offsets, pairs_apart
 from varprop.simulator.theory.pairs import PairKernel, grown, offset_means
-from varprop.simulator.theory.sampling import Sample, mirrored, share_of_batch
+from varprop.simulator.theory.sample import Sample, mirrored
 from varprop.simulator.theory.stencils import Stencils, moments, pairs_of_taps
 from varprop.simulator.theory.variance_law import VarianceLaw
 

@@ -14,24 +14,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from varprop.simulator.theory.corrections import averages, lacking, levelled, shifted
 from varprop.simulator.theory.maps import Size, Window
 from varprop.simulator.theory.pairs import Layout, PairKernel
-from varprop.simulator.theory.sampling import (
-    VALUES,
-    Sample,
-    averages,
-    channel_means,
-    counts,
-    cropped_piece,
-    draw,
-    lacking,
-    levelled,
-    mapped,
-    mirrored,
-    position_squares,
-    shifted,
-    signs,
-)
+from varprop.simulator.theory.sample import Sample, channel_means, cropped_piece, mapped, mirrored, position_squares
+from varprop.simulator.theory.sampling import VALUES, counts, draw, signs
 
 Array = NDArray[np.float64]
 

@@ -28,22 +28,19 @@ from varprop.simulator.network import (
     ZeroPad,
 )
 from varprop.simulator.theory.convolution import convolved, with_bias
+from varprop.simulator.theory.corrections import batch_variances, controlled, correct, squared_slope
 from varprop.simulator.theory.duals import FAR, Duals, apply_activation, hermite_expansion
 from varprop.simulator.theory.maps import Size
 from varprop.simulator.theory.normalisation import batch_normalised
 from varprop.simulator.theory.pairs import PairKernel
 from varprop.simulator.theory.pooling import average_pooled, flattened, globally_averaged, max_pooled, zero_padded
 from varprop.simulator.theory.relations import Relations, relations, unrelated
-from varprop.simulator.theory.sampling import (
+from varprop.simulator.theory.sample import (
     Sample,
     activated,
-    batch_variances,
     channel_means,
     channel_products,
-    controlled,
-    correct,
     cropped_piece,
-    squared_slope,
     squares_apart,
 )
 from varprop.simulator.theory.signal import Gaussian, Signal, Weighted, fixed, key_of

@@ -10,13 +10,14 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
+from varprop.simulator.theory.corrections import crossed
 from varprop.simulator.theory.drawn import Drawn, drawn
 from varprop.simulator.theory.drawn import plus as summed_up
 from varprop.simulator.theory.maps import Size
 from varprop.simulator.theory.opposition import average
 from varprop.simulator.theory.pairs import PairKernel, merged, plus, regridded, unmerged
 from varprop.simulator.theory.relations import UNRELATED, Relations
-from varprop.simulator.theory.sampling import Sample, crossed
+from varprop.simulator.theory.sample import Sample
 from varprop.simulator.theory.signal import Signal
 
 Array = NDArray[np.float64]

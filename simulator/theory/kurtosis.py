@@ -26,7 +26,7 @@ from varprop.simulator.network import Activation, Conv2d, Network, Padding, Zero
 from varprop.simulator.theory.maps import Ints, Window
 from varprop.simulator.theory.pair_series import square_series
 from varprop.simulator.theory.pairs import PairKernel
-from varprop.simulator.theory.sampling import position_squares
+from varprop.simulator.theory.sample import position_squares
 from varprop.simulator.theory.signal import Signal
 
 Array = NDArray[np.float64]

@@ -9,21 +9,13 @@ from numpy.typing import NDArray
 
 from varprop.simulator.network import BatchNorm
 from varprop.simulator.theory.convolution import centred_edges, with_edges
+from varprop.simulator.theory.corrections import batch_variances, levelled, missing, paired, shifted
 from varprop.simulator.theory.depthwise import depthwise_law, position_gains
 from varprop.simulator.theory.levels import divided
 from varprop.simulator.theory.pair_series import mean_square_correlation
 from varprop.simulator.theory.pairs import PairKernel, windows
 from varprop.simulator.theory.patchwork import continued, passed
-from varprop.simulator.theory.sampling import (
-    Sample,
-    batch_variances,
-    channel_squares,
-    levelled,
-    missing,
-    normalised,
-    paired,
-    shifted,
-)
+from varprop.simulator.theory.sample import Sample, channel_squares, normalised
 from varprop.simulator.theory.signal import Signal, fixed
 from varprop.simulator.theory.strays import NONE
 from varprop.simulator.theory.variance_law import VarianceLaw, quadratic_form_law

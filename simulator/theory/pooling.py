@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 
 from varprop.simulator.network import AveragePool, MaxPool, Node, ZeroPad
 from varprop.simulator.theory.convolution import regrown, with_edges
+from varprop.simulator.theory.corrections import levelled, matched, paired
 from varprop.simulator.theory.maps import Window, size_of, window_sum
 from varprop.simulator.theory.pairs import merged, whole_map_mean
 from varprop.simulator.theory.patchwork import continued, image_mean, thinned
-from varprop.simulator.theory.sampling import Sample, levelled, mapped, matched, paired
+from varprop.simulator.theory.sample import Sample, mapped
 from varprop.simulator.theory.signal import Gaussian, Signal, fixed
 
 Array = NDArray[np.float64]

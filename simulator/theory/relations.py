@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from varprop.simulator.theory.depthwise import Taps, excess, tap_nodes
 from varprop.simulator.theory.maps import Ints, Size, bordered
-from varprop.simulator.theory.sampling import Sample, channel_means, channel_products, channel_squares
+from varprop.simulator.theory.sample import Sample, channel_means, channel_products, channel_squares
 from varprop.simulator.theory.stencils import Stencils
 from varprop.simulator.theory.variance_law import VarianceLaw
 

@@ -43,7 +43,7 @@ from varprop.simulator.network import Activation, Add, Conv2d, Linear, Network, 
 from varprop.simulator.theory.gradient import Gradient
 from varprop.simulator.theory.maps import Size, by_offset
 from varprop.simulator.theory.response import Bends, Response, activated, bends, first, followed, ways_under
-from varprop.simulator.theory.sampling import alike
+from varprop.simulator.theory.sample import alike
 from varprop.simulator.theory.signal import Signal
 
 Array = NDArray[np.float64]

@@ -18,7 +18,8 @@ from varprop.simulator.theory.duals import Duals
 from varprop.simulator.theory.maps import Size, Window
 from varprop.simulator.theory.pairs import PairKernel
 from varprop.simulator.theory.relations import Relations, unrelated
-from varprop.simulator.theory.sampling import Sample, activated, alike, draw, draw_strayed, linear, mirrored, normalised
+from varprop.simulator.theory.sample import Sample, activated, alike, mirrored, normalised
+from varprop.simulator.theory.sampling import draw, draw_strayed, linear
 from varprop.simulator.theory.strays import NONE, Strays
 from varprop.simulator.theory.summands import Summand, few, summed
 from varprop.simulator.theory.variance_law import VarianceLaw

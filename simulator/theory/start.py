@@ -33,7 +33,8 @@ from varprop.simulator.theory.known import channel_variance, draws_weights
 from varprop.simulator.theory.maps import Size, apart_by, clipped_offsets, offsets, pairs_apart, products_by_offset
 from varprop.simulator.theory.pairs import CUT, Layout, PairKernel
 from varprop.simulator.theory.representative import piece_of, representative, representative_pieces
-from varprop.simulator.theory.sampling import Sample, repeated
+from varprop.simulator.theory.sample import Sample
+from varprop.simulator.theory.sampling import repeated
 from varprop.simulator.theory.signal import Gaussian, Signal
 from varprop.simulator.theory.strays import NONE
 from varprop.simulator.theory.variance_law import VarianceLaw

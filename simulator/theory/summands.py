@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from varprop.simulator.theory.pairs import PairKernel
-from varprop.simulator.theory.sampling import Sample, counts, of_size
+from varprop.simulator.theory.sample import Sample
+from varprop.simulator.theory.sampling import counts, of_size
 
 Array = NDArray[np.float64]
 

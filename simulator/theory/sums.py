@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 
 from varprop.simulator.activations import ActivationFunction
 from varprop.simulator.network import Network, Node
+from varprop.simulator.theory.corrections import crossed
 from varprop.simulator.theory.pairs import PairKernel, plus
-from varprop.simulator.theory.sampling import alike, crossed, of_size, position_squares
+from varprop.simulator.theory.sample import alike, position_squares
+from varprop.simulator.theory.sampling import of_size
 from varprop.simulator.theory.signal import Gaussian, Signal, key_of
 from varprop.simulator.theory.strays import NONE, Strays, together
 from varprop.simulator.theory.summands import Summand
