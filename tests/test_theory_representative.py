@@ -7,7 +7,10 @@ from itertools import combinations
 import numpy as np
 import pytest
 
+from varprop.simulator.initializers import parse_initializer
 from varprop.simulator.inputs import load_batch
+from varprop.simulator.network import NetworkBuilder
+from varprop.simulator.theory import predict
 from varprop.simulator.theory import representative as module
 from varprop.simulator.theory.representative import described, piece_of, representative, representative_pieces
 from varprop.tests.tolerances import ROUNDING
@@ -90,6 +93,15 @@ def test_images_without_any_contrast_are_as_good_as_one_another():
 
 def test_no_choice_where_all_are_kept():
     assert representative(np.zeros((4, 3, 2, 2)), 9).tolist() == [0, 1, 2, 3]
+
+
+def test_dense_layers_look_at_images_whole():
+    net = NetworkBuilder("dense", "torch", (3, 24, 24))
+    net.flatten()
+    net.linear(5, parse_initializer("he_normal"))
+    network, data = net.build(), load_batch("photo", (3, 24, 24), 6, 0)
+    found = predict(network, data).layers[-1].forward.second_moment
+    assert found == pytest.approx(2.0 * float(np.mean(data.data**2)), rel=ROUNDING)
 
 
 def test_grids_average_what_lies_in_a_cell():

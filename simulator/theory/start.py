@@ -124,7 +124,7 @@ def _anywhere(count: int) -> Array:
 
 def _seen(data: Array, maps: Sequence[Shape], cut: int) -> Size:
     """Return the size of the part of an image that a piece of the largest of some maps is made of."""
-    rows, cols = (max(shape[axis] for shape in maps) for axis in (1, 2))
+    rows, cols = (max((shape[axis] for shape in maps), default=1) for axis in (1, 2))
     return round(data.shape[2] * min(cut / rows, 1.0)), round(data.shape[3] * min(cut / cols, 1.0))
 
 
