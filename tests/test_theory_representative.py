@@ -95,11 +95,12 @@ def test_no_choice_where_all_are_kept():
     assert representative(np.zeros((4, 3, 2, 2)), 9).tolist() == [0, 1, 2, 3]
 
 
-def test_dense_layers_look_at_images_whole():
+@pytest.mark.parametrize("batch", [6, 140])
+def test_dense_layers_look_at_images_whole(batch):
     net = NetworkBuilder("dense", "torch", (3, 24, 24))
     net.flatten()
     net.linear(5, parse_initializer("he_normal"))
-    network, data = net.build(), load_batch("photo", (3, 24, 24), 6, 0)
+    network, data = net.build(), load_batch("photo", (3, 24, 24), batch, 0)
     found = predict(network, data).layers[-1].forward.second_moment
     assert found == pytest.approx(2.0 * float(np.mean(data.data**2)), rel=ROUNDING)
 

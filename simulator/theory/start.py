@@ -103,7 +103,7 @@ def start(batch: Batch, network: Network) -> Start:
     padded = {node.shape for node in network.nodes if isinstance(node.operation, ZeroPad)}
     unpadded = [shape for shape in maps if shape not in padded]
     whole = all(max(shape[1:]) <= CUT for shape in unpadded)
-    cut = max(max(shape[1:]) for shape in maps) if whole else _PIECE
+    cut = max((max(shape[1:]) for shape in maps), default=1) if whole else _PIECE
     keep = min(samples, _FLAT)
     while keep > 2 and _entries(keep, unpadded, cut) > _BUDGET:
         keep -= 1
@@ -221,12 +221,12 @@ def _carried(values: Array, how: Start) -> tuple[PairKernel, Array, Array | None
         maps = values if values.ndim == 4 else values[:, :, None, None]
         return *_averaged(maps, how.layout), None
     chosen = values[how.chosen]
-    if values.ndim == 2:
-        return *_paired(chosen[:, :, None], (1, 1), how.layout), None, None
-    if how.lean:
-        # One entry a pair says how large the data are; patches say the rest.
+    if values.ndim == 2 or how.lean:
+        # Of maps one entry a pair says how large the data are; patches say the rest.
         kernel, mean = _paired(chosen.reshape(len(chosen), -1, 1), (1, 1), how.layout)
-        return kernel, mean, None, values[how.order]
+        own = float(np.mean(chosen**2))
+        kernel = kernel.scaled(float(np.mean(values**2)) / own if own > 0 else 1.0)
+        return kernel, mean, None, None if values.ndim == 2 else values[how.order]
     small, amplitude = how.layout.carried(values.shape[1:]), None
     if small != values.shape[2:]:
         square = np.mean(values**2, axis=(0, 1))
