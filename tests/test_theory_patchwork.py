@@ -106,11 +106,16 @@ def test_sampled_pieces_are_laid_out_side_by_side():
     """By loops: beyond a piece of one sample comes that of the next, so that far positions have no more in common."""
     rng = np.random.default_rng(5)
     values, slopes = rng.standard_normal((2, 6, 4, 2))
-    found = regrown(Sample(values, slopes=slopes), (2, 3), (3, 4))
+    found = regrown(Sample(values, slopes=slopes), (2, 3), (3, 4), True)
     for sample, i, j in product(range(4), range(3), range(4)):
         source = (sample + 2 * (i // 2) + j // 3) % 4, i % 2 * 3 + j % 3
         for new, old in ((found.values, values), (found.slopes, slopes)):
             np.testing.assert_array_equal(new[i * 4 + j, sample], old[source[1], source[0]])
+    mirrored = regrown(Sample(values, slopes=slopes), (2, 3), (4, 4), False)
+    for i, j in product(range(4), range(4)):
+        source = min(i, 3 - i) * 3 + min(j, 5 - j)
+        for new, old in ((mirrored.values, values), (mirrored.slopes, slopes)):
+            np.testing.assert_array_equal(new[i * 4 + j], old[source])
 
 
 def test_mean_over_a_map_of_images_beyond_the_pieces():

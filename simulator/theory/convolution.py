@@ -56,7 +56,7 @@ def convolved(operation: Conv2d, node: Node, network: Network, signal: Signal) -
     behind = None if taps is None else (taps, _unpadded(signal))
     shrinks = kernel.values.shape[1] < signal.kernel.values.shape[1]
     few = signal.amplitude is not None or kernel.values.shape[1] <= _MERGE
-    if 1 < kernel.layout.profiles < kernel.layout.batch and shrinks and few and (far is None or operation.depthwise):
+    if kernel.layout.stands_for_more and shrinks and few and (far is None or operation.depthwise):
         apart = kernel.centred.diagonal
         kernel, more = _pooled_over_samples(kernel)
         if network.has_batch_norm:
@@ -74,7 +74,11 @@ def convolved(operation: Conv2d, node: Node, network: Network, signal: Signal) -
                 kernel = laid_out(kernel, far, wanted)
             else:
                 kernel = continued(kernel, far, wanted)
-            sample = None if sample is None else regrown(sample, window.out_size(signal.kernel.size), kernel.size)
+            sample = (
+                None
+                if sample is None
+                else regrown(sample, window.out_size(signal.kernel.size), kernel.size, far is not None)
+            )
         if kernel.size == amplitude.shape:
             if far is not None:
                 # Large points of few images may lie where edges take most.
@@ -250,13 +254,21 @@ def centred_edges(kernel: PairKernel, amplitude: Array, common: Array | None) ->
     return np.asarray((kernel.second_moment * amplitude + product) / inside)
 
 
-def regrown(sample: Sample, size: Size, wanted: Size) -> Sample:
-    """Continue sampled channels on a larger piece of the map, by those of the next samples side by side.
+def regrown(sample: Sample, size: Size, wanted: Size, apart: bool) -> Sample:
+    """Continue sampled channels on a larger piece of the map.
 
-    Mirrored ones would give far positions much in common.
+    Of images, whose far positions are known `apart`, by those of the next samples side by side: mirrored ones would
+    give far positions much in common. Otherwise mirrored, as no neighbours are torn apart then.
     """
     tile, where = tiles(size, wanted)
-    turn = (np.arange(sample.values.shape[1])[:, None] + tile) % sample.values.shape[1]
+    turn = np.arange(sample.values.shape[1])[:, None]
+    if apart:
+        turn = (turn + tile) % len(turn)
+    else:
+        rows, cols = (
+            np.pad(np.arange(old), (0, new - old), mode="symmetric") for old, new in zip(size, wanted, strict=True)
+        )
+        where = (rows[:, None] * size[1] + cols).ravel()
 
     def laid(field: Array | None) -> Array | None:
         return None if field is None else np.ascontiguousarray(field[where, turn].transpose(1, 0, 2))

@@ -75,6 +75,11 @@ class Layout:
         found = np.concatenate([own == left, own == right], axis=1).astype(np.float64)
         return np.asarray(found / found.sum(axis=1, keepdims=True), dtype=np.float64)
 
+    @property
+    def stands_for_more(self) -> bool:
+        """Whether its images, told apart, are fewer than the batch's or pieces of them."""
+        return self.profiles > 1 and (self.pieces or self.profiles < self.batch)
+
     def carried(self, shape: Shape) -> Size:
         """Size of the part of a map that kernels are carried on."""
         rows, cols = (side if side <= self.whole else self.cut for side in shape[1:])

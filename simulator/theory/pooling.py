@@ -46,7 +46,7 @@ def _after_pooling(pooled: Signal, signal: Signal, window: Window, node: Node) -
         kernel=kernel,
         mean=np.full((1, kernel.values.shape[1]), float(pooled.mean.mean())),
         origin=None,
-        sample=lambda: regrown(sample, size, kernel.size),
+        sample=lambda: regrown(sample, size, kernel.size, signal.far is not None),
         amplitude=amplitude,
         far=far,
     )

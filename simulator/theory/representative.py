@@ -15,6 +15,7 @@ are not two in the middle.
 
 from __future__ import annotations
 
+import math
 from typing import TypeVar
 
 import numpy as np
@@ -28,7 +29,7 @@ Number = TypeVar("Number", bound=np.generic)
 
 _GRIDS = 4, 8, 16  # rows and columns: from parts of an image to positions of the maps that are carried
 _STARTS = 64
-_PLACES = 5  # rows and columns of places that a piece of an image may lie at
+_PIECES = 2048  # of all images, that some are chosen of
 _LAGS = 1, 2, 4  # pixels apart
 _LESS = 1e-9  # share of a distance by which an exchange must make it smaller
 
@@ -59,8 +60,9 @@ def representative_pieces(data: Array, keep: int, side: Size) -> tuple[Ints, Arr
     samples = len(data)
     if keep >= samples and tuple(data.shape[2:]) == side:
         return np.arange(samples), np.zeros((samples, 2))
+    count = max(math.isqrt(_PIECES // samples), 3)
     steps = [
-        np.linspace(0.0, 1.0, _PLACES if whole > part else 1) for whole, part in zip(data.shape[2:], side, strict=True)
+        np.linspace(0.0, 1.0, min(whole - part + 1, count)) for whole, part in zip(data.shape[2:], side, strict=True)
     ]
     places = np.stack(np.meshgrid(*steps, indexing="ij"), axis=-1).reshape(-1, 2)
     apart = data - data.mean(axis=(0, 2, 3), keepdims=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
@@ -45,6 +46,7 @@ Ints = NDArray[np.intp]
 _BUDGET = 4_000_000  # kernel entries carried of a batch of real images
 _NEAR = 8  # rows and columns of large maps where only neighbours matter
 _PIECE = 12  # rows and columns of its pieces
+_CHOICE = 2 / 3  # share of a batch's images that have a piece carried at most: more are less like the batch together
 _SMALL = 500_000  # kernel entries up to which an exchangeable batch is carried whole
 _EVENLY = np.array([0.7548776662466927, 0.5698402909980532])  # 1 / g and 1 / g^2, g^3 = g + 1
 _FLAT = 128  # samples of flat data whose pairs are all carried
@@ -104,7 +106,7 @@ def start(batch: Batch, network: Network) -> Start:
     unpadded = [shape for shape in maps if shape not in padded]
     whole = all(max(shape[1:]) <= CUT for shape in unpadded)
     cut = max((max(shape[1:]) for shape in maps), default=1) if whole else _PIECE
-    keep = min(samples, _FLAT)
+    keep = min(samples if whole else math.ceil(_CHOICE * samples), _FLAT)
     while keep > 2 and _entries(keep, unpadded, cut) > _BUDGET:
         keep -= 1
     layout = replace(Layout.all_pairs(keep, samples), whole=cut, cut=cut, pieces=not whole)
