@@ -16,12 +16,12 @@ from varprop.simulator.theory.maps import Ints, Size, Window, bordered, clipped_
 from varprop.simulator.theory.pairs import PairKernel, grown, offset_means
 from varprop.simulator.theory.sample import Sample, mirrored
 from varprop.simulator.theory.stencils import Stencils, moments, pairs_of_taps
+from varprop.simulator.theory.transport import transport
 from varprop.simulator.theory.variance_law import VarianceLaw
 
 Array = NDArray[np.float64]
 
 NODES = 2**14  # depthwise kernels over which 1 / (v + eps) is averaged
-_ROUNDING = 1e-10  # share of the largest variance
 _EVERY = 2  # of the channels, one is asked how far samples differ
 
 
@@ -79,28 +79,10 @@ def depthwise(
         covariances = whole + np.sqrt(share) * (covariances - whole)
     trace, wanted = float(np.trace(covariances.mean(axis=0))), float(np.trace(expected))
     if trace > 0:
-        onto = _onto(covariances.mean(axis=0) / trace, expected / (wanted or 1.0))
+        onto = transport(covariances.mean(axis=0) / trace, expected / (wanted or 1.0))
         covariances = onto @ covariances @ onto
         covariances *= wanted / trace
     return mirrored(Sample(values)), Taps(covariances, law, window, inputs.half(), found.shifted, share)
-
-
-def _onto(found: Array, wanted: Array) -> Array:
-    """Return the symmetric map A, A found A = wanted, that moves points of the one covariance least.
-
-    With R^2 = wanted it is A = R (R found R)^-1/2 R (Olkin & Pukelsheim, "The distance between two random vectors with
-    given dispersion matrices", Linear Algebra and its Applications 48, 1982, theorem 4).
-    """
-    root = _power(wanted, 0.5)
-    return np.asarray(root @ _power(root @ found @ root, -0.5) @ root)
-
-
-def _power(matrix: Array, exponent: float) -> Array:
-    """Return a power of a covariance, of which directions without variance stay without."""
-    values, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
-    live = values > _ROUNDING * max(float(values[-1]), 0.0)
-    powers = np.power(values, exponent, out=np.zeros_like(values), where=live)
-    return np.asarray((vectors * powers) @ vectors.T)
 
 
 def _share(under: Array, fixed: Sequence[Array], batch: int) -> float:

@@ -8,15 +8,16 @@ Images that are carried whole are given the mean and the spread at each position
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 from numpy.typing import NDArray
 
 from varprop.simulator.theory.maps import Ints, Size, Window
+from varprop.simulator.theory.transport import transport
 from varprop.simulator.theory.variance_law import VarianceLaw, quadratic_form_law
 
 Array = NDArray[np.float64]
-
-_ROUNDING = 1e-12  # share of the largest eigenvalue below which a direction of the data is not there
 
 
 def gathered(maps: Array, index: Ints, window: Window) -> Array:
@@ -32,15 +33,7 @@ def gathered(maps: Array, index: Ints, window: Window) -> Array:
 
 def statistics(maps: Array, index: Ints, window: Window) -> tuple[Array, Array]:
     """Return the mean and the covariance of all patches of all samples."""
-    total: Array = np.zeros(())
-    square: Array = np.zeros(())
-    for sample in maps:
-        (patches,) = gathered(sample[None], index, window)
-        total = total + patches.sum(axis=1)
-        square = square + patches @ patches.T
-    count = len(maps) * index.shape[-1]
-    mean = total / count
-    return mean, square / count - np.outer(mean, mean)
+    return _mean_and_covariance(gathered(sample[None], index, window)[0] for sample in maps)
 
 
 def between(maps: Array, index: Ints, window: Window, size: Size, piece: Size) -> Array:
@@ -49,17 +42,26 @@ def between(maps: Array, index: Ints, window: Window, size: Size, piece: Size) -
     Averages over images and positions say nothing of how much of all variance is one of whole images, which alone is
     left when a channel is averaged over its map.
     """
-    total: Array = np.zeros(())
-    square: Array = np.zeros(())
-    for sample in maps:
+
+    def means(sample: Array) -> Array:
         (patches,) = gathered(sample[None], index, window)
         sums = np.pad(patches.reshape(-1, *size), ((0, 0), (1, 0), (1, 0))).cumsum(axis=1).cumsum(axis=2)
         rows = sums[:, piece[0] :] - sums[:, : -piece[0]]
-        means = (rows[:, :, piece[1] :] - rows[:, :, : -piece[1]]).reshape(len(patches), -1) / (piece[0] * piece[1])
-        total = total + means.mean(axis=1)
-        square = square + means @ means.T / means.shape[1]
-    mean = total / len(maps)
-    return square / len(maps) - np.outer(mean, mean)
+        whole = rows[:, :, piece[1] :] - rows[:, :, : -piece[1]]
+        return np.asarray(whole.reshape(len(patches), -1) / (piece[0] * piece[1]))
+
+    return _mean_and_covariance(means(sample) for sample in maps)[1]
+
+
+def _mean_and_covariance(fields: Iterable[Array]) -> tuple[Array, Array]:
+    """Return those of all columns of some arrays, which are looked at one after the other."""
+    total: Array = np.zeros(())
+    square: Array = np.zeros(())
+    count = 0
+    for field in fields:
+        total, square, count = total + field.sum(axis=1), square + field @ field.T, count + field.shape[1]
+    mean = total / count
+    return mean, square / count - np.outer(mean, mean)
 
 
 def damped_taps(maps: Array, window: Window, variance: float, law: VarianceLaw) -> Array:
@@ -102,13 +104,8 @@ def matched(patches: Array, mean: Array, covariance: Array, pieces: Array) -> Ar
 
 
 def _moved(centred: Array, covariance: Array) -> Array:
-    """Give points of mean zero, shape (samples, entries, outputs), a covariance.
-
-    That is Monge's map between normal laws, x -> A x with A = C^1/2 (C^1/2 C_x C^1/2)^-1/2 C^1/2 (Peyre & Cuturi,
-    "Computational Optimal Transport", 2019, remark 2.31), as far as the points vary at all.
-    """
-    root = _power(covariance, 0.5)
-    return np.asarray(root @ _power(root @ _spread(centred) @ root, -0.5) @ root @ centred)
+    """Give points of mean zero, shape (samples, entries, outputs), a covariance."""
+    return np.asarray(transport(_spread(centred), covariance) @ centred)
 
 
 def _spread(centred: Array) -> Array:
@@ -127,10 +124,3 @@ def levelled(patches: Array, wanted: Array) -> Array:
     return np.asarray(
         mean + (patches - own) * np.sqrt(np.divide(aim, level, out=np.zeros_like(level), where=level > 0))
     )
-
-
-def _power(matrix: Array, exponent: float) -> Array:
-    """Power of a positive semidefinite matrix; of a direction that is not there, zero."""
-    values, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
-    live = values > values[-1] * _ROUNDING
-    return np.asarray((vectors[:, live] * values[live] ** exponent) @ vectors[:, live].T)
