@@ -194,6 +194,11 @@ def products_by_offset(maps: Array) -> Array:
     return np.asarray(np.fft.fftshift(np.fft.irfft2(power, full)), dtype=np.float64)
 
 
+def stepped(step: int, size: int) -> tuple[slice, slice]:
+    """Return the places of a line of some size from which a step leads to another place of it, and these."""
+    return slice(max(-step, 0), size - max(step, 0)), slice(max(step, 0), size - max(-step, 0))
+
+
 def at_offsets(field: Array, down: Ints, across: Ints) -> Array:
     """Values of a field by offset, shape (*down.shape, *across.shape); zero beyond the map."""
     padded, rows, cols = _places(field, down, across)

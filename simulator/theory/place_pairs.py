@@ -24,7 +24,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from varprop.simulator.theory.maps import Ints, Padding, Size, Window, at_offsets, bordered
+from varprop.simulator.theory.maps import Ints, Padding, Size, Window, at_offsets, bordered, stepped
 
 Array = NDArray[np.float64]
 
@@ -54,10 +54,9 @@ def _pairs(size: Size) -> _Pairs:
     shifts = [(i, j) for i in range(height) for j in range(1 - width if i else 0, width)]
     first, second = np.full((2, len(shifts), points), -1)
     for number, (i, j) in enumerate(shifts):
-        left = max(-j, 0)
-        from_ = grid[: height - i, left : width - max(j, 0)].ravel()
-        first[number, : len(from_)] = from_
-        second[number, : len(from_)] = grid[i:, left + j : width + min(j, 0)].ravel()
+        here, there = (grid[part].ravel() for part in zip(stepped(i, height), stepped(j, width), strict=True))
+        first[number, : len(here)] = here
+        second[number, : len(here)] = there
     weight = np.where(np.arange(len(shifts)) > 0, 2.0, 1.0) / points**2
     return _Pairs({shift: k for k, shift in enumerate(shifts)}, first, second, weight)
 

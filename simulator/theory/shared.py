@@ -41,7 +41,7 @@ from numpy.typing import NDArray
 from varprop.simulator.activations import activation
 from varprop.simulator.network import Activation, Add, Conv2d, Linear, Network, ZeroPad
 from varprop.simulator.theory.gradient import Gradient
-from varprop.simulator.theory.maps import Size, by_offset
+from varprop.simulator.theory.maps import Size, by_offset, stepped
 from varprop.simulator.theory.response import Bends, Response, activated, bends, first, followed, ways_under
 from varprop.simulator.theory.sample import alike
 from varprop.simulator.theory.signal import Signal
@@ -332,7 +332,7 @@ class Shared:
                 # A cut-out has fewer pairs so far apart than the map, for its size.
                 for step, side, cut in zip((row, col), whole_map, size, strict=True):
                     ways *= (1 - abs(step) / side) / (1 - abs(step) / cut)
-                here, there = _both(row, size[0]), _both(col, size[1])
+                here, there = stepped(row, size[0]), stepped(col, size[1])
                 p, b = (here[0], there[0]), (here[1], there[1])
                 c = float(correlation[row + size[0] - 1, col + size[1] - 1])
                 product = ways * _apart(gradient[p] * gradient[b])
@@ -435,11 +435,6 @@ def _apart(values: Array) -> Array:
 
 def _root_square(values: Array) -> float:
     return math.sqrt(float(np.einsum("psc,psc->", values, values)) / values.size)
-
-
-def _both(step: int, size: int) -> tuple[slice, slice]:
-    """Return the places of a line from which a step leads to another, and these."""
-    return slice(max(-step, 0), size - max(step, 0)), slice(max(step, 0), size - max(-step, 0))
 
 
 def _steps(ways: Array) -> Array:

@@ -13,7 +13,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from varprop.simulator.theory.maps import Size, Window, size_of
+from varprop.simulator.theory.maps import Size, Window, size_of, stepped
 
 Array = NDArray[np.float64]
 Rows = tuple[int, int]  # first and one after the last
@@ -110,8 +110,7 @@ def moments(field: Array, window: Window, size: Size) -> Moments:
     for tap, _, inputs in _meetings(window, (height, width)):
         mean[tap] = averaged[inputs].sum(axis=(0, 1))
     for (down, across), pairs in pairs_of_taps(window, (height, width)).items():
-        here = slice(0, height - down), slice(max(-across, 0), width - max(across, 0))
-        there = slice(down, height), slice(max(across, 0), width + min(across, 0))
+        here, there = zip(stepped(down, height), stepped(across, width), strict=True)
         product = shifted[down, across] = np.zeros((height, width, channels))
         product[here] = np.einsum("hwsc,hwsc->hwc", maps[here], maps[there]) / samples
         for one, other, where in pairs:
