@@ -119,8 +119,7 @@ def _(operation: Activation, node: Node, network: Network, inputs: list[Signal])
     tilted, strayed = _behind_normalisation(node, network), None
     sphere = own_sphere = np.inf
     if network.has_batch_norm:
-        # A channel's law is that of its layer's input; the layer's own noise is that of the mean over its channels.
-        strayed = max(signal.strays.levels - 2.0 / signal.width, 0.0)
+        strayed = signal.levels
     if signal.law is not None and signal.behind is None:
         sphere, own_sphere, strayed = signal.law.sphere, signal.law.own_sphere, signal.law.levels
     spots = None if strayed is None else signal.strays.spots_on(signal.kernel)

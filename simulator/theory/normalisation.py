@@ -38,9 +38,7 @@ def batch_normalised(operation: BatchNorm, signal: Signal) -> Signal:
     if taps is not None:
         assert signal.weighted is not None
         assert signal.weighted.window is not None
-        # A channel's law is that of its layer's input; the layer's own noise is that of the mean over its channels.
-        levels = max(strays.levels - 2.0 / signal.width, 0.0)
-        law = replace(depthwise_law(taps, operation.eps), levels=levels)
+        law = replace(depthwise_law(taps, operation.eps), levels=signal.levels)
         # Dividing by v damps the directions of w that make v large.
         assert law.taps is not None
         kernel = windows(signal.weighted.input, law.taps, signal.weighted.window).centred

@@ -159,6 +159,11 @@ class Signal:
         return 1.0 if self.amplitude is None else float(self.amplitude.mean())
 
     @property
+    def levels(self) -> float:
+        """Variance of the levels that a channel's law has: the layer's own noise is of the mean over its channels."""
+        return max(self.strays.levels - 2.0 / self.width, 0.0)
+
+    @property
     def common_root(self) -> Array:
         """Root of what two positions of a large map have in common: the product of theirs, if that is of rank one."""
         assert self.amplitude is not None
