@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import singledispatch
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -98,8 +97,7 @@ def _(op: Conv2d, gradient: Gradient, inputs: list[Signal], output: Signal, law:
         damped = damped_taps(source.known, window, output.weighted.law.second_moment, law)
         more = _through_different(gradient.kernel, damped, window, window.out_size(size))
         return [replace(back, kernel=back.kernel.scaled(more))]
-    fields, more = _handed_on(gradient, source, output, loads, op.stride, size, 0 if op.depthwise else op.groups)
-    leaning = gradient.leaning * windowed(source.strays.levels, output.weighted.strays.levels)
+    back, more = _handed_on(gradient, source, output, loads, op.stride, size, 0 if op.depthwise else op.groups)
     amplitude = None
     if source.amplitude is None:
         arriving = unmerged(gradient.kernel, source.kernel.layout)
@@ -108,15 +106,14 @@ def _(op: Conv2d, gradient: Gradient, inputs: list[Signal], output: Signal, law:
         reach = window_scatter(edges, replace(window, inside=False), size_of(source.amplitude))
         amplitude = reach / (window.taps / (op.stride[0] * op.stride[1]))
     return [
-        Gradient(
-            windows_transposed(arriving, moments, window, source.kernel.size).scaled(more),
-            None,
-            tilt,
-            related.lost,
-            related.gates,
+        replace(
+            back,
+            kernel=windows_transposed(arriving, moments, window, source.kernel.size).scaled(more),
+            tilt=tilt,
+            lost=related.lost,
+            selection=related.gates,
             amplitude=amplitude,
-            leaning=leaning,
-            **fields,
+            leaning=gradient.leaning * windowed(source.strays.levels, output.weighted.strays.levels),
         )
     ]
 
@@ -165,8 +162,8 @@ def _returned(
 
 def _handed_on(
     gradient: Gradient, source: Signal, output: Signal, loads: Array, stride: Size, size: Size, groups: int
-) -> tuple[dict[str, Any], float]:
-    """Return what a gradient is to its channels at a layer's input, and how much more comes back of it for that.
+) -> tuple[Gradient, float]:
+    """Return a gradient as it is to the channels of a layer's input, and how much more comes back of it for that.
 
     Slopes know the weights of one of several groups so much better, but of two channels only those of one group; of no
     `groups`, as in a depthwise layer, `relations` say what they know.
@@ -179,7 +176,15 @@ def _handed_on(
     )
     alone = max(groups - 1, 0) * handed_here(new, loads, stride)
     left = 2.0 * groups * handed_here(lasts, loads, stride) / source.width if source.known is None else 0.0
-    return {"coherence": coherence, "alone": alone, "opposition": opposition, "held": held}, 1.0 + left
+    back = Gradient(
+        gradient.kernel,
+        opposition=opposition,
+        leaning=gradient.leaning,
+        coherence=coherence,
+        alone=alone,
+        held=held,
+    )
+    return back, 1.0 + left
 
 
 def _at_data(gradient: Gradient, moments: Array, window: Window, size: tuple[int, ...]) -> Gradient:
@@ -217,9 +222,9 @@ def _(op: Linear, gradient: Gradient, inputs: list[Signal], output: Signal, law:
     assert output.weighted is not None
     alone = np.ones((1, 1))
     kept, gradient = _returned(output, gradient, inputs[0], law, alone, (1, 1), 1)
-    fields, more = _handed_on(gradient, inputs[0], output, alone, (1, 1), (1, 1), 1)
+    back, more = _handed_on(gradient, inputs[0], output, alone, (1, 1), (1, 1), 1)
     factor = float(linear_gradient(op.out_features, output.weighted.law.second_moment * kept * more, 1.0))
-    return [Gradient(gradient.kernel.scaled(factor), leaning=gradient.leaning, **fields)]
+    return [replace(back, kernel=gradient.kernel.scaled(factor))]
 
 
 @pull_back.register

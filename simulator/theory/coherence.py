@@ -42,7 +42,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from varprop.simulator.activations import ActivationFunction
-from varprop.simulator.theory.maps import Size, apart_by, at_offsets, by_offset
+from varprop.simulator.theory.maps import Size, apart_by, at_offsets
 from varprop.simulator.theory.pairs import PairKernel
 from varprop.simulator.theory.response import bends
 
@@ -63,10 +63,8 @@ def known_by_slopes(
     squared, slope
         E phi'^2 and d log E phi'^2 / d log q, the sum of the two at one point, which is given as the first.
     """
-    size = gradient.size
-    together = _products(gradient)
-    middle = float(together[size[0] - 1, size[1] - 1])
-    if size == (1, 1) or not middle * before.second_moment > 0.0:
+    together = gradient.correlation()
+    if gradient.size == (1, 1) or not before.second_moment > 0.0 or not together.any():
         return np.array([slope, 0.0]).reshape(2, 1, 1)
     (found,) = bends(function, [before], None, 1)
     nearly = 1.0 - found.correlation[0, :-1] ** 2 < _ONE
@@ -74,7 +72,7 @@ def known_by_slopes(
     for half, own in zip(halves, (slope, 0.0), strict=True):
         half[-1] = own
     fields = [np.append(half, half[-2::-1]).reshape(together.shape) for half in halves]
-    return np.stack(fields) * (together / middle)
+    return np.stack(fields) * together
 
 
 def learnt(known: Array, source: PairKernel, output: PairKernel, stride: Size) -> tuple[Array, Array]:
@@ -95,11 +93,4 @@ def learnt(known: Array, source: PairKernel, output: PairKernel, stride: Size) -
 
 def _correlation(kernel: PairKernel, size: Size, stride: Size) -> Array:
     """Return the correlation of values without their mean at the offsets of a map of `size`, in steps of `stride`."""
-    products = _products(kernel.centred)
-    middle = float(products[kernel.size[0] - 1, kernel.size[1] - 1])
-    return at_offsets(products / middle if middle > 0.0 else products, *apart_by(size, stride))
-
-
-def _products(kernel: PairKernel) -> Array:
-    """Mean product of two points of a sample by offset."""
-    return by_offset(kernel.values[: kernel.layout.profiles].mean(axis=0), kernel.size)
+    return at_offsets(kernel.centred.correlation(), *apart_by(size, stride))
