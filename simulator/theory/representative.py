@@ -41,9 +41,7 @@ def representative(data: Array, keep: int) -> Ints:
         return np.arange(samples)
     traits = described(data)
     traits -= traits.mean(axis=0)
-    rng = np.random.default_rng(0)
-    found = [_exchanged(traits, rng.permutation(samples)[:keep], np.arange(samples)) for _ in range(_STARTS)]
-    return np.sort(min(found, key=lambda chosen: _distance(traits, chosen)))
+    return _closest(traits, samples, keep)
 
 
 def representative_pieces(data: Array, keep: int, side: Size) -> tuple[Ints, Array]:
@@ -71,14 +69,8 @@ def representative_pieces(data: Array, keep: int, side: Size) -> tuple[Ints, Arr
     traits -= traits.mean(axis=0)
     spread = traits.std(axis=0)
     traits /= np.where(spread > 0, spread, 1.0)
-    image = np.repeat(np.arange(samples), len(places))
-    rng = np.random.default_rng(0)
-    found = []
-    for _ in range(_STARTS):
-        first = rng.permutation(samples)[:keep]
-        found.append(_exchanged(traits, first * len(places) + rng.integers(len(places), size=len(first)), image))
-    best = np.sort(min(found, key=lambda chosen: _distance(traits, chosen)))
-    return image[best], places[best % len(places)]
+    image, place = np.divmod(_closest(traits, samples, keep), len(places))
+    return image, places[place]
 
 
 def piece_of(maps: NDArray[Number], size: Size, place: Array) -> NDArray[Number]:
@@ -132,6 +124,17 @@ def _averaged(fields: Array, cells: int) -> Array:
         count = np.diff(np.append(first, side)).reshape([-1 if at == axis else 1 for at in range(3)])
         fields = np.add.reduceat(fields, first, axis=axis) / count
     return fields.reshape(len(fields), -1)
+
+
+def _closest(traits: Array, samples: int, keep: int) -> Ints:
+    """Return which of the pieces of some images, all of an image one after the other, together come closest to zero."""
+    pieces, rng = len(traits) // samples, np.random.default_rng(0)
+    image = np.repeat(np.arange(samples), pieces)
+    found = []
+    for _ in range(_STARTS):
+        first = rng.permutation(samples)[:keep]
+        found.append(_exchanged(traits, first * pieces + rng.integers(pieces, size=len(first)), image))
+    return np.sort(min(found, key=lambda chosen: _distance(traits, chosen)))
 
 
 def _distance(traits: Array, chosen: Ints) -> float:

@@ -233,11 +233,13 @@ def _carried(values: Array, how: Start) -> tuple[PairKernel, Array, Array | None
     if small != values.shape[2:]:
         square = np.mean(values**2, axis=(0, 1))
         amplitude = square / float(square.mean()) if square.any() else np.ones_like(square)
-    return *_paired(_pieces(chosen, small, how.places[how.chosen]), small, how.layout), amplitude, None
+    return *_paired(_pieces(values, small, how), small, how.layout), amplitude, None
 
 
-def _pieces(maps: Array, size: Size, places: Array) -> Array:
-    """Cut a piece out of every sample; shape (samples, channels, positions)."""
+def _pieces(maps: Array, size: Size, how: Start) -> Array:
+    """Cut a piece out of every sample that is carried; shape (samples, channels, positions)."""
+    which = slice(None) if how.chosen is None else how.chosen
+    maps, places = maps[which], how.places[which]
     if maps.shape[2:] != size:
         maps = np.stack([piece_of(image, size, place) for image, place in zip(maps, places, strict=True)])
     return maps.reshape(*maps.shape[:2], -1)
@@ -282,14 +284,8 @@ def _by_offset(maps: Array, size: Size) -> Array:
 
 def _sample(values: Array, how: Start, kernel: PairKernel) -> Sample:
     """Return known channels as a sample."""
-    if how.chosen is not None:
-        chosen = values[how.chosen]
-        return repeated(
-            chosen[:, :, None] if values.ndim == 2 else _pieces(chosen, kernel.size, how.places[how.chosen]),
-            kernel.layout,
-        )
     maps = values if values.ndim == 4 else values[:, :, None, None]
-    return repeated(_pieces(maps, kernel.size, how.places), kernel.layout)
+    return repeated(_pieces(maps, kernel.size, how), kernel.layout)
 
 
 def _variance_law(variance: Array, eps: float) -> VarianceLaw:
