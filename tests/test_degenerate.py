@@ -37,9 +37,9 @@ ZERO_GRADIENT = 1e-14
 EPS = 1.0
 """Of batch normalisation that meets constants: the default makes their rounding noise 300 times larger."""
 LR, STEPS = 3.0, 5
+"""Few steps, and long ones: where a zero is a cancellation, rounding noise grows from step to step."""
 ZERO_OUTPUT = LR * STEPS * ZERO_GRADIENT
 """What weights that are zero but for rounding make of inputs of size one: how it rounds, a processor decides."""
-"""Few steps, and long ones: where a zero is a cancellation, rounding noise grows from step to step."""
 
 
 class Trained:

@@ -260,9 +260,9 @@ def regrown(sample: Sample, size: Size, wanted: Size, apart: bool) -> Sample:
     Of images, whose far positions are known `apart`, by those of the next samples side by side: mirrored ones would
     give far positions much in common. Otherwise mirrored, as no neighbours are torn apart then.
     """
-    tile, where = tiles(size, wanted)
     turn = np.arange(sample.values.shape[1])[:, None]
     if apart:
+        tile, where = tiles(size, wanted)
         turn = (turn + tile) % len(turn)
     else:
         rows, cols = (
