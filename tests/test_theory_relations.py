@@ -8,18 +8,20 @@ import numpy as np
 import pytest
 
 from varprop.simulator.compare import compare
-from varprop.simulator.initializers import parse_initializer
+from varprop.simulator.initializers import WeightLaw, parse_initializer
 from varprop.simulator.inputs import load_batch
 from varprop.simulator.montecarlo import simulate
 from varprop.simulator.network import NetworkBuilder
 from varprop.simulator.report import Batch
 from varprop.simulator.theory import predict
+from varprop.simulator.theory.depthwise import Taps
 from varprop.simulator.theory.engine import _forward
 from varprop.simulator.theory.maps import Window
 from varprop.simulator.theory.opposition import within
-from varprop.simulator.theory.relations import _passed, _passed_alike, _Sent, _unchanged
+from varprop.simulator.theory.relations import _passed, _passed_alike, _Sent, _unchanged, relations
+from varprop.simulator.theory.sample import Sample
 from varprop.simulator.theory.stencils import Stencils
-from varprop.tests.tolerances import BEYOND, OPPOSED_WITHIN, STEP_AT_POOLING
+from varprop.tests.tolerances import BEYOND, OPPOSED_WITHIN, ROUNDING, STEP_AT_POOLING
 
 SIZE, WINDOW = (3, 2), Window((3, 3), (1, 1), (1, 1, 1, 1))
 POINTS = SIZE[0] * SIZE[1]
@@ -82,6 +84,22 @@ def test_white_gradients(samples):
     for c in range(2):
         expected = written_out(weights[:, c], [s[..., c] for s in slopes], y[..., c], np.eye(count) - 1 / count)
         np.testing.assert_allclose(found[..., c], expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("images", [False, True])
+def test_what_positions_differ_by_relates_nothing(images):
+    """Slopes of either side that are functions of the place alone: kernels multiply these place by place."""
+    channels, samples, rng = 8, 4, np.random.default_rng(0)
+    law = WeightLaw("normal", 0.0, 1 / 3, np.inf, 0.0, 9, 9)
+    before, behind = (rng.uniform(0.5, 2.0, (POINTS, 1, 1)) for _ in range(2))
+    source = Sample(
+        rng.standard_normal((POINTS, samples, channels)), slopes=np.broadcast_to(before, (POINTS, samples, channels))
+    )
+    both = np.broadcast_to(behind, (POINTS, samples, 2 * channels))
+    after = Sample(rng.standard_normal(both.shape), slopes=both)
+    taps = Taps(np.broadcast_to(np.eye(9), (channels, 9, 9)), law, WINDOW, source, {})
+    found = relations(taps, SIZE, after, POINTS * samples, None, images, 0.0, 0.0)
+    np.testing.assert_allclose((found.tilt, found.reweigh, found.gates), 1.0, rtol=ROUNDING)
 
 
 def test_depthwise_layers_behind_global_pooling():

@@ -37,7 +37,7 @@ class Relations:
     tilt
         Of the squared slopes after the layer and its 1 / (v + eps).
     reweigh
-        What the squared weights add to that.
+        What the squared weights add to that, at each position.
     gates
         Of what comes back through the layer and the squared slopes before it. An input that is zero closes the gate
         before the layer and adds nothing to the outputs that it feeds; and as the outputs do not change when all inputs
@@ -118,7 +118,9 @@ def relations(
     sent, arrived = _Sent.by(kernels.back, slopes, square, y), _Sent.by(_unchanged, slopes, square, y)
     through, arriving = (scale * _passed(way, slopes, square, y, points) for way in (sent, arrived))
     alone = scale * kernels.back(np.ones((len(square), 1, count)), power=2)
-    seen = float(alone.mean()) * float(arriving.mean()) / float(scale.mean())
+    # What positions differ by, kernels know.
+    known = arriving.mean(axis=_alike(images), keepdims=True) / float(scale.mean())
+    seen = float(np.mean(scale * kernels.back(np.repeat(known, count, axis=2), power=2)))
     if alike > 0:
         through, arriving = (
             field + alike * (scale * _passed_alike(way, slopes, y, points) - field)
@@ -131,12 +133,12 @@ def relations(
         return Relations(tilt, reweigh)
     gate = source.slopes[:, :samples]
     passed = through * gate**2
-    gates = excess(through, gate**2)
+    gates = _excess_by_place(through, gate**2, images)
     if law is not None and law.products is not None:
         # A few of the kernels, of small variance, count for much: the mean over all of them is known at each channel.
         squares = np.ascontiguousarray(law.products.diagonal(axis1=1, axis2=2).T)
         known = Stencils(squares, taps.window, size).back(np.ones((len(square), 1, count)))
-        gates *= excess(known, gate**2) / excess(alone, gate**2)
+        gates *= _excess_by_place(known, gate**2, images) / _excess_by_place(alone, gate**2, images)
     if source.inverse is None or source.inputs is None or y is None:
         return Relations(tilt, reweigh, gates)
     inputs = source.inputs[:, :samples]
@@ -148,6 +150,18 @@ def relations(
     lost = float(np.mean(source.inverse * scale * gone)) / whole * ratio**2 / points if whole > 0 else None
     before, alike = (excess(channel_means(field), source.inverse) for field in (passed, alone))
     return Relations(tilt, reweigh, gates, before / alike, lost)
+
+
+def _alike(images: bool) -> tuple[int, ...]:
+    """Return the axes of a field, (positions, samples, channels), along which its law is one."""
+    return (2,) if images else (1, 2)
+
+
+def _excess_by_place(first: Array, second: Array, images: bool) -> float:
+    """Return the mean product of two fields over that of their means at a point."""
+    one, other = (field.mean(axis=_alike(images)) for field in (first, second))
+    apart = float(np.mean(one * other))
+    return float(np.mean(first * second)) / apart if apart > 0 else 1.0
 
 
 def _met(after: Sample, opposed: float) -> Array:
