@@ -29,6 +29,7 @@ from varprop.simulator.weight_law import WeightLaw
 from varprop.tests.naive_engine import draw, run
 from varprop.tests.tolerances import (
     BEYOND,
+    CUBATURE,
     DEEP_LINEAR,
     LEADING,
     LEVELS,
@@ -337,6 +338,50 @@ def test_share_of_a_batch_in_what_channels_differ_by(shared, fixed):
         share = share_of_batch(seen[:, :, None], (known,) if fixed else (), batch)
         excess.append(share * float(seen.mean(axis=0).var()) - wanted)
     assert abs(np.mean(excess)) < BEYOND * np.std(excess) / math.sqrt(draws)
+
+
+def windows(x):
+    """Values under 3x3 windows, zeros around the map: shape (channels, taps, samples, height, width)."""
+    side = x.shape[2]
+    padded = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)))
+    return np.stack([padded[..., i : i + side, j : j + side] for i in range(3) for j in range(3)], axis=1)
+
+
+def test_neighbours_of_a_channel_are_as_alike_as_its_draw_has_them():
+    """Variances behind depthwise kernels: those of white channels would have a mean 1 / v that is 2% less.
+
+    Kernels of a draw have entries of different samples that neighbours share, of 27 inputs and of 32 channels, and a
+    channel's correlation of neighbours keeps a part of that over any number of samples.
+    """
+    side, samples, channels, draws = 8, 24, 128, 30
+    net, init = NetworkBuilder("alike", "torch", (3, side, side)), parse_initializer("lecun_normal")
+    for width, kernel, groups in ((32, 3, 1), (channels, 1, 1), (channels, 3, channels)):
+        net.conv2d(width, kernel, init, groups=groups)
+        net.batch_norm()
+        net.activation("selu")
+    net.flatten()
+    net.linear(4, init)
+    network = net.build()
+    batch = load_batch("gaussian", network.nodes[0].shape, samples, 0)
+    law = _forward(network, batch, None)[8].law
+    rng, data = np.random.default_rng(1), windows(batch.data.swapaxes(0, 1)).reshape(27, -1)
+    phi = activation("selu")
+
+    def normalised(z):
+        z = z - z.mean(axis=1, keepdims=True)
+        return z / np.sqrt(np.mean(z**2, axis=1, keepdims=True) + 1e-5)
+
+    found = np.zeros(draws)
+    for number in range(draws):
+        x = phi.value(normalised(rng.standard_normal((32, 27)) @ data / np.sqrt(27)))
+        x = phi.value(normalised(rng.standard_normal((channels, 32)) @ x / np.sqrt(32)))
+        under = windows(x.reshape(channels, samples, side, side)).reshape(channels, 9, -1)
+        under -= under.mean(axis=2, keepdims=True)
+        covariances = under @ under.transpose(0, 2, 1) / under.shape[2]
+        w = rng.standard_normal((channels, 64, 9)) / 3
+        found[number] = np.mean(1 / np.sum(w * (w @ covariances), axis=2))
+    error = found.std() / math.sqrt(draws)
+    assert abs(found.mean() - law.inverse) < BEYOND * error + CUBATURE * law.inverse
 
 
 def mean_square(values):

@@ -18,7 +18,7 @@ from varprop.simulator.theory import predict
 from varprop.simulator.theory.engine import _forward
 from varprop.simulator.theory.maps import Window
 from varprop.simulator.theory.pairs import Layout, PairKernel
-from varprop.simulator.theory.place_pairs import averaged, padded, products, root, total, windowed
+from varprop.simulator.theory.place_pairs import averaged, by_shift, padded, products, root, total, windowed
 from varprop.simulator.theory.strays import NONE, together
 from varprop.tests.tolerances import BANDS, BEYOND, RANDOM_MATRIX
 
@@ -55,6 +55,19 @@ def under(window, size):
 
 def variance(every):
     return float(np.mean(np.einsum("prpr->pr", every)))
+
+
+@pytest.mark.parametrize("size", [(3, 4), (2, 2), (1, 3)])
+def test_covariances_by_shift(size):
+    """Of the entries of two pairs of positions, the one shifted against the other."""
+    every, points = of_all(covariance(size)), list(itertools.product(*map(range, size)))
+    found = by_shift(products(covariance(size), size), size)
+    for shift in itertools.product(*(range(1 - side, side) for side in size)):
+        there = {
+            n: points.index(p) for n, q in enumerate(points) if (p := (q[0] + shift[0], q[1] + shift[1])) in points
+        }
+        expected = np.mean([every[p, q, there[p], there[q]] for p in there for q in there])
+        assert found[shift[0] + size[0] - 1, shift[1] + size[1] - 1] == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(("size", "window"), WINDOWS)

@@ -85,7 +85,9 @@ def batch_normalised(operation: BatchNorm, signal: Signal) -> Signal:
         # Channels that are drawn know of the expected kernel's sphere, not of what a single draw's has less dimensions.
         levels = max((1 + law.levels) * (1 + 2 / law.sphere) / (1 + 2 / law.own_sphere) - 1, 0.0)
         spots = signal.strays.spots_on(signal.kernel)
-        origin = replace(origin, eps=operation.eps, variance=law.mean, edges=edges, levels=levels, spots=spots)
+        shifted = None if signal.weighted is None else signal.weighted.strays.shifted(signal.kernel)
+        origin = replace(origin, eps=operation.eps, variance=law.mean, edges=edges)
+        origin = replace(origin, levels=levels, spots=spots, shifted=shifted)
     if law.ratio > _VANISHED:
         kernel = replace(kernel, log_scale=0.0).scaled(law.ratio / (kernel.second_moment * edges))
     else:

@@ -24,7 +24,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from varprop.simulator.theory.maps import Ints, Padding, Size, Window, at_offsets, bordered, stepped
+from varprop.simulator.theory.maps import Ints, Padding, Size, Window, at_offsets, bordered, offsets, stepped
 
 Array = NDArray[np.float64]
 
@@ -130,6 +130,17 @@ def padded(field: Array, padding: Padding, size: Size) -> Array:
     """Return a root on a map with zeros around it."""
     source, matrices = _paddings(padding, size)
     return matrices @ field[source]
+
+
+def by_shift(covariances: Array, size: Size) -> Array:
+    """Return the mean covariance of two entries of one offset by how far the one is shifted against the other."""
+    which, weight = _pairs(size).first, _pairs(size).weight
+    live = (which >= 0)[:, :, None] & (which >= 0)[:, None, :]
+    shift = offsets(size)[which[:, :, None], which[:, None, :]][live]
+    shape = 2 * size[0] - 1, 2 * size[1] - 1
+    whole = np.bincount(shift, covariances[live], shape[0] * shape[1]).reshape(shape)
+    pairs = np.bincount(shift, np.broadcast_to(weight[:, None, None], live.shape)[live], shape[0] * shape[1])
+    return np.asarray(whole / pairs.reshape(shape))
 
 
 def averaged(covariances: Array, matrix: Array, size: Size) -> float:

@@ -11,7 +11,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from varprop.simulator.theory.maps import Size, by_offset, offsets
+from varprop.simulator.theory.maps import Size, at_offsets, by_offset, offsets
 from varprop.simulator.theory.pairs import Layout, PairKernel
 from varprop.simulator.theory.sample import Sample
 
@@ -155,6 +155,36 @@ def draw_strayed(kernel: PairKernel, key: int, levels: float, spots: Array) -> S
     level /= 2
     drawn *= np.exp(level, out=level).reshape(drawn.shape)
     return of_size(drawn, kernel)
+
+
+def filtered(sample: Sample, kernel: PairKernel, shifted: Array, key: int) -> Sample:
+    """Give every sampled channel of a kernel correlations of its own between positions a shift u apart.
+
+    Given the kernel K of one draw, a channel's mean product c(u) over all points varies from channel to channel by
+
+        E K(p, q) K(p + u, q + u)        (p, q two points),
+
+    which no number of samples takes away: it is what entries of different samples, that stray, have in common with
+    those a shift further. To first order x(p) + sum_u d(u) x(p - u) / 2 has sum_v d(v) c(u - v) more for an even d,
+    which is drawn, shift by shift, with this variance over sum_v c(v)^2. Maps count as closed to rings.
+
+    Parameters
+    ----------
+    shifted
+        That covariance by shift, over the squared second moment.
+    """
+    size, (_, samples, channels) = kernel.size, sample.values.shape
+    if size == (1, 1) or not shifted.any():
+        return sample
+    apart = [np.minimum(np.arange(side), side - np.arange(side)) for side in size]
+    drawn = np.random.Generator(np.random.SFC64([key, 2])).standard_normal((*size, channels))
+    even = (drawn + np.roll(drawn[::-1, ::-1], (1, 1), axis=(0, 1))) / math.sqrt(2)
+    alike = float(np.sum(at_offsets(kernel.centred.correlation(), *apart) ** 2))
+    taps = np.sqrt(np.maximum(at_offsets(shifted, *apart), 0.0) / max(alike, 1.0))[:, :, None] * even / 2
+    taps[0, 0] = 1.0
+    maps = sample.values.reshape(*size, samples, channels)
+    found = np.fft.rfft2(maps, axes=(0, 1)) * np.fft.rfft2(taps, axes=(0, 1))[:, :, None]
+    return of_size(np.fft.irfft2(found, size, axes=(0, 1)).reshape(-1, samples, channels), kernel)
 
 
 def of_size(values: Array, kernel: PairKernel) -> Sample:

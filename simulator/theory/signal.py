@@ -19,7 +19,7 @@ from varprop.simulator.theory.maps import Size, Window
 from varprop.simulator.theory.pairs import PairKernel
 from varprop.simulator.theory.relations import Relations, unrelated
 from varprop.simulator.theory.sample import Sample, activated, alike, mirrored, normalised
-from varprop.simulator.theory.sampling import draw, draw_strayed, linear
+from varprop.simulator.theory.sampling import draw, draw_strayed, filtered, linear
 from varprop.simulator.theory.strays import NONE, Strays
 from varprop.simulator.theory.summands import Summand, few, summed
 from varprop.simulator.theory.variance_law import VarianceLaw
@@ -42,6 +42,7 @@ class Gaussian:
     summands: tuple[Summand, ...] = ()  # of channels that are sums of few
     levels: float = 0.0  # variance of those that its points have in a single draw, and their correlation by offset
     spots: Array | None = None
+    shifted: Array | None = None  # and what two pairs of positions stray by together, by their shift
 
     def draw(self) -> Sample:
         """Draw channels of the node."""
@@ -65,6 +66,8 @@ class Gaussian:
             sample = draw_strayed(self.kernel.centred, self.key, self.levels, self.spots)
         else:
             sample = draw(self.kernel, self.key)
+        if self.shifted is not None:
+            sample = filtered(sample, self.kernel, self.shifted, self.key)
         return sample if self.eps is None else normalised(sample, self.eps, self.variance, self.edges)
 
 

@@ -84,6 +84,14 @@ class Strays:
         """Return `spots` on the map of a kernel."""
         return _known(self.spots, kernel.product_correlation)
 
+    def shifted(self, kernel: PairKernel) -> Array:
+        """Return the covariance of the entries at two pairs of positions on the map of a kernel, by their shift."""
+        if not self.sources:
+            return np.zeros([2 * side - 1 for side in kernel.size])
+        if self._few(kernel):
+            return place_pairs.by_shift(place_pairs.total(map(np.asarray, self.on(kernel).values())), kernel.size)
+        return self.variance * _known(self.places, kernel.product_correlation)
+
     @property
     def rooted(self) -> bool:
         """Whether sources are known as roots, as on maps of few positions."""
