@@ -181,7 +181,7 @@ def test_gradients_opposed_within_a_channel(opposition):
     alike = float(squares.mean()) / (channels * (channels - 1))
     t = np.linalg.inv(np.eye(channels) + 2 * opposition / channels * covariance)
     met = np.diagonal(t, axis1=1, axis2=2)
-    taken = 1.0 / (1.0 + within(opposition, channels, alike) * v)
+    taken = 1.0 / (1.0 + opposition * within(opposition, channels, alike) * v)
     slopes = [np.mean((v - 1) * (field / field.mean() - 1), axis=1) for field in (met, taken)]
     error = slopes[0].std() / math.sqrt(draws)
     assert abs(slopes[0].mean() - slopes[1].mean()) < BEYOND * error + OPPOSED_WITHIN * abs(slopes[0].mean())

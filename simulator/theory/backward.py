@@ -25,6 +25,7 @@ from varprop.simulator.network import (
 )
 from varprop.simulator.theory.coherence import known_by_slopes, learnt
 from varprop.simulator.theory.corrections import averages
+from varprop.simulator.theory.crossing import Crossing
 from varprop.simulator.theory.depthwise import excess
 from varprop.simulator.theory.drawn import Drawn, corrected, missed
 from varprop.simulator.theory.gradient import Gradient, cut_inside, stepped_back
@@ -183,6 +184,8 @@ def _handed_on(
         coherence=coherence,
         alone=alone,
         held=held,
+        # What strides skip has no offset from what they read.
+        crossings=tuple(part.under(loads, size) for part in gradient.crossings) if stride == (1, 1) else (),
     )
     return back, 1.0 + left
 
@@ -255,8 +258,9 @@ def _(
     tilt = gradient.tilt * related.tilt
     # Of a product of slopes, and of covariances, only what is linear in each channel is opposed.
     linear = output.duals.linear
-    spread = _ratio(_data_variance(source), _data_variance(output)) * slopes.second_moment
-    left = linear**2 * spread * float(np.exp(slopes.log_scale))
+    spread = _ratio(_data_variance(source), _data_variance(output)) * squared
+    left = linear**2 * spread
+    coherent = float(np.sqrt(levels.coherent * spread))
     if source.law is not None and source.law.modes is not None:
         left = reduced(source.law.modes, float(gradient.opposition.max()), left, output.width)
     # Coherence does not oppose what both channels are on the mean.
@@ -293,18 +297,25 @@ def _(
             alone=0.0,
             own=own,
             held=held,
+            crossings=tuple(part.gated(linear * spread, coherent) for part in gradient.crossings),
         )
     ]
 
 
 def _opposed(gradient: Gradient, output: Signal) -> float:
     """Return w of E[g_c^2] ~ 1 / (1 + w v_c), v_c being a channel's variance over that of all."""
-    field, centred = gradient.opposition, output.kernel.centred
+    opposition = max(here(gradient.opposition), 0.0)
+    return opposition * _unit(opposition, output)
+
+
+def _unit(opposition: float, output: Signal) -> float:
+    """Return the same over the opposition."""
+    centred = output.kernel.centred
     if not centred.second_moment:
         return 0.0
     # Of what the kernel of all channels strays by, one in so many is a channel with itself.
     alike = mean_square_correlation(centred) + max(output.strays.variance - 1.0 / output.width, 0.0)
-    return within(max(here(field), 0.0), output.width, alike)
+    return within(opposition, output.width, alike)
 
 
 @pull_back.register
@@ -350,7 +361,8 @@ def _(
     leaning = projected_levels(gradient.leaning, own.levels, 1.0 / (kernel.layout.batch * kernel.values.shape[1]))
     if inputs[0].weighted is not None:
         leaning *= power(inputs[0].weighted.strays.levels, own.levels)
-    return [replace(back, opposition=opposition, leaning=leaning)]
+    crossings = tuple(part.kept(size / before) for part in gradient.crossings) if before > 0 else ()
+    return [replace(back, opposition=opposition, leaning=leaning, crossings=crossings)]
 
 
 def _together(gradient: Gradient, output: Signal) -> float:
@@ -367,6 +379,8 @@ def _together(gradient: Gradient, output: Signal) -> float:
 def _(op: Add, gradient: Gradient, inputs: list[Signal], output: Signal, law: VarianceLaw | None) -> list[Gradient]:
     whole = _data_variance(output)
     passed = Gradient(gradient.kernel, amplitude=gradient.amplitude, drawn=gradient.drawn, tied=gradient.tied)
+    unit = _unit(max(here(gradient.opposition), 0.0), output)
+    crossings = *gradient.crossings, Crossing(gradient.kernel, unit, gradient.opposition, gradient.coherence)
     shares = (_ratio(_data_variance(part), whole) for part in inputs)
     return [
         replace(
@@ -376,6 +390,7 @@ def _(op: Add, gradient: Gradient, inputs: list[Signal], output: Signal, law: Va
             coherence=gradient.coherence * share,
             alone=gradient.alone * share,
             own=gradient.own * share,
+            crossings=tuple(part.share(share) for part in crossings),
         )
         for share in shares
     ]

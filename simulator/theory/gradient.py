@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from varprop.simulator.theory.corrections import crossed
+from varprop.simulator.theory.crossing import Crossing, met
 from varprop.simulator.theory.drawn import Drawn, drawn
 from varprop.simulator.theory.drawn import plus as summed_up
 from varprop.simulator.theory.maps import Size
-from varprop.simulator.theory.opposition import average
+from varprop.simulator.theory.opposition import added, average
 from varprop.simulator.theory.pairs import PairKernel, merged, plus, regridded, unmerged
 from varprop.simulator.theory.relations import UNRELATED, Relations
 from varprop.simulator.theory.sample import Sample
@@ -64,6 +65,8 @@ class Gradient:
         At an activation's input, what its slopes know of the weights before them: see `coherence.known_by_slopes`.
     held
         What the opposition would be more if slopes knew nothing of channels: at the data `bending` counts that.
+    crossings
+        What it has in common with the gradients at sums that it came from, the earliest it met first.
     """
 
     kernel: PairKernel
@@ -81,6 +84,7 @@ class Gradient:
     alone: float = 0.0
     own: Array = field(default_factory=lambda: np.zeros((2, 1, 1)))
     held: Array = field(default_factory=lambda: np.zeros((1, 1)))
+    crossings: tuple[Crossing, ...] = ()
 
     @property
     def edges(self) -> float:
@@ -114,11 +118,16 @@ def total(gradients: list[Gradient], exits: list[frozenset[int]]) -> Gradient:
     fields = [gradient.amplitude for gradient in gradients if gradient.amplitude is not None]
     amplitude, leaning = gradients[0].amplitude, gradients[0].leaning
     opposition, coherence = gradients[0].opposition, gradients[0].coherence
+    common, crossings = met([gradient.crossings for gradient in gradients], kernel.log_scale)
     if kernel.second_moment:
         opposition = average([gradient.opposition for gradient in gradients], sizes)
         coherence = average([gradient.coherence for gradient in gradients], sizes)
         leaning = float(np.average([gradient.leaning for gradient in gradients], weights=sizes))
         amplitude = np.average(fields, axis=0, weights=sizes) if fields else None
+        # T = u / (1 + w S): of the two, products with the sums' own gradients change w alone.
+        opposition = added(opposition, common.opposition / sum(sizes))
+        coherence = added(coherence, common.coherence / sum(sizes))
+        kernel = kernel.scaled(1.0 + common.square / kernel.second_moment)
     return Gradient(
         kernel,
         amplitude=amplitude,
@@ -127,6 +136,7 @@ def total(gradients: list[Gradient], exits: list[frozenset[int]]) -> Gradient:
         opposition=opposition,
         leaning=leaning,
         coherence=coherence,
+        crossings=crossings,
     )
 
 

@@ -80,13 +80,13 @@ def _whole(modes: Modes, opposition: float, channels: float) -> float:
 
 
 def within(opposition: float, channels: float, alike: float) -> float:
-    """Return w of E[g_c^2] ~ 1 / (1 + w v_c), v_c being a channel's variance over that of all.
+    """Return w of E[g_c^2] ~ 1 / (1 + w v_c), v_c being a channel's variance over that of all, over the opposition.
 
     An entry of the diagonal of (1 + 2 o S / tr S)^-1 with S = sum_c s_c s_c' is, by Schur's complement, 1 / (1 + 2 o
     s_c' T s_c / tr S) with the T that the other channels alone would have. Of s_c that leaves 1 / (1 + 2 o alike),
     `alike` being the mean squared covariance of two different channels, if their modes are equal ones.
     """
-    return 2.0 * opposition / (channels * (1.0 + 2.0 * opposition * alike))
+    return 2.0 / (channels * (1.0 + 2.0 * opposition * alike))
 
 
 def projected(modes: Modes, opposition: float, along: float, channels: float) -> float:
@@ -155,16 +155,20 @@ def handed_on(field: Array, loads: Array, stride: Size, size: Size) -> Array:
     Gradients of two outputs c, c' an offset apart go against these outputs' covariance, in which for every two weights
     w_ct, w_c't' there is the covariance of the inputs under the taps t and t': an offset from tap to tap further.
     """
-    pairs = overlaps(loads)
+    return spread(field, overlaps(loads), stride, size)
+
+
+def spread(field: Array, weights: Array, stride: Size, size: Size) -> Array:
+    """Return the sum, up to the offset of a map's corners, of a field by offset shifted by weighted offsets."""
     shape = [
         min(step * (known - 1) + taps, 2 * most - 1)
-        for step, known, taps, most in zip(stride, field.shape, pairs.shape, size, strict=True)
+        for step, known, taps, most in zip(stride, field.shape, weights.shape, size, strict=True)
     ]
     down, across = (
         _divided(_shifts(out)[:, None] - _shifts(taps), step)
-        for out, taps, step in zip(shape, pairs.shape, stride, strict=True)
+        for out, taps, step in zip(shape, weights.shape, stride, strict=True)
     )
-    return summed_at_offsets(field, down, across, pairs)
+    return summed_at_offsets(field, down, across, weights)
 
 
 def _shifts(size: int) -> Ints:
