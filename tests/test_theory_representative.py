@@ -7,13 +7,15 @@ from itertools import combinations
 import numpy as np
 import pytest
 
+from varprop.simulator.compare import compare
 from varprop.simulator.initializers import parse_initializer
 from varprop.simulator.inputs import load_batch
+from varprop.simulator.montecarlo import simulate
 from varprop.simulator.network import NetworkBuilder
 from varprop.simulator.theory import predict
 from varprop.simulator.theory import representative as module
 from varprop.simulator.theory.representative import described, piece_of, representative, representative_pieces
-from varprop.tests.tolerances import ROUNDING
+from varprop.tests.tolerances import BEYOND, ROUNDING
 
 
 def distances(data, choices):
@@ -103,6 +105,18 @@ def test_dense_layers_look_at_images_whole(batch):
     network, data = net.build(), load_batch("photo", (3, 24, 24), batch, 0)
     found = predict(network, data).layers[-1].forward.second_moment
     assert found == pytest.approx(2.0 * float(np.mean(data.data**2)), rel=ROUNDING)
+
+
+def test_every_image_has_a_cotangent_of_its_own():
+    """Where ten images stand for 64 a normalisation took a tenth of a gradient that is one number in each image."""
+    net = NetworkBuilder("standing", "torch", (3, 32, 32))
+    net.conv2d(32, 3, parse_initializer("he_normal"), stride=2)
+    net.batch_norm()
+    net.global_average_pool()
+    network, batch = net.build(), load_batch("photo", (3, 32, 32), 64, 0)
+    found = compare(predict(network, batch), simulate(network, batch, trials=400, seed=0)).backward[1]
+    assert found.z is not None
+    assert abs(found.z) < BEYOND
 
 
 def test_grids_average_what_lies_in_a_cell():

@@ -267,7 +267,7 @@ def unmerged(kernel: PairKernel, layout: Layout) -> PairKernel:
     if kernel.layout is layout or len(kernel.layout.left) == len(layout.left):
         return kernel
     own = np.arange(len(layout.left)) < layout.profiles
-    return replace(kernel, layout=layout, values=kernel.values[np.where(own, 0, 1)])
+    return replace(kernel, layout=replace(layout, paired=layout.batch), values=kernel.values[np.where(own, 0, 1)])
 
 
 def plus(first: PairKernel, second: PairKernel) -> PairKernel:
