@@ -15,7 +15,7 @@ from varprop.simulator.theory.corrections import paired
 from varprop.simulator.theory.pairs import Layout, PairKernel
 from varprop.simulator.theory.sample import mirrored
 from varprop.simulator.theory.sampling import draw
-from varprop.tests.tolerances import SMOOTH_POOLED, SMOOTH_STEP
+from varprop.tests.tolerances import DRAWN_NEIGHBOURS, SMOOTH_POOLED, SMOOTH_STEP
 
 HE = parse_initializer("he_normal")
 SAMPLES, SIDE = 3, 2
@@ -47,6 +47,22 @@ def expected_products(kernel, function):
             y = second * (c * nodes[:, None] + np.sqrt(1 - c**2) * nodes[None, :])
             found[block, i, j] = weights @ (function(x) * function(y)) @ weights
     return found
+
+
+@pytest.mark.parametrize(("rough", "reach"), [(0.0, 2.0), (0.3, 4.0)])
+def test_drawn_neighbours_go_together_as_in_the_kernel(rough, reach):
+    """Of 500 points, of which not all directions are drawn: leading ones at the points' size gave 20% to 30% more."""
+    side, samples = 10, 5
+    rows, cols = np.divmod(np.arange(side**2), side)
+    distance = np.hypot(rows[:, None] - rows, cols[:, None] - cols)
+    own = (1.0 - rough) * np.exp(-distance / reach) + rough * (distance == 0)
+    layout = Layout.all_pairs(samples, samples)
+    values = np.where((layout.left == layout.right)[:, None, None], own, 0.0)
+    drawn = draw(PairKernel(layout, (side, side), values), 1).values
+    found = np.einsum("psc,qsc->pq", drawn, drawn) / drawn[0].size
+    near = distance == 1.0
+    assert np.trace(found) == pytest.approx(np.trace(own), rel=DRAWN_NEIGHBOURS)
+    assert found[near].mean() == pytest.approx(own[near].mean(), rel=DRAWN_NEIGHBOURS)
 
 
 def test_of_the_channels_themselves_their_kernel_is_left():

@@ -32,6 +32,7 @@ _WEIGHTS = 2**16  # of all of them at most
 _GOLDEN = (5**0.5 - 1) / 2  # step of a sequence of which any part is spread evenly
 _POWERS = 16  # steps of the power method; a direction that rules stands out
 _SOLVED = 64  # points up to which a covariance that has negative directions is resolved into all its directions
+_NEGLIGIBLE = 1e-6  # share of the largest variance that leading directions may leave of any
 _ROUNDING = 1e-10  # share of the largest below which a direction's variance is nothing but rounding
 
 
@@ -210,6 +211,10 @@ def _coloured(
     """Draw channels of a covariance, shape (points, samples, channels); `size` is that of points that are a map."""
     root = _root(covariance, size)
     drawn = root @ noise(rng, (root.shape[1], samples * channels))
+    # What a few leading directions leave of a point is a matter of near points, which go together the less for it.
+    alone = np.maximum(np.diag(covariance) - np.vecdot(root, root), 0.0)
+    if float(alone.max()) > _NEGLIGIBLE * float(covariance.diagonal().max()):
+        drawn += np.sqrt(alone)[:, None] * noise(rng, drawn.shape)
     if samples == 1 and noise is not signs:
         _evenly(drawn, covariance)
     return np.asarray(drawn.reshape(len(drawn), samples, channels))
@@ -278,7 +283,7 @@ def _root(matrix: Array, map_size: Size | None) -> Array:
 
 
 def _leading_root(matrix: Array, rank: int) -> Array:
-    """Return a root of Nystrom's approximation in the leading directions, at the matrix's own diagonal."""
+    """Return a root of Nystrom's approximation in the leading directions, nowhere larger than the matrix's diagonal."""
     probe = np.random.default_rng(0).standard_normal((len(matrix), rank))
     probe = np.linalg.qr(matrix @ probe)[0]
     image = matrix @ probe
@@ -287,7 +292,7 @@ def _leading_root(matrix: Array, rank: int) -> Array:
     basis = vectors[:, keep]
     root = image @ (basis / np.sqrt(values[keep]))
     found = np.sum(root**2, axis=1)
-    level = np.sqrt(np.maximum(np.diag(matrix), 0.0) / np.maximum(found, 1e-300))
+    level = np.sqrt(np.minimum(np.maximum(np.diag(matrix), 0.0) / np.maximum(found, 1e-300), 1.0))
     return np.asarray((root * level[:, None]) @ basis.T)
 
 
