@@ -86,14 +86,17 @@ def paired(kernel: PairKernel, mean: Array, before: Array, after: Array) -> Pair
     Of a batch whose pairs are all told apart. Corrections of averages alone leave kernels of smooth images with large
     negative eigenvalues, which the next normalisation takes for leading modes. Channels `before` are control variates,
     as their kernel and mean, shape (profiles, positions), are known: what their products happen to miss, the others
-    miss in one proportion, that which leaves the least noise in all entries together.
+    miss in one proportion, that which leaves the least noise in all entries together. But for their size, as that of
+    channels `after` is right already.
     """
     count, unit = len(mean), float(np.exp(kernel.log_scale / 2))
     fields = [values[:, :count].transpose(1, 0, 2) for values in (before, after)]
     fields[0] = fields[0] - unit * mean[:, :, None]
     left, right = kernel.layout.left, kernel.layout.right
-    drawn, found = (field[left] @ field[right].transpose(0, 2, 1) / field.shape[2] for field in fields)
     known = unit**2 * (kernel.values - mean[left][:, :, None] * mean[right][:, None, :])
+    size, wanted = float(np.vdot(fields[0], fields[0])) / fields[0].shape[2], float(np.einsum("bpp->", known[:count]))
+    fields[0] *= math.sqrt(max(wanted, 0.0) / size) if size > 0 else 1.0
+    drawn, found = (field[left] @ field[right].transpose(0, 2, 1) / field.shape[2] for field in fields)
     # Over all pairs of points, the sums of the covariances of two products and of the variances of one.
     one, other = ((field - field.mean(axis=2, keepdims=True)).reshape(-1, field.shape[2]) for field in fields)
     channels = one.shape[1]

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from varprop.simulator.network import AveragePool, MaxPool, Node, ZeroPad
 from varprop.simulator.theory.convolution import regrown, with_edges
-from varprop.simulator.theory.corrections import levelled, matched, paired
+from varprop.simulator.theory.corrections import controlled, levelled, matched, paired
 from varprop.simulator.theory.maps import Window, size_of, window_sum
 from varprop.simulator.theory.pairs import merged, whole_map_mean
 from varprop.simulator.theory.patchwork import continued, image_mean, thinned
@@ -92,11 +92,12 @@ def max_pooled(operation: MaxPool, node: Node, signal: Signal) -> Signal:
     window = Window(operation.kernel, operation.stride)
     index = window.index(size)
     drawn = signal.draw()
-    sample = Sample(drawn.values[index].max(axis=0))
     average = window.averaging(size)
+    averages = Sample(mapped(average, drawn.values))
     kernel = replace(signal.kernel, size=window.out_size(size), values=average @ signal.kernel.values @ average.T)
+    sample = controlled(Sample(drawn.values[index].max(axis=0)), averages, kernel)
     if kernel.layout.profiles > 1:
-        kernel = paired(kernel, signal.mean @ average.T, mapped(average, drawn.values), sample.values)
+        kernel = paired(kernel, signal.mean @ average.T, averages.values, sample.values)
         mean = sample.values.mean(axis=2).T[: len(signal.mean)] * kernel.unit(0.0)
     else:
         kernel = levelled(matched(kernel, sample), sample)
