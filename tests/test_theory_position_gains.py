@@ -47,7 +47,7 @@ def test_gains_are_those_of_plain_loops(window, size):
     products = root @ root.transpose(0, 2, 1)
     network = depthwise(4, 8)
     law, shifted = weight_law(network.nodes[4], "torch"), moments(values, window, size).shifted
-    taps = Taps(np.zeros((count, 1, 1)), law, window, Sample(values), shifted, share)
+    taps = Taps(np.zeros((count, 1, 1)), law, window, Sample(values), shifted, size, share)
     found = position_gains(taps, VarianceLaw(1.0, 1.0, 1.0, 1.0, products=products), size)
     padded = np.concatenate([values, np.zeros((1, samples, count))])
     for output, where in enumerate(window.index(size).T):

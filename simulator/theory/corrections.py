@@ -17,6 +17,12 @@ from varprop.simulator.theory.sample import Sample, channel_means, channel_squar
 Array = NDArray[np.float64]
 
 
+def sized(sample: Sample, kernel: PairKernel) -> Sample:
+    """Bring sampled channels to the size of their kernel."""
+    known, drawn = kernel.second_moment * math.exp(kernel.log_scale), float(channel_squares(sample.values).mean())
+    return replace(sample, values=sample.values * math.sqrt(known / drawn)) if drawn > 0 else sample
+
+
 def controlled(after: Sample, before: Sample, kernel: PairKernel) -> Sample:
     """Correct the size of activated channels for what the channels before happen to miss of their kernel's.
 

@@ -41,6 +41,8 @@ class Taps:
         Their products with themselves: see `Moments`.
     share
         Of what these differ by, that which they would differ by over the whole batch.
+    size
+        Of the input map.
     """
 
     covariances: Array
@@ -48,7 +50,16 @@ class Taps:
     window: Window
     source: Sample
     shifted: dict[Size, Array]
+    size: Size
     share: float = 1.0
+
+    @property
+    def levels(self) -> Array:
+        """Mean square of every channel's values under the window over that of all channels there."""
+        maps = _with_border(self.source.values.reshape(len(self.source.values), -1) ** 2)
+        squares = maps[self.window.index(self.size)].sum(axis=0)
+        mean = squares.mean(axis=1, keepdims=True)
+        return np.asarray(np.divide(squares, mean, out=np.ones_like(squares), where=mean > 0))
 
 
 def excess(first: Array, second: Array) -> float:
@@ -82,7 +93,7 @@ def depthwise(
         onto = transport(covariances.mean(axis=0) / trace, expected / (wanted or 1.0))
         covariances = onto @ covariances @ onto
         covariances *= wanted / trace
-    return mirrored(Sample(values)), Taps(covariances, law, window, inputs.half(), found.shifted, share)
+    return mirrored(Sample(values)), Taps(covariances, law, window, inputs.half(), found.shifted, size, share)
 
 
 def _share(under: Array, fixed: Sequence[Array], batch: int) -> float:

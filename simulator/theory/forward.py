@@ -28,7 +28,7 @@ from varprop.simulator.network import (
     ZeroPad,
 )
 from varprop.simulator.theory.convolution import convolved, with_bias
-from varprop.simulator.theory.corrections import batch_variances, controlled, correct, squared_slope
+from varprop.simulator.theory.corrections import batch_variances, correct, sized, squared_slope
 from varprop.simulator.theory.duals import FAR, Duals, apply_activation, hermite_expansion
 from varprop.simulator.theory.maps import Size
 from varprop.simulator.theory.normalisation import batch_normalised
@@ -132,15 +132,13 @@ def _(operation: Activation, node: Node, network: Network, inputs: list[Signal])
         origin = replace(gaussian, function=function)
         if _bent(signal):
             before = gaussian.draw()
-            duals = correct(
-                duals, controlled(activated(before, function), before, signal.kernel), signal.kernel, signal.mean
-            )
+            duals = correct(duals, activated(sized(before, signal.kernel), function), signal.kernel, signal.mean)
     elif signal.sample is None and signal.origin is not None and signal.origin.function is None:
         # Zeros around the map are Gaussian too, of variance zero.
         followed = cache(lambda: activated(signal.draw(), function))
     elif signal.sample is not None or signal.origin is not None:
         before = signal.draw()
-        sample = controlled(activated(before, function), before, signal.kernel)
+        sample = activated(sized(before, signal.kernel), function)
         followed = fixed(sample)
         duals = correct(duals, sample, signal.kernel, signal.mean)
         if signal.behind is not None:

@@ -46,6 +46,8 @@ class Layout:
         Rows and columns up to which maps are carried whole, and those carried of a larger one.
     pieces
         Whether these are pieces of images.
+    normalised
+        Whether channels are, somewhere: where they are not, the sizes of those that are drawn differ more.
     """
 
     left: Ints
@@ -56,6 +58,7 @@ class Layout:
     whole: int = CUT
     cut: int = CUT
     pieces: bool = False
+    normalised: bool = True
 
     @cached_property
     def weight(self) -> Array:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from varprop.simulator.network import Conv2d, Linear
-from varprop.simulator.theory.level_law import STILL, Law, Passage, Step, gathered, stepped, strayed, unchanged
+from varprop.simulator.theory.level_law import STILL, Law, Mixture, Passage, Step, gathered, stepped, strayed, unchanged
 from varprop.simulator.theory.maps import (
     Size,
     Window,
@@ -57,6 +57,8 @@ class Place:
         What the activation since then made of the levels, and would make of points that nothing is fixed of.
     step
         From the levels of the dense layer before.
+    own
+        Levels that single channels have of their own, behind a depthwise layer.
     """
 
     law: Law
@@ -70,6 +72,7 @@ class Place:
     passage: Passage | None = None
     unfixed: Passage | None = None
     step: Step | None = None
+    own: Mixture | None = None
 
     @property
     def made(self) -> Passage:
@@ -143,6 +146,35 @@ def behind_weights(place: Place, operation: Conv2d | Linear, signal: Signal, sou
     spread_others = min(kept * place.spread_others + noise / channels, _WIDEST)
     alike = signal.kernel.correlation() ** 2
     return replace(_behind(signal, law, places, alike, others, spread, spread_others), step=step)
+
+
+def behind_taps(place: Place, signal: Signal, weighted: float) -> Place:
+    """Return the place behind a depthwise layer: channels stay apart, and each gets a level of its own."""
+    assert signal.weighted is not None
+    assert signal.weighted.taps is not None
+    window, size, taps = signal.weighted.window, signal.kernel.size, signal.weighted.taps
+    assert window is not None
+    passage, law = place.made, place.law
+    loads = window.shares.reshape(window.kernel) / window.taps
+    places = under_window(place.places, window, size, loads)
+    kept = min(max(float(places[len(places) // 2, len(places[0]) // 2]), 0.0), 1.0)
+    places = places / kept if kept > 0.0 else np.ones_like(places)
+    law, step = stepped(law, passage, 0.0, kept, weighted)
+    spread = at_offsets(place.spread, *apart_by(size, window.stride))
+    alike = signal.kernel.correlation() ** 2
+    own = Mixture.of(taps.levels)
+    return Place(
+        law,
+        place.channels,
+        0.0,
+        places,
+        alike,
+        place.others,
+        kept * spread,
+        kept * place.spread_others,
+        step=step,
+        own=own,
+    )
 
 
 def _behind(

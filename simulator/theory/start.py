@@ -88,6 +88,11 @@ def start(batch: Batch, network: Network) -> Start:
     a subset is carried that stands for the batch: as many samples as its kernels' size on the network's largest map
     allows.
     """
+    found = _chosen(batch, network)
+    return replace(found, layout=replace(found.layout, normalised=network.has_batch_norm))
+
+
+def _chosen(batch: Batch, network: Network) -> Start:
     samples, anywhere = len(batch.data), _anywhere(len(batch.data))
     if batch.data.ndim == 2:
         keep = min(samples, _FLAT)

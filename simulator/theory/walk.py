@@ -39,10 +39,12 @@ from varprop.simulator.theory.level_law import (
     before,
     mixed,
     passed,
+    passed_by_mixture,
+    through_taps,
     untouched,
 )
 from varprop.simulator.theory.pairs import PairKernel
-from varprop.simulator.theory.place import Place, behind_weights, first, levels_of
+from varprop.simulator.theory.place import Place, behind_taps, behind_weights, first, levels_of
 from varprop.simulator.theory.response import Bends, bends
 from varprop.simulator.theory.shared import Shared
 from varprop.simulator.theory.signal import Signal
@@ -112,7 +114,8 @@ class Walk:
             source, place, activated = inputs[0], self._places[node.inputs[0]], self._activated(index)
             match node.operation:
                 case Conv2d(depthwise=True):
-                    pass
+                    if place is not None:
+                        found = behind_taps(place, signal, self._weighted(node, signal))
                 case Conv2d() | Linear() as operation:
                     weighted = self._weighted(node, signal)
                     if place is None:
@@ -149,11 +152,14 @@ class Walk:
         before, seen = kernels
         points = function, size_in_range(before), place.law.levels
         try:
-            passage = passed(*points, place.fixed, place.channels)
+            if place.own is None:
+                passage = passed(*points, place.fixed, place.channels)
+            else:
+                passage = passed_by_mixture(*points, place.own)
         except UserError:
             return signal, None
         unfixed = passed(*points, 0.0, place.channels) if place.fixed > 0.0 else passage
-        found = replace(place, passage=passage, unfixed=unfixed, step=None)
+        found = replace(place, passage=passage, unfixed=unfixed, step=None, own=None)
         if not function.homogeneous and abs(np.log(before.second_moment) + before.log_scale) >= FAR:
             return signal, found
         (self._known[index],) = bends(function, [seen], seen.layout, _PROFILES)
@@ -216,6 +222,14 @@ class Walk:
         assert signal.weighted is not None
         found = self._total(index)
         returned = found if isinstance(found, Returned) else arriving(place.law)
+        if isinstance(node.operation, Conv2d) and node.operation.depthwise:
+            behind = through_taps(place.step, returned)
+            if known.passage is not None:
+                self._keep(source, piece, behind)
+                return piece
+            returned, gain = before(known.law, known.made, behind)
+            self._keep(source, piece, returned)
+            return replace(piece, kernel=piece.kernel.scaled(gain))
         isometric = signal.weighted.law.matrix is not None and signal.width <= node.fan_in
         # Weights that are shared by the positions of a map know all of them.
         more = 0.0 if isometric else self._more(index, signals, gradients, piece)
