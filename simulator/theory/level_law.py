@@ -258,7 +258,7 @@ def stepped(law: Law, passage: Passage, noise: float, kept: float, weighted: flo
     drawn, odds = _gamma(passage.noise * noise)
     fresh = drawn - 1.0
     logs = np.log(np.maximum(weighted * np.exp(inherited)[:, None] * drawn + (1.0 - weighted), 1e-300))
-    nodes, matrix = _spread_out(logs, law.masses[:, None] * odds)
+    nodes, matrix = spread_out(logs, law.masses[:, None] * odds)
     along = 1.0 + passage.on_along[:, None] * fresh
     factors = (
         np.ones_like(fresh),
@@ -268,22 +268,23 @@ def stepped(law: Law, passage: Passage, noise: float, kept: float, weighted: flo
     )
     plain, slope, tilted, coherent = (matrix(odds * factor) for factor in factors)
     step = Step(plain, slope, tilted, coherent, weighted)
-    return _of_mean_one(nodes, law.masses @ plain), step
+    return of_mean_one(nodes, law.masses @ plain), step
 
 
 def gathered(levels: Array) -> Law:
     """Return the law of as many equally likely levels, of mean one."""
     logs = np.log(np.maximum(levels.reshape(1, -1), _DARKEST))
-    nodes, matrix = _spread_out(logs, np.full(logs.shape, 1 / logs.size))
-    return _of_mean_one(nodes, matrix(np.full(logs.shape, 1 / logs.size))[0])
+    nodes, matrix = spread_out(logs, np.full(logs.shape, 1 / logs.size))
+    return of_mean_one(nodes, matrix(np.full(logs.shape, 1 / logs.size))[0])
 
 
-def _of_mean_one(nodes: Array, masses: Array) -> Law:
+def of_mean_one(nodes: Array, masses: Array) -> Law:
+    """Return the law with these masses at these nodes, shifted to a mean of one."""
     top = float(nodes[-1])
     return Law(nodes - top - np.log(float(masses @ np.exp(nodes - top))), masses)
 
 
-def _spread_out(logs: Array, shares: Array) -> tuple[Array, Callable[[Array], Array]]:
+def spread_out(logs: Array, shares: Array) -> tuple[Array, Callable[[Array], Array]]:
     """Return a grid for points with these shares, and what spreads weights of points, row by row, over its nodes."""
     rows = len(logs)
     middle = float(np.sum(shares * logs))

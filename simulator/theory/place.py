@@ -25,6 +25,7 @@ from varprop.simulator.theory.maps import (
     under_window,
     window_sum,
 )
+from varprop.simulator.theory.meeting import Meeting, meet
 from varprop.simulator.theory.pairs import PairKernel
 from varprop.simulator.theory.signal import Signal
 
@@ -57,6 +58,8 @@ class Place:
         What the activation since then made of the levels, and would make of points that nothing is fixed of.
     step
         From the levels of the dense layer before.
+    meeting
+        Behind a sum, from the levels of the two terms.
     own
         Levels that single channels have of their own, behind a depthwise layer.
     """
@@ -72,6 +75,7 @@ class Place:
     passage: Passage | None = None
     unfixed: Passage | None = None
     step: Step | None = None
+    meeting: Meeting | None = None
     own: Mixture | None = None
 
     @property
@@ -83,7 +87,7 @@ class Place:
         """Return the place on a map of another size, every so many positions of this one."""
         apart = apart_by(size, stride)
         places, alike, spread = (at_offsets(field, *apart) for field in (self.places, self.alike, self.spread))
-        return replace(self, places=places, alike=alike, spread=spread, step=None)
+        return replace(self, places=places, alike=alike, spread=spread, step=None, meeting=None)
 
 
 def first(signal: Signal, source: Signal, weighted: float) -> Place:
@@ -174,6 +178,40 @@ def behind_taps(place: Place, signal: Signal, weighted: float) -> Place:
         kept * place.spread_others,
         step=step,
         own=own,
+    )
+
+
+def behind_sum(terms: tuple[Place, Place], shares: tuple[float, float], joint: Array, signal: Signal) -> Place:
+    """Return the place behind a sum of two terms; `joint` is the law of their levels, see `meet`."""
+    first, second = terms
+    law, meeting = meet((first.law, second.law), joint, shares)
+    strays = [
+        share * np.sqrt(max(term.law.mean(term.law.levels**2) - 1.0, 0.0))
+        for term, share in zip(terms, shares, strict=True)
+    ]
+    together = 2 * meeting.correlation * strays[0] * strays[1]
+    whole = strays[0] ** 2 + strays[1] ** 2 + together
+
+    def mixed(one: Array | float, other: Array | float) -> Array:
+        """Of the terms' correlations, and of what the two levels have in common their mean."""
+        parts = strays[0] ** 2 * one + strays[1] ** 2 * other + together * (one + other) / 2
+        return np.asarray(parts / whole if whole > 0.0 else np.ones_like(one))
+
+    def spread(one: Array | float, other: Array | float) -> Array:
+        """Of correlations, which stray together as levels do."""
+        sizes = shares[0] * np.sqrt(one), shares[1] * np.sqrt(other)
+        return np.asarray(sizes[0] ** 2 + sizes[1] ** 2 + 2 * meeting.correlation * sizes[0] * sizes[1])
+
+    return Place(
+        law,
+        signal.width,
+        0.0,
+        mixed(first.places, second.places),
+        signal.kernel.correlation() ** 2,
+        float(mixed(first.others, second.others)),
+        spread(first.spread, second.spread),
+        float(spread(first.spread_others, second.spread_others)),
+        meeting=meeting,
     )
 
 

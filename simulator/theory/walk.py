@@ -1,7 +1,8 @@
 """Levels along a network without normalisation: where they come from, and what they do to second moments.
 
-Chains of dense layers and activations are followed, through paddings, poolings and flattening. Behind a sum, a
-depthwise layer, or a second activation, levels count as known again.
+Chains of weighted layers and activations are followed, through paddings, poolings and flattening, and through sums of
+terms that no activation has changed since their weights. Behind other sums, or a second activation, levels count as
+known again.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from varprop.simulator.activations import ActivationFunction, activation
 from varprop.simulator.errors import UserError
@@ -43,11 +45,14 @@ from varprop.simulator.theory.level_law import (
     through_taps,
     untouched,
 )
+from varprop.simulator.theory.meeting import parted
 from varprop.simulator.theory.pairs import PairKernel
-from varprop.simulator.theory.place import Place, behind_taps, behind_weights, first, levels_of
+from varprop.simulator.theory.place import Place, behind_sum, behind_taps, behind_weights, first, levels_of
 from varprop.simulator.theory.response import Bends, bends
 from varprop.simulator.theory.shared import Shared
 from varprop.simulator.theory.signal import Signal
+
+Array = NDArray[np.float64]
 
 _PROFILES = 8  # samples of a batch of images whose bends are looked at
 _SOME = 1.2  # times as many layers behind, from one layer that is asked to the next
@@ -125,6 +130,8 @@ class Walk:
                 case Activation(function=name) if activated is not None:
                     kernels = source.kernel, seen[0].kernel
                     signal, found = self._through(activation(name), index, signal, kernels, activated)
+                case Add():
+                    found = self._met(node, signal, inputs)
                 case ZeroPad() if place is not None:
                     found = place.on(signal.kernel.size)
                 case Flatten() if place is not None:
@@ -165,6 +172,43 @@ class Walk:
         (self._known[index],) = bends(function, [seen], seen.layout, _PROFILES)
         return averaged(function, signal, before, found, self._known[index])
 
+    def _met(self, node: Node, signal: Signal, inputs: list[Signal]) -> Place | None:
+        """Return the place behind a sum of two terms that are Gaussian given what came before."""
+        known = [self._places[source] for source in node.inputs]
+        terms = [place for place in known if place is not None and place.passage is None]
+        if len(terms) != 2 or len(known) != 2:
+            return None
+        sizes = [term.kernel.second_moment * np.exp(term.kernel.log_scale - signal.kernel.log_scale) for term in inputs]
+        share = float(sizes[0] / sum(sizes))
+        first, second = node.inputs
+        return behind_sum((terms[0], terms[1]), (share, 1.0 - share), self._joint(first, second), signal)
+
+    def _joint(self, first: int, second: int) -> Array:
+        """Joint law of the levels at two nodes."""
+        one, other = self._ways(first), self._ways(second)
+        for index, way in one.items():
+            if index in other:
+                place = self._places[index]
+                assert place is not None
+                return np.asarray(way.T @ (place.law.masses[:, None] * other[index]))
+        laws = [place.law.masses for place in (self._places[first], self._places[second]) if place is not None]
+        return np.outer(*laws)
+
+    def _ways(self, index: int) -> dict[int, Array]:
+        """Law of the levels at a node given those at nodes that single paths lead from, the nearest first."""
+        place = self._places[index]
+        assert place is not None
+        ways, way = {index: np.eye(len(place.law.logs))}, np.eye(len(place.law.logs))
+        while len(self._network.nodes[index].inputs) == 1:
+            step = self._places[index].step
+            (index,) = self._network.nodes[index].inputs
+            place = self._places[index]
+            if place is None:
+                break
+            way = way if step is None else step.plain @ way
+            ways[index] = way
+        return ways
+
     def _weighted(self, node: Node, signal: Signal) -> float:
         """Share of a layer's second moment that the bias does not make."""
         return max(1.0 - bias_square(node, self._network.framework) / size_in_range(signal.kernel), 0.0)
@@ -187,6 +231,7 @@ class Walk:
             arrived = [replace(arrived[0], kernel=arrived[0].kernel.scaled(self.shared.gate(index)))]
         elif isinstance(node.operation, Add):
             self._through_sum(index, arrived)
+            return arrived
         if place is None or not arrived[0].kernel.second_moment > 0.0:
             return arrived
         (piece,), (source,) = arrived, node.inputs
@@ -203,11 +248,14 @@ class Walk:
         return arrived
 
     def _through_sum(self, index: int, arrived: list[Gradient]) -> None:
-        """Let activations know that what comes back to them through a sum knows nothing of their levels."""
-        for source, piece in zip(self._network.nodes[index].inputs, arrived, strict=True):
+        """Let terms know what comes back through a sum; activations, that it knows nothing of their levels."""
+        place, found = self._places[index], self._total(index)
+        for term, (source, piece) in enumerate(zip(self._network.nodes[index].inputs, arrived, strict=True)):
             known = self._places[source]
             if known is not None and known.passage is not None:
                 self._keep(source, piece, untouched(known.law))
+            elif place is not None and place.meeting is not None and isinstance(found, Returned):
+                self._keep(source, piece, parted(place.meeting, term, found))
 
     def _through_weights(
         self, index: int, gradients: list[Gradient], signals: list[Signal], piece: Gradient
