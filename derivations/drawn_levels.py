@@ -12,6 +12,7 @@ _i = sp.Symbol("i", integer=True)
 _alpha = sp.Symbol("alpha", real=True)
 _s, _next, _D, _A2 = sp.symbols("s q_next D A2", positive=True)
 _slope, _h, _norm2 = sp.symbols("phi_slope h h2", positive=True)
+_r = sp.Symbol("r", positive=True)
 _K, _P, _Q = sp.symbols("K P Q", positive=True)
 _c = sp.Symbol("c", real=True)
 _f = sp.IndexedBase("f")
@@ -83,6 +84,14 @@ DERIVATION = Derivation(
             "collect, with $q' = s |h|^2$",
             sp.Symbol("T") ** 2 * _A2 / _norm2**2 + _s * _D * (sp.Symbol("B") - sp.Symbol("T") ** 2 / _norm2),
             _s * (sp.Symbol("B") * _D + sp.Symbol("T") ** 2 / _norm2 * (_A2 / (_s * _norm2) - _D)),
+        ),
+        step(
+            "term",
+            r"Of a sum of Gaussian terms the one of level $r q$ is $r z$ and a rest of variance $r q (1 - r)$ that what"
+            r" comes later does not know: $A_r^2$ is $r^2 A^2 + r q (1 - r) D$ in the mean.",
+            "multiply out",
+            (_r**2 * _A2 + _r * _next * (1 - _r) * _D) / (_r * _next) - _D,
+            _r * (_A2 / _next - _D),
         ),
         step(
             "correlation",

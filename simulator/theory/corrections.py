@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from varprop.simulator.theory.duals import Duals
 from varprop.simulator.theory.maps import Ints, near_offsets, offsets
 from varprop.simulator.theory.pairs import Layout, PairKernel
-from varprop.simulator.theory.sample import Sample, channel_means, channel_squares, position_squares
+from varprop.simulator.theory.sample import Sample, channel_means, channel_squares, kernels, position_squares
 
 Array = NDArray[np.float64]
 
@@ -127,8 +127,8 @@ def crossed(first: PairKernel, second: PairKernel, one: Sample, other: Sample) -
         size = float(np.sqrt(np.mean(values**2)))
         units.append(values / size if size > 0 else values)
     numbers, layout = offsets(first.size), first.layout
-    alone = [_kernels(values) for values in units]
-    products = [both - sum(parts) for both, *parts in zip(_kernels(units[0] + units[1]), *alone, strict=True)]
+    alone = [kernels(values) for values in units]
+    products = [both - sum(parts) for both, *parts in zip(kernels(units[0] + units[1]), *alone, strict=True)]
     rho = float(np.trace(products[0])) / (2 * len(products[0]))
     share = 2 * rho / (1 + rho * rho)  # of a product in both orders
     known = [_correlations(kernel) for kernel in (first, second)]
@@ -189,7 +189,7 @@ def levelled(kernel: PairKernel, sample: Sample) -> PairKernel:
 
 def matched(kernel: PairKernel, sample: Sample) -> PairKernel:
     """Give a kernel the second moment and the mean between samples of sampled channels, keeping its shape."""
-    same, cross = _kernels(sample.values)
+    same, cross = kernels(sample.values)
     inner, outer = float(np.trace(same)) / len(same), float(cross.mean())
     count = kernel.layout.profiles
     between = float(kernel.values[count:].mean()) if len(kernel.values) > count else 0.0
@@ -222,11 +222,11 @@ def averages(kernel: PairKernel) -> tuple[Array, Array]:
 
 
 def carried(values: Array, layout: Layout) -> tuple[Array, Array]:
-    """Return `_kernels` as a layout's blocks stand for them.
+    """Return `kernels` as a layout's blocks stand for them.
 
     Of a few samples that stand for all of a batch, more pairs are of one with itself than of the many drawn at.
     """
-    same, cross = _kernels(values)
+    same, cross = kernels(values)
     samples, paired = values.shape[1], layout.paired
     if paired < min(samples, layout.batch):
         every = same / samples + (1 - 1 / samples) * cross
@@ -282,17 +282,6 @@ def _correlations(kernel: PairKernel) -> list[Array]:
     """Return `averages` of a kernel over its second moment."""
     unit = kernel.second_moment or 1.0
     return [values / unit for values in averages(replace(kernel, log_scale=0.0))]
-
-
-def _kernels(values: Array) -> tuple[Array, Array]:
-    """Mean product within a sample and between samples, each (positions, positions)."""
-    positions, samples, channels = values.shape
-    flat = values.reshape(positions, -1)
-    same = flat @ flat.T / flat.shape[1]
-    if samples == 1:
-        return same, same
-    total = values.sum(axis=1)
-    return same, (total @ total.T / channels - samples * same) / (samples * (samples - 1))
 
 
 def _position_means(values: Array) -> Array:

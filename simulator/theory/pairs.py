@@ -254,7 +254,7 @@ def merged(kernel: PairKernel) -> PairKernel:
     layout = kernel.layout
     count = layout.profiles
     alike = Layout.exchangeable(layout.batch)
-    layout_out = replace(alike, whole=layout.whole, cut=layout.cut, pieces=layout.pieces)
+    layout_out = replace(alike, whole=layout.whole, cut=layout.cut, pieces=layout.pieces, normalised=layout.normalised)
     blocks = [kernel.values[:count].mean(axis=0)]
     if layout.batch > 1:
         cross = kernel.values[count:].mean(axis=0)

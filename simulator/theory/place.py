@@ -19,6 +19,7 @@ from varprop.simulator.theory.maps import (
     Window,
     apart_by,
     at_offsets,
+    by_offset,
     pairs_apart,
     products_by_offset,
     size_apart,
@@ -27,6 +28,7 @@ from varprop.simulator.theory.maps import (
 )
 from varprop.simulator.theory.meeting import Meeting, meet
 from varprop.simulator.theory.pairs import PairKernel
+from varprop.simulator.theory.sample import squares_alike
 from varprop.simulator.theory.signal import Signal
 
 Array = NDArray[np.float64]
@@ -49,7 +51,9 @@ class Place:
     places
         Correlation of the levels at two positions of a map, by their offset.
     alike
-        Square of that of the channels themselves.
+        Correlation of a channel's squares there.
+    others_alike
+        That at one position of two samples; None as long as channels are Gaussian, of whose kernel it is the square.
     others
         Correlation of the levels of two samples.
     spread, spread_others
@@ -77,11 +81,20 @@ class Place:
     step: Step | None = None
     meeting: Meeting | None = None
     own: Mixture | None = None
+    others_alike: float | None = None
 
     @property
     def made(self) -> Passage:
         """What came of the levels so far."""
         return unchanged(self.law) if self.passage is None else self.passage
+
+    def behind(self, passage: Passage, unfixed: Passage, signal: Signal) -> Place:
+        """Return the place behind an activation, of which only mixtures need the `signal`."""
+        found = replace(self, passage=passage, unfixed=unfixed, step=None, meeting=None, own=None)
+        if self.own is None:
+            return found
+        same, others = squares_alike(signal.draw_inside().values)
+        return replace(found, alike=by_offset(same, signal.kernel.size), others_alike=others)
 
     def on(self, size: Size, stride: Size = (1, 1)) -> Place:
         """Return the place on a map of another size, every so many positions of this one."""
@@ -144,8 +157,9 @@ def behind_weights(place: Place, operation: Conv2d | Linear, signal: Signal, sou
     places, others = np.ones_like(kept_by), 0.0
     if whole > 0.0:
         places = (inherited * kept_by + own * noise_by) / whole
-        others = (inherited * kept * place.others + own * between(source.kernel)) / whole
-    law, step = stepped(law, passage, noise / channels, kept, weighted)
+        together = between(source.kernel) if place.others_alike is None else place.others_alike
+        others = (inherited * kept * place.others + own * together) / whole
+    law, step = stepped(law, passage, noise / channels, kept, weighted, place.others_alike is not None)
     spread = np.minimum(kept * spread + noise / channels, _WIDEST)
     spread_others = min(kept * place.spread_others + noise / channels, _WIDEST)
     alike = signal.kernel.correlation() ** 2
@@ -165,19 +179,17 @@ def behind_taps(place: Place, signal: Signal, weighted: float) -> Place:
     places = places / kept if kept > 0.0 else np.ones_like(places)
     law, step = stepped(law, passage, 0.0, kept, weighted)
     spread = at_offsets(place.spread, *apart_by(size, window.stride))
-    alike = signal.kernel.correlation() ** 2
-    own = Mixture.of(taps.levels)
     return Place(
         law,
         place.channels,
         0.0,
         places,
-        alike,
+        signal.kernel.correlation() ** 2,
         place.others,
         kept * spread,
         kept * place.spread_others,
         step=step,
-        own=own,
+        own=Mixture.of(taps.levels),
     )
 
 

@@ -150,3 +150,26 @@ def position_squares(values: Array) -> Array:
     """Mean square at each position."""
     flat = values.reshape(len(values), -1)
     return np.asarray(np.vecdot(flat, flat) / flat.shape[1])
+
+
+def kernels(values: Array) -> tuple[Array, Array]:
+    """Mean product within a sample and between samples, each (positions, positions)."""
+    positions, samples, channels = values.shape
+    flat = values.reshape(positions, -1)
+    same = flat @ flat.T / flat.shape[1]
+    if samples == 1:
+        return same, same
+    total = values.sum(axis=1)
+    return same, (total @ total.T / channels - samples * same) / (samples * (samples - 1))
+
+
+def squares_alike(values: Array) -> tuple[Array, float]:
+    """Return the correlation of channels' squares at two positions of a sample, and at one position of two samples."""
+    squares = values**2
+    squares -= squares.mean(axis=(1, 2), keepdims=True)
+    same, cross = kernels(squares)
+    root = np.sqrt(same.diagonal())
+    sizes = np.outer(root, root)
+    same = np.divide(same, sizes, out=np.ones_like(same), where=sizes > 0)
+    whole = float(np.trace(sizes))
+    return same, float(np.trace(cross)) / whole if whole > 0 else 0.0

@@ -166,7 +166,7 @@ class Walk:
         except UserError:
             return signal, None
         unfixed = passed(*points, 0.0, place.channels) if place.fixed > 0.0 else passage
-        found = replace(place, passage=passage, unfixed=unfixed, step=None, own=None)
+        found = place.behind(passage, unfixed, signal)
         if not function.homogeneous and abs(np.log(before.second_moment) + before.log_scale) >= FAR:
             return signal, found
         (self._known[index],) = bends(function, [seen], seen.layout, _PROFILES)
@@ -200,7 +200,8 @@ class Walk:
         assert place is not None
         ways, way = {index: np.eye(len(place.law.logs))}, np.eye(len(place.law.logs))
         while len(self._network.nodes[index].inputs) == 1:
-            step = self._places[index].step
+            assert place is not None
+            step = place.step
             (index,) = self._network.nodes[index].inputs
             place = self._places[index]
             if place is None:
