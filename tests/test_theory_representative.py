@@ -7,6 +7,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
+from varprop.simulator.architectures import build
 from varprop.simulator.compare import compare
 from varprop.simulator.initializers import parse_initializer
 from varprop.simulator.inputs import load_batch
@@ -15,6 +16,7 @@ from varprop.simulator.network import NetworkBuilder
 from varprop.simulator.theory import predict
 from varprop.simulator.theory import representative as module
 from varprop.simulator.theory.representative import described, piece_of, representative, representative_pieces
+from varprop.simulator.theory.start import start
 from varprop.tests.tolerances import BEYOND, ROUNDING
 
 
@@ -95,6 +97,14 @@ def test_images_without_any_contrast_are_as_good_as_one_another():
 
 def test_no_choice_where_all_are_kept():
     assert representative(np.zeros((4, 3, 2, 2)), 9).tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(("size", "samples", "carried"), [(32, 15, 15), (32, 40, 10), (96, 15, 10)])
+def test_small_batches_of_small_images_are_carried_whole(size, samples, carried):
+    """Ten of 15 images left a fifth of MobileNetV2's gradient, all of them a twentieth."""
+    network = build("mobilenet_v2", size=size)
+    layout = start(load_batch("photo", network.nodes[0].shape, samples, 0), network).layout
+    assert layout.profiles == carried
 
 
 @pytest.mark.parametrize("batch", [6, 140])

@@ -43,7 +43,8 @@ from varprop.simulator.theory.variance_law import VarianceLaw
 Array = NDArray[np.float64]
 Ints = NDArray[np.intp]
 
-_BUDGET = 4_000_000  # kernel entries carried of a batch of real images
+_BUDGET = 4_000_000  # kernel entries carried of a batch of real images, and
+_WHOLE = 9_000_000  # where they are all of it: ten of 15 images are less like these than like 64
 _NEAR = 8  # rows and columns of large maps where only neighbours matter
 _PIECE = 12  # rows and columns of its pieces
 _CHOICE = 2 / 3  # share of a batch's images that have a piece carried at most: more are less like the batch together
@@ -103,13 +104,13 @@ def _chosen(batch: Batch, network: Network) -> Start:
         cut = _reach(network)
         layout = replace(Layout.exchangeable(samples), whole=max(cut, _pooled(network)), cut=cut)
         return Start(None, layout, anywhere, False)
-    if samples <= _FLAT and _entries(samples, maps, CUT) <= _BUDGET:
-        chosen, places = representative_pieces(batch.data, samples, _seen(batch.data, maps, CUT))
-        return Start(chosen, Layout.all_pairs(samples, samples), places, lean)
-    # Maps that are carried whole have their true edges; of larger ones many small pieces say more than few large ones.
     padded = {node.shape for node in network.nodes if isinstance(node.operation, ZeroPad)}
     unpadded = [shape for shape in maps if shape not in padded]
     whole = all(max(shape[1:]) <= CUT for shape in unpadded)
+    if samples <= _FLAT and _entries(samples, maps, CUT) <= (_WHOLE if whole else _BUDGET):
+        chosen, places = representative_pieces(batch.data, samples, _seen(batch.data, maps, CUT))
+        return Start(chosen, Layout.all_pairs(samples, samples), places, lean)
+    # Maps that are carried whole have their true edges; of larger ones many small pieces say more than few large ones.
     cut = max((max(shape[1:]) for shape in maps), default=1) if whole else _PIECE
     keep = min(samples if whole else math.ceil(_CHOICE * samples), _FLAT)
     while keep > 2 and _entries(keep, unpadded, cut) > _BUDGET:
