@@ -16,15 +16,14 @@ from varprop.simulator.network import NetworkBuilder
 from varprop.simulator.theory import engine, predict
 from varprop.simulator.theory.level_law import (
     STILL,
-    Mixture,
     Returned,
     gathered,
-    passed_by_mixture,
     stepped,
     strayed,
     unchanged,
 )
 from varprop.simulator.theory.meeting import meet, parted
+from varprop.simulator.theory.mixture import Mixture, passed_by_mixture
 from varprop.simulator.theory.sample import squares_alike
 from varprop.tests.tolerances import BEYOND, ROUNDING
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from varprop.simulator.network import Conv2d, Linear
-from varprop.simulator.theory.level_law import STILL, Law, Mixture, Passage, Step, gathered, stepped, strayed, unchanged
+from varprop.simulator.theory.level_law import STILL, Law, Passage, Step, gathered, stepped, strayed, unchanged
 from varprop.simulator.theory.maps import (
     Size,
     Window,
@@ -27,6 +27,7 @@ from varprop.simulator.theory.maps import (
     window_sum,
 )
 from varprop.simulator.theory.meeting import Meeting, meet
+from varprop.simulator.theory.mixture import Mixture
 from varprop.simulator.theory.pairs import PairKernel
 from varprop.simulator.theory.sample import squares_alike
 from varprop.simulator.theory.signal import Signal

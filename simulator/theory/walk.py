@@ -41,11 +41,11 @@ from varprop.simulator.theory.level_law import (
     before,
     mixed,
     passed,
-    passed_by_mixture,
     through_taps,
     untouched,
 )
 from varprop.simulator.theory.meeting import parted
+from varprop.simulator.theory.mixture import passed_by_mixture
 from varprop.simulator.theory.pairs import PairKernel
 from varprop.simulator.theory.place import Place, behind_sum, behind_taps, behind_weights, first, levels_of
 from varprop.simulator.theory.response import Bends, bends
@@ -273,18 +273,13 @@ class Walk:
         returned = found if isinstance(found, Returned) else arriving(place.law)
         if isinstance(node.operation, Conv2d) and node.operation.depthwise:
             behind = through_taps(place.step, returned)
-            if known.passage is not None:
-                self._keep(source, piece, behind)
-                return piece
-            returned, gain = before(known.law, known.made, behind)
-            self._keep(source, piece, returned)
-            return replace(piece, kernel=piece.kernel.scaled(gain))
-        isometric = signal.weighted.law.matrix is not None and signal.width <= node.fan_in
-        # Weights that are shared by the positions of a map know all of them.
-        more = 0.0 if isometric else self._more(index, signals, gradients, piece)
-        own = 0.0 if isinstance(node.operation, Conv2d) else returned.excess
-        returned = replace(returned, excess=own + more * node.fan_in * returned.square)
-        behind = back(place.step, returned, node.fan_in, isometric)
+        else:
+            isometric = signal.weighted.law.matrix is not None and signal.width <= node.fan_in
+            # Weights that are shared by the positions of a map know all of them.
+            more = 0.0 if isometric else self._more(index, signals, gradients, piece)
+            own = 0.0 if isinstance(node.operation, Conv2d) else returned.excess
+            returned = replace(returned, excess=own + more * node.fan_in * returned.square)
+            behind = back(place.step, returned, node.fan_in, isometric)
         if known.passage is not None:
             self._keep(source, piece, behind)
             return piece
