@@ -336,6 +336,8 @@ def _backward(
     slope, own, spread, shared = 0.0, 0.0, _Spread(), 0.0
     known, fresh = 0.0, 0.0 if readers else 1.0
     for reader, share in zip(readers, shares, strict=True):
+        if not share:
+            continue
         after, arriving, stray = network.nodes[reader], gradients[reader], returns[reader].spread
         match after.operation:
             case Conv2d(depthwise=True) | BatchNorm():

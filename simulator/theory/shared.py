@@ -397,7 +397,8 @@ def _growth(network: Network, index: int, signals: list[Signal]) -> float:
         return 1.0
     assert sample.inputs is not None
     assert sample.slopes is not None
-    return float(np.mean(sample.inputs * sample.slopes * sample.values) / np.mean(sample.values**2))
+    square = float(np.mean(sample.values**2))
+    return float(np.mean(sample.inputs * sample.slopes * sample.values)) / square if square > 0.0 else 0.0
 
 
 def _psi(network: Network, branch: Branch, signals: list[Signal]) -> tuple[Array, float]:

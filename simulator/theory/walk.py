@@ -335,7 +335,8 @@ class Walk:
         return None
 
     def _keep(self, index: int, piece: Gradient, found: Functions) -> None:
-        self._found[index].append((size_in_range(piece.kernel), found))
+        if piece.kernel.second_moment > 0.0:
+            self._found[index].append((size_in_range(piece.kernel), found))
 
     def _total(self, index: int) -> Functions | None:
         """Return what all consumers of a node make together."""
