@@ -22,9 +22,10 @@ _SIGNS = np.where(np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1)
 _CHANNELS = 256  # at least, of an exchangeable batch; of images, whose channels differ more, twice as many
 _MOST = 1024  # with twice as many the same noise is left in the gradient
 _UNSIZED = 8  # times as many where nothing normalises them: with 256 slopes behind depthwise layers had noise of 4%
+_ALIKE = 4  # samples there at least: deep down they are alike, and more channels say more
 VALUES = 2**17  # values that a sample of an exchangeable batch holds at most
-_PRODUCTS = 2**21  # multiply-adds up to which more channels are drawn where all pairs of points are told apart, and
-_PRODUCTS_UNSIZED = 2**29  # where nothing normalises them
+_PRODUCTS = 2**21  # multiply-adds up to which more channels are drawn where all pairs of points are told apart
+_PRODUCTS_UNSIZED = 2**29  # the same where nothing normalises them, and
 _FEW = 16  # points that fewer count as
 _TAPS = 2**14  # channels drawn at most: half of them there are depthwise kernels for
 _LINEAR = 2**21  # values that a sample of channels that are linear in images holds at most
@@ -48,6 +49,8 @@ def counts(layout: Layout, positions: int, values: int = VALUES) -> tuple[int, i
         return layout.profiles, 2 * channels
     if not layout.normalised:
         channels *= _UNSIZED
+        while channels < _UNSIZED * _MOST and 2 * channels * positions * _ALIKE <= values:
+            channels *= 2
     while channels < _MOST and 2 * channels * positions * layout.batch <= values:
         channels *= 2
     return min(layout.batch, max(values // (channels * positions), 2)), channels
