@@ -114,6 +114,10 @@ zero padding weighs otherwise on each; of what strays that leaves 1 / width."""
 NARROW_STEP = 0.05
 """A step of the gradient through normalised convolutions of 16 channels: second order, (depth / width)^2."""
 
+NARROW_STRAYS = 0.025
+"""Kernels of six layers of 16 channels: the spectrum of one draw stands for all, of which the second moments differ by
+an eighth (standard deviation), and what bends with it is off by its square."""
+
 BANDS = 0.05
 """Share of draws between quantiles: what theory is meant to keep within, and three standard errors of 300 draws each
 of layers that share them."""

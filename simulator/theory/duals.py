@@ -52,8 +52,6 @@ class Duals:
         not asked for.
     linear
         (E phi')^2 / E phi'^2, averaged over points: share of the slopes' second moment that a linear function has.
-    bend
-        E phi'(z) E[(1 - z^2 / sigma^2) phi'(z)], averaged over points, in units of ``exp(derivative.log_scale)``.
     levels
         What the activation makes of points whose second moments stray.
     """
@@ -63,7 +61,6 @@ class Duals:
     derivative: PairKernel
     tilted: PairKernel | None
     linear: float
-    bend: float = 0.0
     levels: Levels = UNSTRAYED
 
 
@@ -193,8 +190,8 @@ def apply_activation(
     polynomial of the correlation so that the diagonal stays exact.
     """
     function, kernel, extra = _within_range(function, kernel)
-    dimensions = _rounded(dimensions, 4)
-    own = dimensions if own is None else _rounded(own, 3)
+    dimensions = rounded(dimensions, 4)
+    own = dimensions if own is None else rounded(own, 3)
     levels, weights = (np.ones(1), np.ones(1)) if strayed is None else nodes(strayed)
     if function.homogeneous:
         closed = _closed_form(function, kernel, dimensions, own, strayed or 0.0, spots)
@@ -244,9 +241,8 @@ def apply_activation(
     out, derivative, *more = results
     slopes = coefficients[1][:, 0]
     linear = float(np.sum(slopes**2) / np.sum(seconds[1])) if seconds[1].any() else 0.0
-    bend = float(np.mean(slopes * (slopes - coefficients[2][:, 1] * inverse.ravel())))
     third = more[0].scaled(1.0, extra) if more else None
-    duals = Duals(mean * out.unit(0.0), out, derivative.scaled(1.0, extra), third, linear, bend)
+    duals = Duals(mean * out.unit(0.0), out, derivative.scaled(1.0, extra), third, linear)
     typical = float(np.sqrt(np.mean(sigma**2)))
     if strayed is None or typical == 0.0:
         return duals
@@ -264,7 +260,7 @@ def _levels_after(function: ActivationFunction, sigma: float, dimensions: float,
     return after(strayed, weights, powers, squares, linear)
 
 
-def _rounded(dimensions: float, digits: int) -> float:
+def rounded(dimensions: float, digits: int) -> float:
     """Return a few digits, so that layers share a table; below two dimensions there is no density."""
     return max(float(f"{dimensions:.{digits}g}"), 2.0) if dimensions < GAUSSIAN_FROM else math.inf
 

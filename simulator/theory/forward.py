@@ -29,9 +29,11 @@ from varprop.simulator.network import (
 )
 from varprop.simulator.theory.convolution import convolved, with_bias
 from varprop.simulator.theory.corrections import batch_variances, correct, sized, squared_slope
-from varprop.simulator.theory.duals import FAR, Duals, apply_activation, hermite_expansion
+from varprop.simulator.theory.duals import FAR, Duals, apply_activation, hermite_expansion, rounded
+from varprop.simulator.theory.levels import nodes
 from varprop.simulator.theory.maps import Size
 from varprop.simulator.theory.normalisation import batch_normalised
+from varprop.simulator.theory.pair_series import log_second_moment
 from varprop.simulator.theory.pairs import PairKernel
 from varprop.simulator.theory.pooling import average_pooled, flattened, globally_averaged, max_pooled, zero_padded
 from varprop.simulator.theory.relations import Relations, relations, unrelated
@@ -46,6 +48,7 @@ from varprop.simulator.theory.sample import (
 from varprop.simulator.theory.signal import Gaussian, Signal, Weighted, fixed, key_of
 from varprop.simulator.theory.strays import NONE
 from varprop.simulator.theory.sums import added, edges_after_sum
+from varprop.simulator.theory.variance_law import VarianceLaw
 
 Array = NDArray[np.float64]
 
@@ -153,7 +156,7 @@ def _(operation: Activation, node: Node, network: Network, inputs: list[Signal])
     if network.has_batch_norm or far is not None:
         # A channel's kernel is another after the activation, and the more so the less linear that is.
         known = followed() if followed is not None and signal.sample is not None else None
-        factor = min(_response(signal, out, duals, known), 1.0)
+        factor = min(_response(function, signal, out, duals, known), 1.0)
         far = None if far is None else factor * far
     if network.has_batch_norm:
         # A line is fitted to sampled channels at all positions, most of all where they vary most.
@@ -215,29 +218,47 @@ def _cropped(sample: Sample, size: Size, wanted: Size) -> Sample:
     return Sample(values, sample.inverse, *others)
 
 
-def _response(signal: Signal, out: PairKernel, duals: Duals, sample: Sample | None) -> float:
+def _response(
+    function: ActivationFunction, signal: Signal, out: PairKernel, duals: Duals, sample: Sample | None
+) -> float:
     """Relative change of a kernel's entry after an activation for one before it.
 
-    To first order that is the squared mean slope. A normalisation leaves channels with fourth cumulants, E[z_a^3 z_b] =
-    (3 - 6 b) E[z_a z_b], which add -2 b E f E f'' for the slope f (Edgeworth), and E f'' = E[(z^2 - 1) f]. Of sampled
-    channels, which need not be Gaussian, it is the squared slope of the line that fits what the activation makes of a
-    channel.
+    To first order that is the mean product of the slopes, and behind a normalisation, where points lie on a sphere,
+    what is linear in them. Of sampled channels, which need not be Gaussian, it is the squared slope of the line that
+    fits what the activation makes of a channel.
     """
     before, after = signal.kernel.variance, out.variance
     if after <= 0.0:
         return 0.0
     log_scale = signal.kernel.log_scale - out.log_scale
-    if sample is None:
+    if sample is not None:
+        assert sample.inputs is not None
+        slope = squared_slope(sample.inputs, sample.values)
+    elif signal.law is not None and not function.homogeneous:
+        slope = _linear_part(function, signal, signal.law)
+    else:
         derivative = duals.derivative
         cross = derivative.values[derivative.layout.profiles :]
         slope = float(cross.mean()) if len(cross) else derivative.pair_mean
-        if signal.law is not None:
-            slope += 2.0 * signal.law.bend * duals.bend
-        log_scale = log_scale + duals.derivative.log_scale
-    else:
-        assert sample.inputs is not None
-        slope = squared_slope(sample.inputs, sample.values)
+        log_scale = log_scale + derivative.log_scale
     return float(np.exp(log_scale)) * slope * before / after
+
+
+def _linear_part(function: ActivationFunction, signal: Signal, law: VarianceLaw) -> float:
+    """Return what is linear in normalised points, as the squared slope of that.
+
+    Of points z = sqrt(q) u on a sphere of d dimensions that is a u with a = E[u phi(z)], and two points of correlation
+    c have a^2 c in common, whatever else they have. By parts a / sqrt(q) = (d E phi' - E u^2 phi') / (d - 1), which
+    does not cancel where q is small; d are those that a straying entry sees. An entry goes with the roots of both its
+    points' levels, and so a^2 is averaged over these.
+    """
+    levels, weights = nodes(law.levels)
+    # Beyond, there is but the germ.
+    deviations = np.sqrt(levels * np.exp(np.clip(log_second_moment(signal.kernel), -FAR, FAR)))
+    d = rounded(law.strays_sphere, 3)
+    (_, slopes, turned), _ = hermite_expansion(function, deviations, d)
+    slope = slopes[:, 0] + (slopes[:, 0] - turned[:, 1] / deviations) / (d - 1.0)
+    return float(weights @ (levels * slope**2))
 
 
 def lifted(sample: Sample) -> float:

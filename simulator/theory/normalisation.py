@@ -155,14 +155,12 @@ def _normalised(signal: Signal, eps: float, edges: float) -> tuple[VarianceLaw, 
     assert damping is not None
     if len(values) > len(vectors) and law.ratio > 0:
         lead *= float(damping[-2]) * q * scale / law.ratio
-    bend = strayed[1] / strayed[0] if strayed[0] > 0.0 else 0.0
-    if rest > 0:
-        bend = rest / q * (bend + 2 * rest_square / rest**2)
+    second, third = law.strayed
     law = replace(
         law,
         sphere=_sphere(alike, law.ratio),
-        own_sphere=_sphere(alike + strayed[0], law.ratio),
-        bend=bend / (1.0 + bend) * law.ratio * (2.0 - law.ratio),
+        own_sphere=_sphere(alike + second, law.ratio),
+        strays_sphere=_sphere(2 * alike + (third / second if second > 0.0 else 0.0), law.ratio),
         levels=divided(strays.levels, own * law.ratio),
         lead=lead,
     )

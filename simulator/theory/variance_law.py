@@ -70,9 +70,9 @@ class VarianceLaw:
         Dimensions of the sphere that a normalised channel's points lie on; infinite where they count as Gaussian.
     own_sphere
         The same in one draw, whose kernel strays.
-    bend
-        Mean ratio b of a straying entry of the squared kernel to that of the kernel, of trace one. The division takes
-        2 b away, and leaves channels with E[z_a^3 z_b] = (3 - 6 b) E[z_a z_b].
+    strays_sphere
+        The same for the entries that stray: of the normalised kernel in one draw, of trace one, the inverse of the mean
+        ratio of a straying entry to that of the kernel's square.
     levels, lead
         What `Strays` has under these names, after the division.
     modes
@@ -91,7 +91,7 @@ class VarianceLaw:
     tilt: float = 1.0
     sphere: float = np.inf
     own_sphere: float = np.inf
-    bend: float = 0.0
+    strays_sphere: float = np.inf
     levels: float = 0.0
     lead: float = 0.0
     modes: Modes | None = None
