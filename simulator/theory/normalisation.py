@@ -134,7 +134,8 @@ def _normalised(signal: Signal, eps: float, edges: float) -> tuple[VarianceLaw, 
     if centred.layout.profiles > 1 and len(values):
         # All modes were looked at: none of the rest is larger than the least of the leading ones.
         rest_square = min(rest_square, rest * float(values[-1]))
-    rest_square += strays.levels * own * q**2
+    # A point's own entries stray twice as much as others under a random covariance, which have that already.
+    rest_square += max(strays.levels - 2.0 * strays.variance, 0.0) * own * q**2
     lead = min(strays.lead, 0.5)
     if rest > 0 and _stands_out(alike + lead, alike, strayed[0]):
         # One of as many directions as there are becomes larger, all others less.
