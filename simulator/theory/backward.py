@@ -44,7 +44,7 @@ from varprop.simulator.theory.opposition import (
     within,
 )
 from varprop.simulator.theory.pair_series import mean_square_correlation
-from varprop.simulator.theory.pairs import PairKernel, unmerged, windows_transposed
+from varprop.simulator.theory.pairs import PairKernel, on_pairs_of, unmerged, windows_transposed
 from varprop.simulator.theory.patches import damped_taps
 from varprop.simulator.theory.sample import channel_squares
 from varprop.simulator.theory.signal import Signal
@@ -385,6 +385,7 @@ def _(op: Add, gradient: Gradient, inputs: list[Signal], output: Signal, law: Va
     return [
         replace(
             passed,
+            kernel=on_pairs_of(gradient.kernel, part.kernel.layout),
             opposition=gradient.opposition * share,
             leaning=gradient.leaning * share,
             coherence=gradient.coherence * share,
@@ -392,7 +393,7 @@ def _(op: Add, gradient: Gradient, inputs: list[Signal], output: Signal, law: Va
             own=gradient.own * share,
             crossings=tuple(part.share(share) for part in crossings),
         )
-        for share in shares
+        for part, share in zip(inputs, shares, strict=True)
     ]
 
 

@@ -14,7 +14,7 @@ from varprop.simulator.theory.depthwise import Taps, depthwise, tap_covariance
 from varprop.simulator.theory.maps import Size, Window, size_of, window_sum
 from varprop.simulator.theory.pairs import PairKernel, merged, plus, windows
 from varprop.simulator.theory.patches import between, gathered, levelled, matched, statistics
-from varprop.simulator.theory.patchwork import apart, continued, laid_out, thinned, tiles
+from varprop.simulator.theory.patchwork import apart, arranged, continued, laid_out, thinned
 from varprop.simulator.theory.representative import piece_of
 from varprop.simulator.theory.sample import Sample
 from varprop.simulator.theory.sampling import affordable
@@ -80,12 +80,7 @@ def convolved(operation: Conv2d, node: Node, network: Network, signal: Signal) -
                 else regrown(sample, window.out_size(signal.kernel.size), kernel.size, far is not None)
             )
         if kernel.size == amplitude.shape:
-            if far is not None:
-                # Large points of few images may lie where edges take most.
-                level = kernel.diagonal.mean(axis=0)
-                there = float(level @ amplitude.ravel())
-                kernel = kernel.scaled(float(level.sum() * amplitude.mean()) / there if there > 0 else 1.0)
-            kernel, amplitude, common, far = with_edges(kernel, amplitude, under.T @ under), None, None, None
+            kernel, amplitude, common, far = framed(kernel, amplitude, under.T @ under), None, None, None
     kernel = with_bias(kernel, node, network)
     weighted = Weighted(law, per_group * window.live, source, seen, strays.variance, window, taps)
     # Windows sum a channel at several positions with weights of their own, and a bias is no sum.
@@ -245,6 +240,14 @@ def with_edges(kernel: PairKernel, amplitude: Array, common: Array | None = None
     return replace(kernel, values=kernel.values * sizes + kernel.pair_mean * (common - sizes))
 
 
+def framed(kernel: PairKernel, amplitude: Array, common: Array | None = None) -> PairKernel:
+    """Return the same at the inside's second moment times the map's: large points may lie where edges take most."""
+    level = kernel.diagonal.mean(axis=0)
+    there = float(level @ amplitude.ravel())
+    sized = kernel.scaled(float(level.sum() * amplitude.mean()) / there if there > 0 else 1.0)
+    return with_edges(sized, amplitude, common)
+
+
 def centred_edges(kernel: PairKernel, amplitude: Array, common: Array | None) -> Array:
     """Second moments over a large map once each channel's mean over data and positions is gone, over those inside."""
     inside = kernel.second_moment - kernel.pair_mean
@@ -257,13 +260,13 @@ def centred_edges(kernel: PairKernel, amplitude: Array, common: Array | None) ->
 def regrown(sample: Sample, size: Size, wanted: Size, apart: bool) -> Sample:
     """Continue sampled channels on a larger piece of the map.
 
-    Of images, whose far positions are known `apart`, by those of the next samples side by side: mirrored ones would
-    give far positions much in common. Otherwise mirrored, as no neighbours are torn apart then.
+    Of images, whose far positions are known `apart`, by those of others side by side, as in `laid_out`: mirrored ones
+    would give far positions much in common. Otherwise mirrored, as no neighbours are torn apart then.
     """
-    turn = np.arange(sample.values.shape[1])[:, None]
+    count = sample.values.shape[1]
+    pieces = np.arange(count)[:, None]
     if apart:
-        tile, where = tiles(size, wanted)
-        turn = (turn + tile) % len(turn)
+        pieces, where = arranged(count, size, wanted)
     else:
         rows, cols = (
             np.pad(np.arange(old), (0, new - old), mode="symmetric") for old, new in zip(size, wanted, strict=True)
@@ -271,7 +274,7 @@ def regrown(sample: Sample, size: Size, wanted: Size, apart: bool) -> Sample:
         where = (rows[:, None] * size[1] + cols).ravel()
 
     def laid(field: Array | None) -> Array | None:
-        return None if field is None else np.ascontiguousarray(field[where, turn].transpose(1, 0, 2))
+        return None if field is None else np.ascontiguousarray(field[where, pieces].transpose(1, 0, 2))
 
     values = laid(sample.values)
     assert values is not None

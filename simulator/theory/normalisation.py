@@ -14,7 +14,7 @@ from varprop.simulator.theory.depthwise import depthwise_law, position_gains
 from varprop.simulator.theory.levels import divided
 from varprop.simulator.theory.pair_series import mean_square_correlation
 from varprop.simulator.theory.pairs import PairKernel, windows
-from varprop.simulator.theory.patchwork import continued, passed
+from varprop.simulator.theory.patchwork import continued, divided_alike, passed
 from varprop.simulator.theory.sample import Sample, channel_squares, normalised
 from varprop.simulator.theory.signal import Signal, fixed
 from varprop.simulator.theory.strays import NONE
@@ -72,6 +72,7 @@ def batch_normalised(operation: BatchNorm, signal: Signal) -> Signal:
         if centred.layout.profiles > 1:
             deviations, sizes = drawn.values - drawn.values.mean(axis=(0, 1)), kernel.diagonal.mean(axis=0)
             kernel = paired(centred, np.zeros_like(centred.diagonal), deviations, found.values)
+            kernel = divided_alike(centred, kernel) if taps is None else kernel
             if taps is not None:
                 own = kernel.diagonal.mean(axis=0)
                 kernel = with_edges(kernel, np.divide(sizes, own, out=np.ones_like(own), where=own > 0))
@@ -170,7 +171,7 @@ def _normalised(signal: Signal, eps: float, edges: float) -> tuple[VarianceLaw, 
     damped = centred.values.copy()
     for factor, vector in zip(values * more, vectors, strict=False):  # `lead` has any direction
         damped += factor * vector[layout.left][:, :, None] * vector[layout.right][:, None, :]
-    return law, replace(centred, values=damped)
+    return law, divided_alike(centred, replace(centred, values=damped))
 
 
 def _sampled_law(signal: Signal, gaussian: VarianceLaw, eps: float) -> VarianceLaw:

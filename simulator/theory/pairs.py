@@ -46,6 +46,8 @@ class Layout:
         Rows and columns up to which maps are carried whole, and those carried of a larger one.
     pieces
         Whether these are pieces of images.
+    tile
+        Rows and columns of the pieces that maps are laid out of side by side, where they are.
     normalised
         Whether channels are, somewhere: where they are not, the sizes of those that are drawn differ more.
     """
@@ -58,6 +60,7 @@ class Layout:
     whole: int = CUT
     cut: int = CUT
     pieces: bool = False
+    tile: Size | None = None
     normalised: bool = True
 
     @cached_property
@@ -87,6 +90,19 @@ class Layout:
         """Size of the part of a map that kernels are carried on."""
         rows, cols = (side if side <= self.whole else self.cut for side in shape[1:])
         return rows, cols
+
+    def torn(self, size: Size) -> NDArray[np.bool_]:
+        """Tell which pairs of positions of a map of a size lie in different pieces."""
+        height, width = self.tile or size
+        rows, cols = np.divmod(np.arange(size[0] * size[1]), size[1])
+        pieces = rows // height * size[1] + cols // width
+        return np.asarray(pieces[:, None] != pieces)
+
+    def strided(self, stride: Size) -> Layout:
+        """Return the layout behind a stride, which takes from the pieces, too."""
+        if self.tile is None or stride == (1, 1):
+            return self
+        return replace(self, tile=(-(-self.tile[0] // stride[0]), -(-self.tile[1] // stride[1])))
 
     @staticmethod
     def exchangeable(batch: int) -> Layout:
@@ -273,6 +289,13 @@ def unmerged(kernel: PairKernel, layout: Layout) -> PairKernel:
     return replace(kernel, layout=replace(layout, paired=layout.batch), values=kernel.values[np.where(own, 0, 1)])
 
 
+def on_pairs_of(kernel: PairKernel, layout: Layout) -> PairKernel:
+    """Return a kernel on another layout's pairs; where other samples are told apart all count as draws of one law."""
+    if kernel.layout.profiles == layout.profiles:
+        return kernel
+    return replace(unmerged(merged(kernel), layout), layout=layout)
+
+
 def plus(first: PairKernel, second: PairKernel) -> PairKernel:
     """Kernel of the sum of two uncorrelated variables."""
     if first.log_scale < second.log_scale:
@@ -301,7 +324,8 @@ def windows(kernel: PairKernel, taps: Array, window: Window) -> PairKernel:
         values += taps[k, m] * padded[:, *under[k], *under[m]]
     if mirrored:
         values += values.transpose(0, 3, 4, 1, 2)
-    return replace(kernel, size=out, values=values.reshape(len(values), out[0] * out[1], out[0] * out[1]))
+    flat, layout = values.reshape(len(values), out[0] * out[1], -1), kernel.layout.strided(window.stride)
+    return replace(kernel, layout=layout, size=out, values=flat)
 
 
 def _windows_by_offset(kernel: PairKernel, taps: Array, window: Window) -> PairKernel:

@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from varprop.simulator.network import AveragePool, MaxPool, Node, ZeroPad
-from varprop.simulator.theory.convolution import regrown, with_edges
+from varprop.simulator.theory.convolution import framed, regrown
 from varprop.simulator.theory.corrections import controlled, levelled, matched, paired
 from varprop.simulator.theory.maps import Window, size_of, window_sum
-from varprop.simulator.theory.pairs import merged, whole_map_mean
-from varprop.simulator.theory.patchwork import continued, image_mean, thinned
+from varprop.simulator.theory.pairs import PairKernel, merged, whole_map_mean
+from varprop.simulator.theory.patchwork import arranged, continued, image_mean, laid_out, thinned
 from varprop.simulator.theory.sample import Sample, mapped
 from varprop.simulator.theory.signal import Gaussian, Signal, fixed
 
@@ -32,19 +32,26 @@ def _after_pooling(pooled: Signal, signal: Signal, window: Window, node: Node) -
     if signal.amplitude is None:
         return pooled
     amplitude: Array | None = window_sum(signal.amplitude, window) / window.taps
-    kernel, wanted, far = merged(pooled.kernel), signal.kernel.layout.carried(node.shape), None
+    kernel, wanted, far = pooled.kernel, signal.kernel.layout.carried(node.shape), None
     if signal.far is not None:
         varied = signal.kernel.variance * float(np.exp(signal.kernel.log_scale - kernel.log_scale))
         far = thinned(signal.far, window.stride) * (varied / kernel.variance if kernel.variance > 0 else 1.0)
-    kernel = continued(kernel, far, wanted)
+    root = np.sqrt(np.maximum(kernel.diagonal, 0.0))
+    share = np.divide(pooled.mean, root, out=np.zeros_like(root), where=root > 0)  # of a point's root mean square
+    sample, size = pooled.draw(), kernel.size
+    if far is not None and kernel.layout.profiles > 1:
+        pieces, places = arranged(kernel.layout.profiles, size, wanted)
+        kernel = laid_out(kernel, far, wanted)
+        share = share[pieces[: kernel.layout.profiles], places]
+    else:
+        kernel, share = continued(merged(kernel), far, wanted), share.mean(keepdims=True)
     assert amplitude is not None
     if kernel.size == amplitude.shape:
-        kernel, amplitude, far = with_edges(kernel, amplitude), None, None
-    sample, size = pooled.draw(), pooled.kernel.size
+        kernel, amplitude, far = framed(kernel, amplitude), None, None
     return replace(
         pooled,
         kernel=kernel,
-        mean=np.full((1, kernel.values.shape[1]), float(pooled.mean.mean())),
+        mean=share * np.sqrt(np.maximum(kernel.diagonal, 0.0)),
         origin=None,
         sample=lambda: regrown(sample, size, kernel.size, signal.far is not None),
         amplitude=amplitude,
@@ -73,7 +80,8 @@ def globally_averaged(signal: Signal) -> Signal:
 def _linear_map(signal: Signal, matrix: Array, window: Window) -> Signal:
     """Signal after averages under a window, the same for every channel; `matrix` is (outputs, inputs)."""
     size = window.out_size(signal.kernel.size)
-    kernel = replace(signal.kernel, size=size, values=matrix @ signal.kernel.values @ matrix.T).scaled(1.0)
+    layout = signal.kernel.layout.strided(window.stride)
+    kernel = PairKernel(layout, size, matrix @ signal.kernel.values @ matrix.T, signal.kernel.log_scale).scaled(1.0)
     origin = signal.gaussian
     gaussian = origin is not None and origin.eps is None and origin.function is None
     return Signal(
@@ -94,7 +102,8 @@ def max_pooled(operation: MaxPool, node: Node, signal: Signal) -> Signal:
     drawn = signal.draw()
     average = window.averaging(size)
     averages = Sample(mapped(average, drawn.values))
-    kernel = replace(signal.kernel, size=window.out_size(size), values=average @ signal.kernel.values @ average.T)
+    layout, values = signal.kernel.layout.strided(window.stride), average @ signal.kernel.values @ average.T
+    kernel = PairKernel(layout, window.out_size(size), values, signal.kernel.log_scale)
     sample = controlled(Sample(drawn.values[index].max(axis=0)), averages, kernel)
     if kernel.layout.profiles > 1:
         kernel = paired(kernel, signal.mean @ average.T, averages.values, sample.values)

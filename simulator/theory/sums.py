@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from varprop.simulator.activations import ActivationFunction
 from varprop.simulator.network import Network, Node
 from varprop.simulator.theory.corrections import crossed
-from varprop.simulator.theory.pairs import PairKernel, plus
+from varprop.simulator.theory.pairs import Layout, PairKernel, on_pairs_of, plus
 from varprop.simulator.theory.sample import alike, position_squares
 from varprop.simulator.theory.sampling import of_size
 from varprop.simulator.theory.signal import Gaussian, Signal, key_of
@@ -32,6 +32,8 @@ def added(node: Node, network: Network, inputs: list[Signal]) -> Signal:
     Branches that share no weights within a channel are independent given the data: their product's mean is that of
     their means. Of others the mean product is that of sampled channels, drawn once for both.
     """
+    layout = max((signal.kernel.layout for signal in inputs), key=lambda layout: layout.profiles)
+    inputs = [_told_apart(signal, layout) for signal in inputs]
     kernel = reduce(plus, (signal.kernel for signal in inputs))
     related = False
     for (first, one), (second, other) in combinations(zip(node.inputs, inputs, strict=True), 2):
@@ -61,6 +63,13 @@ def added(node: Node, network: Network, inputs: list[Signal]) -> Signal:
         summands=() if related else _summands(inputs, shares),
         terms=() if inputs[0].amplitude is None else tuple(inputs),
     )
+
+
+def _told_apart(signal: Signal, layout: Layout) -> Signal:
+    """Return a term on the pairs of the one of which most samples are told apart: a depthwise stride merges them."""
+    kernel = on_pairs_of(signal.kernel, layout)
+    mean = signal.mean if kernel is signal.kernel else np.tile(signal.mean.mean(axis=0), (layout.profiles, 1))
+    return replace(signal, kernel=kernel, mean=mean)
 
 
 def _summands(inputs: list[Signal], shares: list[float]) -> tuple[Summand, ...]:
