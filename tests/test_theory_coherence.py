@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from varprop.simulator.activations import activation
 from varprop.simulator.compare import compare
@@ -16,9 +17,12 @@ from varprop.simulator.network import NetworkBuilder
 from varprop.simulator.theory import predict
 from varprop.simulator.theory.coherence import known_by_slopes, learnt
 from varprop.simulator.theory.duals import apply_activation
+from varprop.simulator.theory.levels import Levels
 from varprop.simulator.theory.opposition import handed_on, here
 from varprop.simulator.theory.pairs import Layout, PairKernel
 from varprop.tests.tolerances import BEYOND, NARROW_STEP
+
+Array = NDArray[np.float64]
 
 
 @pytest.mark.parametrize("together", [0.0, 0.5, 1.0])
@@ -34,7 +38,7 @@ def test_slopes_know_weights_at_several_points(function, together):
     arriving = PairKernel(layout, (1, side), np.stack([together + (1 - together) * white, 0 * white]))
     duals = apply_activation(phi, kernel, strayed=0.0)
     squared = duals.derivative.second_moment * math.exp(duals.derivative.log_scale)
-    known = known_by_slopes(phi, arriving, kernel, squared, duals.levels.passed(0.0, 0.0, n)[2])
+    known = known_by_slopes(phi, arriving, kernel, squared, duals.levels.known(0.0))
     found = learnt(known, kernel, kernel, (1, 1))[0]
     expected = here(handed_on(found, np.full((1, taps), 1 / taps), (1, 1), (1, side)))
     measured = np.zeros(draws)
@@ -51,6 +55,79 @@ def test_slopes_know_weights_at_several_points(function, together):
     error = measured.std() / math.sqrt(draws)
     # To first order in the number of weights.
     assert abs(measured.mean() - expected) < BEYOND * error + 2 * expected / n
+
+
+def normalised(samples: int, channels: int, rng: np.random.Generator) -> tuple[Array, Array]:
+    """Return independent channels over samples, of mean zero and variance one, and what each was divided by."""
+    y = rng.standard_normal((samples, channels))
+    y -= y.mean(axis=0)
+    return y / y.std(axis=0), y.std(axis=0)
+
+
+def projected(gradient: Array, y: Array) -> Array:
+    """Return the gradient before a normalisation, up to the division."""
+    return gradient - gradient.mean(axis=0) - y * np.mean(gradient * y, axis=0)
+
+
+def levels_of(function: str, samples: int, width: float = math.inf) -> Levels:
+    """Return what theory knows of an activation behind a normalisation over samples of so many independent numbers."""
+    layout = Layout.exchangeable(samples)
+    kernel = PairKernel(layout, (1, 1), np.array([[[1.0]], [[-1.0 / (samples - 1)]]]))
+    directions = 1.0 / (1.0 / (samples - 1) + 1.0 / width)
+    return apply_activation(activation(function), kernel, directions, strayed=0.0).levels
+
+
+@pytest.mark.parametrize("samples", [6, 12, 48])
+@pytest.mark.parametrize("function", ["hard_swish", "tanh", "linear"])
+def test_slopes_behind_a_normalisation_know_less(function, samples):
+    """Products of the gradients of two channels, along the channels' own and apart from what goes along the data's."""
+    phi, n, draws, rng = activation(function), 128, 1500, np.random.default_rng(5)
+    found = np.zeros((draws, 5))
+    for row in found:
+        x = rng.standard_normal((samples, n))
+        x -= x.mean(axis=0)
+        w = rng.standard_normal((n, n)) / math.sqrt(n)
+        y = x @ w
+        size = y.std(axis=0)
+        y /= size
+        g = projected(rng.standard_normal((samples, n)) * phi.derivative(y), y) / size @ w.T
+        g /= math.sqrt(np.mean(g**2))
+        whole = x.T @ x / samples
+        np.fill_diagonal(whole, 0.0)
+        ours = np.einsum("pi,ij,pj->", x, whole, x)
+        row[:] = (
+            np.sum(np.sum(x**2, axis=1) ** 2 - np.sum(x**4, axis=1)),
+            ours,
+            samples * np.sum(whole**2),
+            np.sum(np.sum(g * x, axis=1) ** 2 - np.sum(g**2 * x**2, axis=1)),
+            np.einsum("pi,ij,pj->", g, whole, g),
+        )
+    alone, both, data, here, there = found.mean(axis=0)
+    coherence, opposed = np.linalg.solve([[alone, both], [both, data]], [here, there])
+    left = found[:, 3] - coherence * found[:, 0] - opposed * found[:, 1]
+    left -= both / data * (found[:, 4] - coherence * found[:, 1] - opposed * found[:, 2])
+    error = n / 2 * left.std() / math.sqrt(draws) / (alone - both**2 / data)
+    expected = levels_of(function, samples, n).known(1 / samples)
+    # To first order in the number of samples and in that of weights.
+    assert abs(n / 2 * coherence - expected) < BEYOND * error + 2 / samples**2 + 2 * abs(expected) / n
+
+
+@pytest.mark.parametrize("samples", [6, 12, 48])
+@pytest.mark.parametrize("function", ["hard_swish", "tanh", "linear"])
+def test_a_normalisation_takes_its_part_of_coherence(function, samples):
+    """Gradients along the signal, as they come back to a channel from behind an activation, against draws."""
+    phi, channels, draws, rng = activation(function), 4000, 200, np.random.default_rng(3)
+    found = np.zeros((draws, 2))
+    for row in found:
+        y, _ = normalised(samples, channels, rng)
+        x = phi.value(y)
+        along = rng.choice([-1.0, 1.0], (samples, 1)) * phi.derivative(y) * (x - x.mean(axis=0))
+        row[:] = [np.mean(np.mean(y * g, axis=1) ** 2) for g in (along, projected(along, y))]
+    before, behind = found.mean(axis=0)
+    levels = levels_of(function, samples)
+    expected = levels.coherent(1 / samples) / levels.coherent(0.0)
+    error = float(np.std(found[:, 1] / before - found[:, 0] * behind / before**2)) / math.sqrt(draws)
+    assert abs(behind / before - expected) < BEYOND * error + 6 / samples**2
 
 
 @pytest.mark.parametrize(("function", "groups"), [("hard_swish", 1), ("relu", 1), ("sigmoid", 1), ("silu", 4)])

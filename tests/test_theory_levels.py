@@ -58,6 +58,25 @@ def test_weights_that_are_not_normal(law, eps, count):
     assert (gaps < BEYOND * error + left * np.mean(found, axis=0)).all()
 
 
+@pytest.mark.parametrize("eps", [0.0, 0.2])
+@pytest.mark.parametrize("samples", [16, 64])
+def test_parts_of_a_variance(samples, eps):
+    """What single points of several levels have of a channel's variance; all shares sum to one, whatever that level."""
+    levels, draws, rng = np.array([0.1, 1.0, 4.0, 0.3 * samples]), 40000, np.random.default_rng(1)
+    shares = 0.9 ** np.arange(samples - 1) + 0.2
+    shares *= (1 - 1 / samples) / shares.sum()
+    law = quadratic_form_law(np.append(shares, 1 / samples), 0.0, 0.0, samples, eps, points=levels, each=1 / samples)
+    squares = rng.standard_normal((draws, samples)) ** 2
+    others = squares[:, 1:] @ shares
+    for level, expected in zip(levels, law.parts.T, strict=True):
+        own = level / samples
+        part = own * squares[:, 0] / (own * squares[:, 0] + others * (1 - own) / (1 - 1 / samples) + eps)
+        for power, value in enumerate(expected, 1):
+            error = np.std(part**power) / math.sqrt(draws)
+            # The others' sizes enter to first order.
+            assert abs(np.mean(part**power) - value) < BEYOND * error + 0.1 * own * value
+
+
 def test_drawn_levels_keep_the_kernel():
     """A point's fourth moment grows by the levels' variance; what two positions have in common stays as it was."""
     side, levels = 4, 0.4

@@ -244,28 +244,36 @@ def _(
     slopes, tilted = output.duals.derivative, output.duals.tilted
     values = gradient.kernel.values * slopes.values
     levels, squared = output.duals.levels, slopes.second_moment * float(np.exp(slopes.log_scale))
-    factor, leaning, rate = levels.passed(gradient.leaning, here(gradient.coherence) + gradient.alone, output.width)
+    # The covariance that two channels' gradients oppose has one part in so many from the very point.
+    share = 1.0 / (slopes.layout.batch * slopes.values.shape[1])
+    coherence = added(gradient.coherence, -share * gradient.opposition)
+    factor, leaning, more = levels.passed(gradient.leaning, here(coherence) + gradient.alone, output.width)
+    lost = 0.0 if source.law is None else share
     own = np.zeros((2, 1, 1))
     if levels.slopes is not None and source.behind is None:
-        own = known_by_slopes(activation(op.function), gradient.kernel, source.kernel, squared, rate)
+        known = levels.known(lost)
+        own = known_by_slopes(activation(op.function), gradient.kernel, source.kernel, squared, known)
     kernel = replace(gradient.kernel, values=values).scaled(gradient.selection * factor, slopes.log_scale)
     alignment = None
     if tilted is not None:
         with np.errstate(over="ignore"):  # no normalisation comes next then, and nobody asks
             unit = float(np.exp(tilted.log_scale + gradient.kernel.log_scale - kernel.log_scale))
-        alignment = gradient.kernel.pair_product_mean(tilted) * unit
+        # Levels go with the gradient's at the very point.
+        points = float(np.mean(gradient.kernel.diagonal * tilted.diagonal))
+        alignment = (gradient.kernel.pair_product_mean(tilted) + share * (more - 1.0) * points) * unit
     related = output.relations(gradient.kernel.alike(), _opposed(gradient, output))
     tilt = gradient.tilt * related.tilt
     # Of a product of slopes, and of covariances, only what is linear in each channel is opposed.
     linear = output.duals.linear
     spread = _ratio(_data_variance(source), _data_variance(output)) * squared
-    left = linear**2 * spread
-    coherent = float(np.sqrt(levels.coherent * spread))
+    alike = left = linear**2 * spread
+    coherent = float(np.sqrt(levels.coherent(0.0) * spread))
     if source.law is not None and source.law.modes is not None:
         left = reduced(source.law.modes, float(gradient.opposition.max()), left, output.width)
     # Coherence does not oppose what both channels are on the mean.
-    along = gradient.coherence * (levels.coherent - levels.linear)
+    along = gradient.coherence * (levels.coherent(0.0) - alike)
     opposition, held = added(gradient.opposition * left, -along), added(gradient.held * left, along)
+    coherence = added(coherence * levels.coherent(lost), share * alike * gradient.opposition)
 
     def gated(found: Drawn) -> Drawn:
         gates = output.draw().slopes
@@ -293,7 +301,7 @@ def _(
             tied=True,
             opposition=opposition,
             leaning=leaning,
-            coherence=gradient.coherence * levels.coherent,
+            coherence=coherence,
             alone=0.0,
             own=own,
             held=held,
@@ -358,7 +366,8 @@ def _(
     draws = stepped_back(gradient, divided)
     tied = gradient.tied or sampled
     back = replace(gradient, kernel=kernel, alignment=None, tilt=1.0, lost=None, selection=1.0, drawn=draws, tied=tied)
-    leaning = projected_levels(gradient.leaning, own.levels, 1.0 / (kernel.layout.batch * kernel.values.shape[1]))
+    share = 1.0 / (kernel.layout.batch * kernel.values.shape[1])
+    leaning = projected_levels(gradient.leaning, own.levels, share, own.parts)
     if inputs[0].weighted is not None:
         leaning *= power(inputs[0].weighted.strays.levels, own.levels)
     crossings = tuple(part.kept(size / before) for part in gradient.crossings) if before > 0 else ()

@@ -34,6 +34,16 @@ Behind its slopes a gradient along x has with all weights of the layer before a 
 
 channel by channel the same: coherence stays, times E[y phi' (phi - M)]^2 / (E phi'^2 Var phi), and is averaged
 over pairs of taps as it is new.
+
+A normalisation over N points, with y on a sphere of d dimensions, takes two projections out of the gradient G = gamma
+phi'(y) at its output, also at the point itself. Of G^2 over E gamma^2 that leaves, to first order in 1 / N,
+
+    F = phi'^2 (1 - 2 (1 + y^2) / N) + (E phi'^2 + y^2 E[y^2 phi'^2]) / N,    2 B = E[y^2 F] / E F - 1,
+
+which is exact for a linear function: F = 1 - (1 + y^2) / N. Of coherence from behind the activation the
+very point keeps f (1 - (1 + y^2) / N), squared, and all points together return one part in N. Likewise one part in N
+of the covariance that opposed gradients go against is of the very point: it counts against R there, and is left of
+slopes as coherence is.
 """
 
 from __future__ import annotations

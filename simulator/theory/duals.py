@@ -28,6 +28,7 @@ from varprop.simulator.theory.pairs import PairKernel
 Array = NDArray[np.float64]
 Ints = NDArray[np.intp]
 ORDER = 32
+MOMENTS = 13  # of one expansion
 _STEP = 0.025  # of log sigma between tabulated expansions
 _AT_ONCE = 64  # expansions
 _IN_CACHE = 2**15  # entries of a kernel worked on at a time
@@ -74,13 +75,14 @@ def hermite_expansion(function: ActivationFunction, sigma: Array, dimensions: fl
     moments
         Exact second moments; then E phi^3 and E phi^4, the means of phi and phi^2 with the weights phi'^2, E[sigma u
         phi' phi], the mean of phi^2 with the weights (sigma u phi')^2, and E[sigma u phi' phi^3], all over the powers
-        of E phi^2 that make them numbers: shape (10, n).
+        of E phi^2 that make them numbers; so are E[sigma u phi' u^2], E[sigma u phi' phi u^2], and the mean of u^2 with
+        the weights (sigma u phi')^2: shape (13, n).
     """
     # Rows on a grid of log sigma that all layers share, and cubic interpolation between them: relative error 1e-6.
     needed, back, weights = cubic_rows(np.log(np.maximum(sigma, 1e-150)) / _STEP)
     rows = np.concatenate(_rows(function, needed, dimensions)).reshape(len(needed), -1)
     found = (weights[:, None, :] @ rows[back])[:, 0]
-    coefficients, moments = found[:, : 3 * (ORDER + 1)].reshape(-1, 3, ORDER + 1).swapaxes(0, 1), found[:, -10:].T
+    coefficients, moments = found[:, : 3 * (ORDER + 1)].reshape(-1, 3, ORDER + 1).swapaxes(0, 1), found[:, -MOMENTS:].T
     nothing = sigma == 0.0
     if nothing.any():
         at_zero = np.array([float(function.value(0.0)), float(function.derivative(0.0)), 0.0])
@@ -91,7 +93,7 @@ def hermite_expansion(function: ActivationFunction, sigma: Array, dimensions: fl
 
 
 def _rows(function: ActivationFunction, steps: list[int], dimensions: float) -> list[Array]:
-    """Coefficients, 3 (ORDER + 1), and then moments, 10, at some deviations, of which new ones are worked out."""
+    """Coefficients, 3 (ORDER + 1), and then MOMENTS moments, at some deviations, of which new ones are worked out."""
     known = _known(function, dimensions)
     new = [step for step in steps if step not in known]
     for start in range(0, len(new), _AT_ONCE):
@@ -105,7 +107,8 @@ def _rows(function: ActivationFunction, steps: list[int], dimensions: float) -> 
         sizes = np.repeat(np.sqrt(np.where(squares > 0, squares, 1.0)), counts, axis=1)
         unit, gate, turned = table / sizes
         gate, turned, along = gate**2, turned**2, table[2] / sizes[0]
-        powers = unit**3, unit**4, gate * unit, gate * unit**2, along * unit, turned * unit**2, along * unit**3
+        powers = [unit**3, unit**4, gate * unit, gate * unit**2, along * unit, turned * unit**2, along * unit**3]
+        powers += [along * u**2, along * unit * u**2, turned * u**2]
         moments = np.concatenate([squares, np.add.reduceat(np.stack(powers) * mass, first, axis=1)])
         basis, weighted = _orthonormal(ORDER, u, dimensions), table * mass
         for step, begin, count, row in zip(some, first, counts, moments.T, strict=True):
@@ -252,12 +255,14 @@ def apply_activation(
 def _levels_after(function: ActivationFunction, sigma: float, dimensions: float, strayed: float) -> Levels:
     """Return what the activation makes of levels around sigma^2."""
     levels, weights = nodes(strayed)
-    coefficients, moments = hermite_expansion(function, sigma * np.sqrt(levels), dimensions)
-    second, slopes, _, third, fourth, first, square, along, *_ = moments
+    deviations = sigma * np.sqrt(levels)
+    coefficients, moments = hermite_expansion(function, deviations, dimensions)
+    second, slopes, tilted, third, fourth, first, square, along, _, _, cubed, cubes, spread = moments
     powers = np.stack([coefficients[0, :, 0], second, third * second**1.5, fourth * second**2])
     squares = slopes * np.stack([np.ones_like(second), first * second**0.5, square * second])
-    linear = np.stack([coefficients[1, :, 0], coefficients[1, :, 1], along * second / (sigma * np.sqrt(levels))])
-    return after(strayed, weights, powers, squares, linear)
+    root, tilted = second**0.5, tilted / deviations**2
+    turned = np.stack([coefficients[1, :, 1] * deviations, along * second, cubed * root, cubes * second]) / deviations
+    return after(strayed, weights, dimensions, powers, squares, turned, np.stack([tilted, tilted * spread]))
 
 
 def rounded(dimensions: float, digits: int) -> float:

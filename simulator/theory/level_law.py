@@ -142,7 +142,7 @@ def passed(function: ActivationFunction, second_moment: float, levels: Array, fi
     q = second_moment * levels
     dimensions = max(channels / fixed, _ROUND) if fixed > 0.0 else np.inf
     coefficients, moments = hermite_expansion(function, np.sqrt(q), dimensions)
-    square, slope, tilted, _, fourth, _, gate, along, tilted_gate, along_gate = moments
+    square, slope, tilted, _, fourth, _, gate, along, tilted_gate, along_gate, *_ = moments
     noise = np.maximum(fourth - 1.0 - 2 * fixed * along**2, 0.0)  # E (z^2 / q - 1) phi^2 is 2 E z phi phi'
 
     def response(ratio: Array, level: Array | float) -> Array:

@@ -46,21 +46,38 @@ class Levels:
         Share of the variance in the direction of E phi at the points.
     strayed
         Variance of the input's levels.
-    coherent, linear
-        E[y phi' (phi - M)]^2 and (E phi')^4 over E phi'^2 Var phi: what is left of the coherence of two channels'
-        gradients, and of the part of it that their mean over the points has.
-    slopes, gates
-        E phi'^2, and E phi'^2 (phi - M)^2 over Var phi, at each of the levels' `nodes`.
+    along
+        E[u^k phi' (phi - M)], k = 1 and 3 and u of variance one, over the root of E phi'^2 Var phi.
+    slopes, gates, tilted
+        E phi'^2, E phi'^2 (phi - M)^2 over Var phi, and E[y^2 phi'^2], at each of the levels' `nodes`.
+    powers
+        E[u^k phi'^2] over E phi'^2, k = 2 and 4, for u of variance one.
+    dimensions
+        Of the sphere that points are on.
     """
 
     gain: float = 1.0
     noise: float = 2.0
     lead: float = 0.0
     strayed: float = 0.0
-    coherent: float = 0.0
-    linear: float = 0.0
+    along: tuple[float, float] = (0.0, 0.0)
     slopes: Array | None = None
     gates: Array | None = None
+    tilted: Array | None = None
+    powers: tuple[float, float] = (1.0, 3.0)
+    dimensions: float = np.inf
+
+    def known(self, share: float) -> float:
+        """Return B of `coherence` at one point, behind a normalisation over points of which one has this share."""
+        second, fourth = self.powers
+        along = second - 2.0 * share * (second + fourth) + share * (1.0 + 3.0 * second / (1.0 + 2.0 / self.dimensions))
+        # Of two points nothing is left.
+        return (along / max(1.0 - share * (1.0 + second), share) - 1.0) / 2.0
+
+    def coherent(self, share: float) -> float:
+        """Return what is left of the coherence of two channels' gradients, before such a normalisation."""
+        first, third = self.along
+        return (first - share * (first + third)) ** 2 + share * first**2
 
     def passed(self, leaning: float, coherence: float, width: float) -> tuple[float, float, float]:
         """Return what becomes of a gradient that goes with the levels.
@@ -80,11 +97,11 @@ class Levels:
             Mean product with the squared slopes, over the product of means.
         leaning
             At the input.
-        slope
-            d log E phi'^2 / d log q.
+        along
+            Mean product with (y phi')^2, over the product of means.
         """
-        if self.slopes is None or self.gates is None or not self.slopes.all():
-            return 1.0, leaning, 0.0
+        if self.slopes is None or self.gates is None or self.tilted is None or not self.slopes.all():
+            return 1.0, leaning, 1.0
         own, spread = (leaning + 2.0 * coherence) / width, max(self.strayed, LEAST)
         bent = power(spread, self.gain * spread)
         leaning *= bent
@@ -95,8 +112,8 @@ class Levels:
         factor = (
             ((1.0 - own) * float(behind.sum()) + own * squares) / float(before.sum()) / float(weights @ self.slopes)
         )
-        slope = _power(levels, self.slopes, behind)
-        return factor, leaning + slope, slope
+        along = float(before @ self.tilted) / float(before.sum()) / float(weights @ self.tilted)
+        return factor, leaning + _power(levels, self.slopes, behind), along
 
 
 UNSTRAYED = Levels()
@@ -122,17 +139,17 @@ def power(before: float, behind: float) -> float:
     return float(np.sqrt(np.log1p(behind) / np.log1p(before))) if before > 0.0 else 1.0
 
 
-def projected(leaning: float, strayed: float, share: float) -> float:
+def projected(leaning: float, strayed: float, share: float, parts: Array) -> float:
     """Return the power of levels that a gradient goes with behind the two projections of a normalisation.
 
-    Of a point's square G, with `share` of all points, and its level q, G (1 - 2 share (1 + q)) + share (E G + q E[G q])
-    is left.
+    Of the square G at a point that has the part t of a channel's variance and `share` of all points, G E[(1 - share -
+    t)^2] + share (E G + q E[G q]) is left at the level q. `parts` are E t and E t^2 at the nodes.
     """
     if not leaning or strayed <= 0.0:
         return leaning
     levels, weights = nodes(strayed)
-    square = levels**leaning
-    left = square * np.exp(-2 * share * (1 + levels))
+    square, left = levels**leaning, 1.0 - share
+    left = square * (left**2 - 2.0 * left * parts[0] + parts[1])
     left += share * (float(weights @ square) + levels * float(weights @ (square * levels)))
     return _power(levels, left, weights * left)
 
@@ -144,26 +161,32 @@ def _power(levels: Array, field: Array, weights: Array) -> float:
     return float(weights @ (x * np.log(field))) / float(weights @ x**2)
 
 
-def divided(variance: float, share: float) -> float:
-    """Return the variance of levels q behind a division by a channel's variance, of which a point has `share` q.
-
-    E[z^2 / v] is q / (1 + 2 share q) to first order, over its mean.
-    """
-    if variance <= 0.0:
-        return 0.0
-    levels, weights = nodes(variance)
-    left = levels / (1 + 2 * share * levels)
-    return variance / max(variance, LEAST) * (float(weights @ left**2) / float(weights @ left) ** 2 - 1.0)
+def divided(variance: float, parts: Array) -> float:
+    """Return the variance of levels behind a division, given the parts that points have of what they are divided by."""
+    whole = float(_WEIGHTS @ parts)
+    spread = float(_WEIGHTS @ (parts / whole) ** 2) - 1.0 if whole > 0.0 else 0.0
+    return variance / max(variance, LEAST) * spread
 
 
-def after(variance: float, weights: Array, moments: Array, slopes: Array, linear: Array) -> Levels:
+def after(
+    variance: float,
+    weights: Array,
+    dimensions: float,
+    moments: Array,
+    slopes: Array,
+    turned: Array,
+    squared: Array,
+) -> Levels:
     """Return what an activation makes of levels of this variance.
 
     Parameters
     ----------
-    moments, slopes, linear
-        E phi^k, k = 1 to 4, E phi'^2 phi^k, k = 0 to 2, and the means of phi', y phi' and y phi' phi, at each of the
-        `nodes`.
+    dimensions
+        Of the sphere that points u of level one are on.
+    moments, slopes
+        E phi^k, k = 1 to 4, and E phi'^2 phi^k, k = 0 to 2, at each of the `nodes`.
+    turned, squared
+        There E[u phi'], E[u phi' phi], E[u^3 phi'] and E[u^3 phi' phi]; E[u^2 phi'^2] and E[u^4 phi'^2].
     """
     m1, m2, m3, m4 = moments
     mean = float(weights @ m1)
@@ -176,7 +199,19 @@ def after(variance: float, weights: Array, moments: Array, slopes: Array, linear
     noise = float(weights @ (fourth - levels**2)) / whole**2
     lead = float(weights @ (m1 - mean) ** 2) / whole
     gates = (slopes[2] - 2 * mean * slopes[1] + mean**2 * slopes[0]) / whole
-    slope, along, coherent = (float(weights @ field) for field in linear)
-    unit = float(weights @ slopes[0]) * whole
-    left = ((coherent - mean * along) ** 2 / unit, slope**4 / unit) if unit > 0.0 else (0.0, 0.0)
-    return Levels(max(spread, 0.0) / max(variance, LEAST), noise, lead, variance, *left, slopes[0], gates)
+    squares = float(weights @ slopes[0])
+    along = turned[1::2] @ weights - mean * (turned[::2] @ weights)
+    unit = squares * whole or 1.0
+    first, third = (along / np.sqrt(unit)).tolist()
+    return Levels(
+        max(spread, 0.0) / max(variance, LEAST),
+        noise,
+        lead,
+        variance,
+        (first, third),
+        slopes[0],
+        gates,
+        nodes(variance)[0] * squared[0],
+        (float(weights @ squared[0]) / squares, float(weights @ squared[1]) / squares) if squares else (1.0, 3.0),
+        dimensions,
+    )

@@ -11,7 +11,7 @@ from varprop.simulator.network import BatchNorm
 from varprop.simulator.theory.convolution import centred_edges, with_edges
 from varprop.simulator.theory.corrections import batch_variances, levelled, missing, paired, shifted
 from varprop.simulator.theory.depthwise import depthwise_law, position_gains
-from varprop.simulator.theory.levels import divided
+from varprop.simulator.theory.levels import divided, nodes
 from varprop.simulator.theory.pair_series import mean_square_correlation
 from varprop.simulator.theory.pairs import PairKernel, windows
 from varprop.simulator.theory.patchwork import continued, divided_alike, passed
@@ -38,7 +38,10 @@ def batch_normalised(operation: BatchNorm, signal: Signal) -> Signal:
     if taps is not None:
         assert signal.weighted is not None
         assert signal.weighted.window is not None
-        law = replace(depthwise_law(taps, operation.eps), levels=signal.levels)
+        # A channel's variance is that of its few taps: no single point has much of it.
+        points = nodes(signal.levels)[0] / (signal.kernel.layout.batch * signal.kernel.values.shape[1])
+        parts = np.stack([points, 3 * points**2])
+        law = replace(depthwise_law(taps, operation.eps), levels=signal.levels, parts=parts)
         # Dividing by v damps the directions of w that make v large.
         assert law.taps is not None
         kernel = windows(signal.weighted.input, law.taps, signal.weighted.window).centred
@@ -152,6 +155,8 @@ def _normalised(signal: Signal, eps: float, edges: float) -> tuple[VarianceLaw, 
         eps / scale if scale > 0 else np.inf,
         strayed,
         kurtosis,
+        nodes(strays.levels)[0],
+        own,
     ).scaled(scale, eps)
     damping = law.damping
     assert damping is not None
@@ -163,7 +168,7 @@ def _normalised(signal: Signal, eps: float, edges: float) -> tuple[VarianceLaw, 
         sphere=_sphere(alike, law.ratio),
         own_sphere=_sphere(alike + second, law.ratio),
         strays_sphere=_sphere(2 * alike + (third / second if second > 0.0 else 0.0), law.ratio),
-        levels=divided(strays.levels, own * law.ratio),
+        levels=divided(strays.levels, law.parts[0]) if law.parts.size else 0.0,
         lead=lead,
     )
     more = damping[:-1] / damping[-1] - 1.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,6 +75,9 @@ class VarianceLaw:
         ratio of a straying entry to that of the kernel's square.
     levels, lead
         What `Strays` has under these names, after the division.
+    parts
+        E t and E t^2 for the part t that a point has of v + eps, at the nodes of the levels of single points: shape
+        (2, nodes).
     modes
         Of a layer that sums over many channels.
     strayed
@@ -94,6 +97,7 @@ class VarianceLaw:
     strays_sphere: float = np.inf
     levels: float = 0.0
     lead: float = 0.0
+    parts: Array = field(default_factory=lambda: np.zeros((2, 0)))
     modes: Modes | None = None
     strayed: tuple[float, float] = (0.0, 0.0)
 
@@ -124,6 +128,8 @@ def quadratic_form_law(
     eps: float,
     strayed: tuple[float, float] = (0.0, 0.0),
     excess_kurtosis: float = 0.0,
+    points: Array | None = None,
+    each: float = 0.0,
 ) -> VarianceLaw:
     """Law of v = sum_i lambda_i xi_i^2 over independent standard normal xi.
 
@@ -146,6 +152,8 @@ def quadratic_form_law(
         Variance and third moment of the entries' relative deviations in a single draw of the layers before.
     excess_kurtosis
         Of the weights.
+    points, each
+        Levels that a single point may have, and its share in v at level one: see `_parts`.
     """
     total = float(leading.sum()) + rest
     if total <= 0.0 or np.isinf(eps):
@@ -174,11 +182,16 @@ def quadratic_form_law(
     t = np.exp(first + length * _NODES) / total
     every, numbers = np.concatenate([leading, levels]), np.concatenate([np.full(len(leading), share), counts])
     along = np.outer(2 * every, t)
+    decay = -eps * t - 0.5 * numbers @ np.log1p(along)
     with np.errstate(under="ignore"):
-        mass = length * _WEIGHTS * t * np.exp(-eps * t - 0.5 * numbers @ np.log1p(along))
+        mass = length * _WEIGHTS * t * np.exp(decay)
     # R^2 (s R + eps)^-3 and R (s R + eps)^-3, with E[(v + eps)^-k] = int t^(k-1) / (k-1)! exp(-eps t) E exp(-v t) dt.
     radial, far = excess_kurtosis / dimensions if dimensions > 2 else 0.0, eps * t - (eps * t) ** 2 / 2
     inverse = float(mass @ (1 + radial * (1 - eps * t - far)))
+    parts = np.zeros((2, 0))
+    if points is not None:
+        slope = 0.5 * numbers @ (along / (1 + along))
+        parts = length * _parts(points, each, t * total, decay, slope) @ _WEIGHTS
     mass = mass * (1 - radial * far)
     seen = 1 / (1 + along) @ mass
     own, others = seen[: len(leading)], seen[len(leading) :]
@@ -198,7 +211,34 @@ def quadratic_form_law(
     kept = np.append(expected, remainder) * damping
     after = _plain(kept[:-1] / kept.sum(), kept[-1] / kept.sum(), alike)
     found = _strayed((float(numbers @ damped**2), float(numbers @ damped**3)), after)
-    return VarianceLaw(total, ratio, inverse, weighted, damping, modes=modes, strayed=found)
+    return VarianceLaw(total, ratio, inverse, weighted, damping, parts=parts, modes=modes, strayed=found)
+
+
+def _parts(levels: Array, share: float, t: Array, decay: Array, slope: Array) -> Array:
+    """Return what to integrate over log t for E [p xi^2 / (v + eps)]^k, p being `share` times the level of a point.
+
+    That is E xi^(2k) t^k / (k - 1)! (p / (1 + 2 p t))^k times the integrand of `quadratic_form_law`, with p in place of
+    the mean share. As all shares sum to one, the others are less by the factor (1 - p) / (1 - share): to first order in
+    their logarithms.
+
+    Parameters
+    ----------
+    t, decay
+        In units of 1 / E v, and the integrand's logarithm there; shape (nodes,).
+    slope
+        Minus the derivative of the logarithm of the others' factors for that of their sizes: sum_i lambda_i t / (1 +
+        2 lambda_i t).
+
+    Returns
+    -------
+    Shape (2, levels, nodes), k = 1 and 2.
+    """
+    own = np.minimum(share * levels, 1.0)[:, None]
+    left = own * t / (1 + 2 * own * t)
+    less = (own - share) / max(1 - share, 1e-9)
+    with np.errstate(under="ignore"):
+        alone = np.sqrt((1 + 2 * share * t) / (1 + 2 * own * t)) * np.exp(decay + slope * less)
+        return np.stack([left * alone, 3 * left**2 * alone])
 
 
 def _plain(leading: Array, rest: float, alike: float) -> tuple[float, float]:
