@@ -21,8 +21,9 @@ from varprop.simulator.theory.duals import apply_activation
 from varprop.simulator.theory.engine import _forward
 from varprop.simulator.theory.levels import nodes
 from varprop.simulator.theory.maps import Window
-from varprop.simulator.theory.opposition import handed_on, projected, returned, together
+from varprop.simulator.theory.opposition import handed_on, projected, returned, together, unmoved
 from varprop.simulator.theory.pairs import Layout, PairKernel
+from varprop.simulator.theory.pairs import windows as under_windows
 from varprop.simulator.theory.strays import NONE, Strays
 from varprop.simulator.theory.variance_law import quadratic_form_law
 from varprop.simulator.weight_law import WeightLaw
@@ -194,6 +195,54 @@ def test_small_opposition_adds_up():
     assert (1 - alone[0]) * channels == pytest.approx(2.0, rel=1e-3)
     assert (alone[0] - handed[0]) * channels / (2 * small) == pytest.approx((d - 2) * (d + 1) / (d * (d + 2)), rel=1e-2)
     assert fresh * 2 / d / (1 + fresh * 2 / d) == pytest.approx(2 / d, rel=1e-3)
+
+
+def test_a_mode_that_inputs_do_not_have():
+    """What is lost along one mode of a layer's variance does not oppose its inputs, which have the others alone."""
+    d, share, channels = 9, 0.4, 10**6
+    modes = quadratic_form_law(np.array([share]), 1 - share, (1 - share) ** 2 / d, float(channels), 0.0).modes
+    left, opposition = returned(modes, 0.0, channels, share)
+    assert left == returned(modes, 0.0, channels)[0]
+    kept = float(modes.passed[np.argmin(np.abs(modes.shares - (1 - share) / d))])
+    assert 1 / (1 + 2 * opposition / d) == pytest.approx(kept, rel=1e-3)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_zeros_around_a_map_let_its_mean_vary(stride):
+    """Share of the variance over positions and samples, against draws of weights for a constant map with noise."""
+    side, mean, samples, rng = 5, 0.7, 200, np.random.default_rng(4)
+    window = Window((3, 3), (stride, stride), (1, 1, 1, 1))
+    white = np.eye(side * side)
+    source = PairKernel(
+        Layout.exchangeable(10**9), (side, side), np.stack([mean**2 + white, np.full_like(white, mean**2)])
+    )
+    index, draws = window.index((side, side)), []
+    for _ in range(200):
+        weights = rng.standard_normal(9)
+        maps = np.append(rng.standard_normal((samples, side * side)), np.zeros((samples, 1)), axis=1)
+        pattern = weights @ np.append(np.full(side * side, mean), 0.0)[index]
+        draws.append([pattern.var(), (pattern + np.einsum("k,skp->sp", weights, maps[:, index])).var()])
+    found, error = np.mean(draws, axis=0), np.std(draws, axis=0) / math.sqrt(len(draws))
+    expected = unmoved(source, under_windows(source, np.eye(9), window), window)
+    assert abs(found[0] / found[1] - expected) < BEYOND * float(error @ [1, expected]) / found[1]
+
+
+@pytest.mark.parametrize(("function", "side"), [("sigmoid", 4), ("sigmoid", 8), ("relu", 4)])
+def test_gradients_at_the_data_of_small_maps(function, side):
+    """What zeros around a map take from a mean makes most of the next layer's variance, and opposes nothing."""
+    net, init = NetworkBuilder("padded", "torch", (3, side, side)), parse_initializer("he_normal")
+    for _ in range(5):
+        net.conv2d(64, 3, init)
+        net.batch_norm()
+        net.activation(function)
+    net.flatten()
+    net.linear(10, init)
+    network = net.build()
+    batch = load_batch("gaussian", network.nodes[0].shape, 16, 0)
+    found = compare(predict(network, batch), simulate(network, batch, trials=300, seed=2))
+    assert abs(found.backward[0].relative) < NARROW_STEP + BEYOND * abs(
+        found.backward[0].relative / found.backward[0].z
+    )
 
 
 @pytest.mark.parametrize(("samples", "width", "depth"), [(64, 128, 14), (8, 512, 14)])

@@ -41,6 +41,7 @@ from varprop.simulator.theory.opposition import (
     reduced,
     returned,
     together,
+    unmoved,
     within,
 )
 from varprop.simulator.theory.pair_series import mean_square_correlation
@@ -149,9 +150,11 @@ def _returned(
     if law is None or law.modes is None:
         return more / (1.0 + 2.0 * max(within, 0.0) / output.weighted.fan_in), gradient
     channels = int(output.width) // groups
-    alone, fresh = returned(law.modes, 0.0, channels)
+    window = output.weighted.window
+    outside = 0.0 if window is None or source.known is not None else unmoved(source.kernel, output.kernel, window)
+    alone, fresh = returned(law.modes, 0.0, channels, outside)
     within = max(within, _LEAST)
-    left, found = returned(law.modes, within, channels)
+    left, found = returned(law.modes, within, channels, outside)
     handed = 1.0 + ((found - fresh) / within - 1.0) / groups
     opposition, held = gradient.opposition * handed, gradient.held * handed
     opposition[len(opposition) // 2, len(opposition[0]) // 2] += fresh

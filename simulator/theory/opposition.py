@@ -33,7 +33,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from varprop.simulator.theory.maps import Ints, Size, at_offsets, overlaps, summed_at_offsets
+from varprop.simulator.theory.maps import Ints, Size, Window, at_offsets, overlaps, summed_at_offsets
+from varprop.simulator.theory.pairs import PairKernel
 from varprop.simulator.theory.variance_law import Modes
 
 Array = NDArray[np.float64]
@@ -42,7 +43,7 @@ _ROUNDS = 30  # of Newton's method, which needs about five
 _AGREED = 1e-10
 
 
-def returned(modes: Modes, opposition: float, channels: int) -> tuple[float, float]:
+def returned(modes: Modes, opposition: float, channels: int, outside: float = 0.0) -> tuple[float, float]:
     """Return what is left of a gradient behind a layer's weights, and its opposition there.
 
     Parameters
@@ -53,6 +54,8 @@ def returned(modes: Modes, opposition: float, channels: int) -> tuple[float, flo
         Of the gradient behind that normalisation.
     channels
         Number of outputs.
+    outside
+        Share of a mode that is none of the input's: see `unmoved`.
 
     Returns
     -------
@@ -63,8 +66,29 @@ def returned(modes: Modes, opposition: float, channels: int) -> tuple[float, flo
     """
     whole = _whole(modes, opposition, channels)
     kept = modes.passed / (1 + 2 * opposition * whole * modes.damped)
-    lost = float(modes.counts @ (1 - kept))
-    return 1 - lost / modes.dimensions, _opposition(modes.counts, modes.shares, lost)
+    lost, counts, shares = float(modes.counts @ (1 - kept)), modes.counts, modes.shares
+    left = 1 - lost / modes.dimensions
+    if outside > 0.0:
+        order = np.argsort(shares)
+        lost -= 1.0 - float(np.interp(outside, shares[order], kept[order]))
+        counts, shares = np.append(counts, -1.0), np.append(shares, outside) / (1.0 - outside)
+    return left, _opposition(counts, shares, lost)
+
+
+def unmoved(source: PairKernel, output: PairKernel, window: Window) -> float:
+    """Return the share of a layer's variance that its inputs' mean has, as zeros around a map let positions differ.
+
+    A tap k that reads the map at the part f_k of all positions adds f_k (1 - f_k) of the mean's square. Weights meet it
+    as one more mode, along which the inputs do not vary.
+    """
+    whole = output.centred.second_moment
+    if window.inside or not whole > 0.0:
+        return 0.0
+    index = window.index(source.size)
+    read = (index >= 0).mean(axis=1)
+    under = np.append(source.diagonal.mean(axis=0), 0.0)[index].mean(axis=1)
+    pattern = source.pair_mean * float(window.shares @ (read * (1.0 - read))) / float(window.shares @ under)
+    return min(max(pattern * output.second_moment / whole, 0.0), 0.9)
 
 
 def _whole(modes: Modes, opposition: float, channels: float) -> float:
