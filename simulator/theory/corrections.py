@@ -13,14 +13,14 @@ from varprop.simulator.theory.duals import Duals
 from varprop.simulator.theory.maps import Ints, near_offsets, offsets
 from varprop.simulator.theory.pairs import Layout, PairKernel
 from varprop.simulator.theory.sample import Sample, channel_means, channel_squares, kernels, position_squares
+from varprop.simulator.theory.sampling import of_size
 
 Array = NDArray[np.float64]
 
 
 def sized(sample: Sample, kernel: PairKernel) -> Sample:
     """Bring sampled channels to the size of their kernel."""
-    known, drawn = kernel.second_moment * math.exp(kernel.log_scale), float(channel_squares(sample.values).mean())
-    return replace(sample, values=sample.values * math.sqrt(known / drawn)) if drawn > 0 else sample
+    return replace(sample, values=of_size(sample.values, kernel).values)
 
 
 def controlled(after: Sample, before: Sample, kernel: PairKernel) -> Sample:

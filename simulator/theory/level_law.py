@@ -35,6 +35,7 @@ from numpy.typing import NDArray
 from varprop.simulator.activations import ActivationFunction
 from varprop.simulator.interpolation import cubic_rows, cubic_weights
 from varprop.simulator.theory.duals import hermite_expansion
+from varprop.simulator.theory.levels import log_normal
 
 Array = NDArray[np.float64]
 
@@ -193,7 +194,9 @@ def stepped(
     weighted
         Share of the second moment behind the layer that the bias does not make.
     mixed
-        Whether channels had levels of their own: see `_log_normal`.
+        Whether channels had levels of their own. Of means of squares of Gaussian numbers, each times an exponential
+        number, the skewness is 2.96 times the coefficient of variation: 3 times for log-normal ones that stray little,
+        twice for gamma distributed ones.
     """
     mean = law.mean(passage.square)
     inherited, spread = np.zeros_like(law.logs), 0.0
@@ -203,7 +206,7 @@ def stepped(
         logs = np.log(np.maximum(relative, 1e-300))
         inherited = logs * sqrt(log1p(kept * spread) / log1p(spread)) if spread > 0.0 else inherited
         inherited -= np.log(max(law.mean(np.exp(inherited)), 1e-300))
-    drawn, odds = (_log_normal if mixed else _gamma)(passage.noise * noise)
+    drawn, odds = (log_normal if mixed else _gamma)(passage.noise * noise)
     fresh = drawn - 1.0
     logs = np.log(np.maximum(weighted * np.exp(inherited)[:, None] * drawn + (1.0 - weighted), 1e-300))
     nodes, matrix = spread_out(logs, law.masses[:, None] * odds)
@@ -271,17 +274,6 @@ def _gamma(variance: Array) -> tuple[Array, Array]:
     rules = np.stack([_rule(step) for step in needed])
     found = np.einsum("...t,...tkp->k...p", weights, rules[which])
     return np.maximum(found[0], 1e-300), found[1]
-
-
-def _log_normal(variance: Array) -> tuple[Array, Array]:
-    """Return points of log-normal laws of mean one and their weights, shape (*variance.shape, points).
-
-    Of means whose skewness is three times their coefficient of variation, for small ones, where a gamma law's is twice:
-    so it is with squares of Gaussian numbers, and of those times an exponential number, their own level, 2.96 times.
-    """
-    points, weights = np.polynomial.hermite_e.hermegauss(_DRAWN)
-    log = np.log1p(variance)[..., None]
-    return np.exp(np.sqrt(log) * points - log / 2), np.broadcast_to(weights / weights.sum(), (*variance.shape, _DRAWN))
 
 
 @cache

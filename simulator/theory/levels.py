@@ -121,7 +121,12 @@ UNSTRAYED = Levels()
 
 def nodes(variance: float) -> tuple[Array, Array]:
     """Return levels of mean one and this variance, and their weights."""
-    log = np.log1p(max(variance, LEAST))
+    return log_normal(np.array(max(variance, LEAST)))
+
+
+def log_normal(variance: Array) -> tuple[Array, Array]:
+    """Return points of log-normal laws of mean one, shape (*variance.shape, points), and their weights, (points,)."""
+    log = np.log1p(variance)[..., None]
     return np.exp(np.sqrt(log) * _NODES - log / 2), _WEIGHTS
 
 

@@ -64,6 +64,11 @@ class Layout:
     normalised: bool = True
 
     @cached_property
+    def alone(self) -> Layout:
+        """The same, where no two samples of the batch have anything in common."""
+        return replace(self, paired=self.batch)
+
+    @cached_property
     def weight(self) -> Array:
         """Share of all sample pairs of the batch that each block stands for; sums to one."""
         cross = len(self.left) - self.profiles
@@ -286,7 +291,7 @@ def unmerged(kernel: PairKernel, layout: Layout) -> PairKernel:
     if kernel.layout is layout or len(kernel.layout.left) == len(layout.left):
         return kernel
     own = np.arange(len(layout.left)) < layout.profiles
-    return replace(kernel, layout=replace(layout, paired=layout.batch), values=kernel.values[np.where(own, 0, 1)])
+    return replace(kernel, layout=layout.alone, values=kernel.values[np.where(own, 0, 1)])
 
 
 def on_pairs_of(kernel: PairKernel, layout: Layout) -> PairKernel:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from varprop.simulator.theory.maps import Size, at_offsets, by_offset, offsets
 from varprop.simulator.theory.pairs import Layout, PairKernel
-from varprop.simulator.theory.sample import Sample
+from varprop.simulator.theory.sample import Sample, channel_squares
 
 Array = NDArray[np.float64]
 Noise = Callable[[np.random.Generator, Size], Array]
@@ -198,7 +198,7 @@ def filtered(sample: Sample, kernel: PairKernel, shifted: Array, key: int) -> Sa
 
 def of_size(values: Array, kernel: PairKernel) -> Sample:
     """Give sampled channels the second moment of their kernel, which takes part of their noise away."""
-    size = math.sqrt(float(np.vdot(values, values)) / values.size)
+    size = math.sqrt(float(channel_squares(values).mean()))
     wanted = np.sqrt(max(kernel.second_moment, 0.0)) * np.exp(kernel.log_scale / 2)
     return Sample(values * (wanted / size) if size > 0 else values)
 

@@ -309,8 +309,7 @@ def cotangent(signal: Signal) -> Gradient:
     values[: kernel.layout.profiles, own, own] = 1.0
     amplitude = None if signal.amplitude is None else np.ones_like(signal.amplitude)
     # However like the batch a few of its samples are, each sample has a cotangent of its own.
-    layout = replace(kernel.layout, paired=kernel.layout.batch)
-    return Gradient(PairKernel(layout, kernel.size, values), amplitude=amplitude)
+    return Gradient(PairKernel(kernel.layout.alone, kernel.size, values), amplitude=amplitude)
 
 
 def nothing(signal: Signal) -> Gradient:

@@ -199,15 +199,12 @@ class Walk:
         place = self._places[index]
         assert place is not None
         ways, way = {index: np.eye(len(place.law.logs))}, np.eye(len(place.law.logs))
-        while len(self._network.nodes[index].inputs) == 1:
-            assert place is not None
-            step = place.step
+        while place is not None and len(self._network.nodes[index].inputs) == 1:
+            way = way if place.step is None else place.step.plain @ way
             (index,) = self._network.nodes[index].inputs
             place = self._places[index]
-            if place is None:
-                break
-            way = way if step is None else step.plain @ way
-            ways[index] = way
+            if place is not None:
+                ways[index] = way
         return ways
 
     def _weighted(self, node: Node, signal: Signal) -> float:
