@@ -595,7 +595,7 @@ def test_orthogonal_weights_with_normalisation():
 
 @pytest.mark.parametrize("function", ["relu", "gelu", "tanh", "selu"])
 def test_levels_behind_an_activation(function):
-    """Spread, noise and common direction of the centred squares at points of log-normal levels, against draws."""
+    """Centred squares at points of log-normal levels, slopes and products of both, against draws."""
     phi, variance, points, channels, rng = activation(function), 0.2, 1000, 2000, np.random.default_rng(0)
     levels, weights = nodes(variance)
     assert weights @ levels == pytest.approx(1.0, rel=1e-4)
@@ -613,11 +613,13 @@ def test_levels_behind_an_activation(function):
         spread = square.var() / whole**2 - noise / channels
         lead = x.mean(axis=1).var() / whole - (1 - x.mean(axis=1).var() / whole) / channels
         gate = np.mean(slopes * centred) / whole
-        along = np.mean(z / np.sqrt(q)[:, None] * phi.derivative(z) * (x - x.mean()))
-        both = np.array([along**2, phi.derivative(z).mean() ** 4]) / (slopes.mean() * whole)
-        measured.append([spread / q.var(), noise, lead, gate, *both])
+        u, root = z / np.sqrt(q)[:, None], math.sqrt(slopes.mean() * whole)
+        along = [np.mean(u**k * phi.derivative(z) * (x - x.mean())) / root for k in (1, 3)]
+        powers = [np.mean(u**k * slopes) / slopes.mean() for k in (2, 4)]
+        measured.append([spread / q.var(), noise, lead, gate, *along, *powers, np.mean(z**2 * slopes)])
     mean, error = np.mean(measured, axis=0), np.std(measured, axis=0) / math.sqrt(len(measured) - 1)
-    expected = np.array([found.gain, found.noise, found.lead, weights @ found.gates, found.coherent, found.linear])
+    gates, tilted = weights @ found.gates, weights @ found.tilted
+    expected = np.array([found.gain, found.noise, found.lead, gates, *found.along, *found.powers, tilted])
     assert np.all(np.abs(mean - expected) < BEYOND * error + LEVELS * np.abs(expected)), (mean, expected, error)
 
 
