@@ -49,7 +49,7 @@ class Bounds:
 BOUNDS = Bounds()
 
 _IMAGES = (
-    "a few images stand for the batch: on CIFAR-10 ten of 64 leave 5% to 8% of the accumulated gradient, six left 9% "
+    "a few images stand for the batch: on CIFAR-10 ten of 64 leave 4% to 6% of the accumulated gradient, six left 9% "
     "to 18%"
 )
 _LEVELS = "sizes of single draws, which nothing brings together here, differ by factors"
