@@ -57,11 +57,10 @@ def test_slopes_know_weights_at_several_points(function, together):
     assert abs(measured.mean() - expected) < BEYOND * error + 2 * expected / n
 
 
-def normalised(samples: int, channels: int, rng: np.random.Generator) -> tuple[Array, Array]:
-    """Return independent channels over samples, of mean zero and variance one, and what each was divided by."""
-    y = rng.standard_normal((samples, channels))
-    y -= y.mean(axis=0)
-    return y / y.std(axis=0), y.std(axis=0)
+def normalised(y: Array) -> tuple[Array, Array]:
+    """Return channels over samples at mean zero and variance one, and what each was divided by."""
+    size = y.std(axis=0)
+    return (y - y.mean(axis=0)) / size, size
 
 
 def projected(gradient: Array, y: Array) -> Array:
@@ -87,9 +86,7 @@ def test_slopes_behind_a_normalisation_know_less(function, samples):
         x = rng.standard_normal((samples, n))
         x -= x.mean(axis=0)
         w = rng.standard_normal((n, n)) / math.sqrt(n)
-        y = x @ w
-        size = y.std(axis=0)
-        y /= size
+        y, size = normalised(x @ w)
         g = projected(rng.standard_normal((samples, n)) * phi.derivative(y), y) / size @ w.T
         g /= math.sqrt(np.mean(g**2))
         whole = x.T @ x / samples
@@ -119,7 +116,7 @@ def test_a_normalisation_takes_its_part_of_coherence(function, samples):
     phi, channels, draws, rng = activation(function), 4000, 200, np.random.default_rng(3)
     found = np.zeros((draws, 2))
     for row in found:
-        y, _ = normalised(samples, channels, rng)
+        y, _ = normalised(rng.standard_normal((samples, channels)))
         x = phi.value(y)
         along = rng.choice([-1.0, 1.0], (samples, 1)) * phi.derivative(y) * (x - x.mean(axis=0))
         row[:] = [np.mean(np.mean(y * g, axis=1) ** 2) for g in (along, projected(along, y))]

@@ -248,7 +248,7 @@ def _(
     values = gradient.kernel.values * slopes.values
     levels, squared = output.duals.levels, slopes.second_moment * float(np.exp(slopes.log_scale))
     # The covariance that two channels' gradients oppose has one part in so many from the very point.
-    share = 1.0 / (slopes.layout.batch * slopes.values.shape[1])
+    share = slopes.share
     coherence = added(gradient.coherence, -share * gradient.opposition)
     factor, leaning, more = levels.passed(gradient.leaning, here(coherence) + gradient.alone, output.width)
     lost = 0.0 if source.law is None else share
@@ -369,8 +369,7 @@ def _(
     draws = stepped_back(gradient, divided)
     tied = gradient.tied or sampled
     back = replace(gradient, kernel=kernel, alignment=None, tilt=1.0, lost=None, selection=1.0, drawn=draws, tied=tied)
-    share = 1.0 / (kernel.layout.batch * kernel.values.shape[1])
-    leaning = projected_levels(gradient.leaning, own.levels, share, own.parts)
+    leaning = projected_levels(gradient.leaning, own.levels, kernel.share, own.parts)
     if inputs[0].weighted is not None:
         leaning *= power(inputs[0].weighted.strays.levels, own.levels)
     crossings = tuple(part.kept(size / before) for part in gradient.crossings) if before > 0 else ()

@@ -254,15 +254,14 @@ def apply_activation(
 
 def _levels_after(function: ActivationFunction, sigma: float, dimensions: float, strayed: float) -> Levels:
     """Return what the activation makes of levels around sigma^2."""
-    levels, weights = nodes(strayed)
-    deviations = sigma * np.sqrt(levels)
+    deviations = sigma * np.sqrt(nodes(strayed)[0])
     coefficients, moments = hermite_expansion(function, deviations, dimensions)
     second, slopes, tilted, third, fourth, first, square, along, _, _, cubed, cubes, spread = moments
     powers = np.stack([coefficients[0, :, 0], second, third * second**1.5, fourth * second**2])
     squares = slopes * np.stack([np.ones_like(second), first * second**0.5, square * second])
     root, tilted = second**0.5, tilted / deviations**2
     turned = np.stack([coefficients[1, :, 1] * deviations, along * second, cubed * root, cubes * second]) / deviations
-    return after(strayed, weights, dimensions, powers, squares, turned, np.stack([tilted, tilted * spread]))
+    return after(strayed, dimensions, powers, squares, turned, np.stack([tilted, tilted * spread]))
 
 
 def rounded(dimensions: float, digits: int) -> float:

@@ -175,7 +175,6 @@ def divided(variance: float, parts: Array) -> float:
 
 def after(
     variance: float,
-    weights: Array,
     dimensions: float,
     moments: Array,
     slopes: Array,
@@ -193,6 +192,7 @@ def after(
     turned, squared
         There E[u phi'], E[u phi' phi], E[u^3 phi'] and E[u^3 phi' phi]; E[u^2 phi'^2] and E[u^4 phi'^2].
     """
+    points, weights = nodes(variance)
     m1, m2, m3, m4 = moments
     mean = float(weights @ m1)
     levels = m2 - 2 * mean * m1 + mean**2
@@ -216,7 +216,7 @@ def after(
         (first, third),
         slopes[0],
         gates,
-        nodes(variance)[0] * squared[0],
+        points * squared[0],
         (float(weights @ squared[0]) / squares, float(weights @ squared[1]) / squares) if squares else (1.0, 3.0),
         dimensions,
     )

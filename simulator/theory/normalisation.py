@@ -39,7 +39,7 @@ def batch_normalised(operation: BatchNorm, signal: Signal) -> Signal:
         assert signal.weighted is not None
         assert signal.weighted.window is not None
         # A channel's variance is that of its few taps: no single point has much of it.
-        points = nodes(signal.levels)[0] / (signal.kernel.layout.batch * signal.kernel.values.shape[1])
+        points = nodes(signal.levels)[0] * signal.kernel.share
         parts = np.stack([points, 3 * points**2])
         law = replace(depthwise_law(taps, operation.eps), levels=signal.levels, parts=parts)
         # Dividing by v damps the directions of w that make v large.
@@ -116,7 +116,7 @@ def _normalised(signal: Signal, eps: float, edges: float) -> tuple[VarianceLaw, 
     """Law of a channel's variance that sums many modes of the data, and the kernel after division, up to a factor."""
     centred = signal.kernel.centred
     q, alike = centred.second_moment, _alike(centred)
-    own = 1.0 / (centred.layout.batch * centred.values.shape[1])  # a point's share of all
+    own = centred.share
     scale = float(np.exp(signal.kernel.log_scale)) * edges
     # Layers without weights of their own see a sum of endlessly many.
     fan_in, strayed, kurtosis, strays = 1e9, (0.0, 0.0), 0.0, NONE

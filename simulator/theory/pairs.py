@@ -140,6 +140,11 @@ class PairKernel:
         """Second moment at each point, shape (profiles, positions)."""
         return np.array(self.values[: self.layout.profiles].diagonal(axis1=1, axis2=2))
 
+    @property
+    def share(self) -> float:
+        """One point's share of all points, samples and positions, that the kernel stands for."""
+        return 1.0 / (self.layout.batch * int(self.values.shape[1]))
+
     @cached_property
     def second_moment(self) -> float:
         """Mean of the diagonal."""
