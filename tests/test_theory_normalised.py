@@ -197,11 +197,12 @@ def test_small_opposition_adds_up():
     assert fresh * 2 / d / (1 + fresh * 2 / d) == pytest.approx(2 / d, rel=1e-3)
 
 
-def test_a_mode_that_inputs_do_not_have():
-    """What is lost along one mode of a layer's variance does not oppose its inputs, which have the others alone."""
-    d, share, channels = 9, 0.4, 10**6
-    modes = quadratic_form_law(np.array([share]), 1 - share, (1 - share) ** 2 / d, float(channels), 0.0).modes
-    left, opposition = returned(modes, 0.0, channels, share)
+@pytest.mark.parametrize("outside", [[0.4], [0.1, 0.3]])
+def test_modes_that_inputs_do_not_have(outside):
+    """What is lost along some modes of a layer's variance does not oppose its inputs, which have the others alone."""
+    d, share, channels = 9, sum(outside), 10**6
+    modes = quadratic_form_law(np.array(outside), 1 - share, (1 - share) ** 2 / d, float(channels), 0.0).modes
+    left, opposition = returned(modes, 0.0, channels, np.array(outside))
     assert left == returned(modes, 0.0, channels)[0]
     kept = float(modes.passed[np.argmin(np.abs(modes.shares - (1 - share) / d))])
     assert 1 / (1 + 2 * opposition / d) == pytest.approx(kept, rel=1e-3)
@@ -209,7 +210,10 @@ def test_a_mode_that_inputs_do_not_have():
 
 @pytest.mark.parametrize("stride", [1, 2])
 def test_zeros_around_a_map_let_its_mean_vary(stride):
-    """Share of the variance over positions and samples, against draws of weights for a constant map with noise."""
+    """Shares of the variance over positions and samples, against draws of weights for a constant map with noise.
+
+    For Gaussian weights modes of shares s_i have a variance of sum_i s_i on the mean, and of 2 sum_i s_i^2 around that.
+    """
     side, mean, samples, rng = 5, 0.7, 200, np.random.default_rng(4)
     window = Window((3, 3), (stride, stride), (1, 1, 1, 1))
     white = np.eye(side * side)
@@ -217,14 +221,17 @@ def test_zeros_around_a_map_let_its_mean_vary(stride):
         Layout.exchangeable(10**9), (side, side), np.stack([mean**2 + white, np.full_like(white, mean**2)])
     )
     index, draws = window.index((side, side)), []
-    for _ in range(200):
+    for _ in range(2000):
         weights = rng.standard_normal(9)
         maps = np.append(rng.standard_normal((samples, side * side)), np.zeros((samples, 1)), axis=1)
         pattern = weights @ np.append(np.full(side * side, mean), 0.0)[index]
         draws.append([pattern.var(), (pattern + np.einsum("k,skp->sp", weights, maps[:, index])).var()])
     found, error = np.mean(draws, axis=0), np.std(draws, axis=0) / math.sqrt(len(draws))
     expected = unmoved(source, under_windows(source, np.eye(9), window), window)
-    assert abs(found[0] / found[1] - expected) < BEYOND * float(error @ [1, expected]) / found[1]
+    assert abs(found[0] / found[1] - expected.sum()) < BEYOND * float(error @ [1, expected.sum()]) / found[1]
+    patterns = np.array(draws)[:, 0] / found[1]
+    squares = (patterns - patterns.mean()) ** 2
+    assert abs(squares.mean() - 2 * expected @ expected) < BEYOND * squares.std() / math.sqrt(len(draws))
 
 
 @pytest.mark.parametrize(("function", "side"), [("sigmoid", 4), ("sigmoid", 8), ("relu", 4)])

@@ -151,7 +151,7 @@ def _returned(
         return more / (1.0 + 2.0 * max(within, 0.0) / output.weighted.fan_in), gradient
     channels = int(output.width) // groups
     window = output.weighted.window
-    outside = 0.0 if window is None or source.known is not None else unmoved(source.kernel, output.kernel, window)
+    outside = None if window is None or source.known is not None else unmoved(source.kernel, output.kernel, window)
     alone, fresh = returned(law.modes, 0.0, channels, outside)
     within = max(within, _LEAST)
     left, found = returned(law.modes, within, channels, outside)

@@ -43,7 +43,7 @@ _ROUNDS = 30  # of Newton's method, which needs about five
 _AGREED = 1e-10
 
 
-def returned(modes: Modes, opposition: float, channels: int, outside: float = 0.0) -> tuple[float, float]:
+def returned(modes: Modes, opposition: float, channels: int, outside: Array | None = None) -> tuple[float, float]:
     """Return what is left of a gradient behind a layer's weights, and its opposition there.
 
     Parameters
@@ -55,7 +55,7 @@ def returned(modes: Modes, opposition: float, channels: int, outside: float = 0.
     channels
         Number of outputs.
     outside
-        Share of a mode that is none of the input's: see `unmoved`.
+        Shares of modes that are none of the input's: see `unmoved`.
 
     Returns
     -------
@@ -68,27 +68,31 @@ def returned(modes: Modes, opposition: float, channels: int, outside: float = 0.
     kept = modes.passed / (1 + 2 * opposition * whole * modes.damped)
     lost, counts, shares = float(modes.counts @ (1 - kept)), modes.counts, modes.shares
     left = 1 - lost / modes.dimensions
-    if outside > 0.0:
+    if outside is not None:
         order = np.argsort(shares)
-        lost -= 1.0 - float(np.interp(outside, shares[order], kept[order]))
-        counts, shares = np.append(counts, -1.0), np.append(shares, outside) / (1.0 - outside)
+        lost -= float(np.sum(1.0 - np.interp(outside, shares[order], kept[order])))
+        counts = np.append(counts, np.full_like(outside, -1.0))
+        shares = np.append(shares, outside) / (1.0 - float(outside.sum()))
     return left, _opposition(counts, shares, lost)
 
 
-def unmoved(source: PairKernel, output: PairKernel, window: Window) -> float:
-    """Return the share of a layer's variance that its inputs' mean has, as zeros around a map let positions differ.
+def unmoved(source: PairKernel, output: PairKernel, window: Window) -> Array | None:
+    """Return the shares of a layer's modes that its inputs' mean makes, as zeros around a map let positions differ.
 
-    A tap k that reads the map at the part f_k of all positions adds f_k (1 - f_k) of the mean's square. Weights meet it
-    as one more mode, along which the inputs do not vary.
+    Of weights w_k of a tap k that reads the map at some positions o alone, the mean m makes sum_k w_k m (1_k(o) - f_k)
+    with f_k the share of these. So the modes are those of m^2 times the covariance of 1_k over positions: weights meet
+    them, but the inputs do not vary along them.
     """
     whole = output.centred.second_moment
     if window.inside or not whole > 0.0:
-        return 0.0
+        return None
     index = window.index(source.size)
-    read = (index >= 0).mean(axis=1)
+    read = (index >= 0) * np.sqrt(window.shares)[:, None]
+    apart = read - read.mean(axis=1, keepdims=True)
     under = np.append(source.diagonal.mean(axis=0), 0.0)[index].mean(axis=1)
-    pattern = source.pair_mean * float(window.shares @ (read * (1.0 - read))) / float(window.shares @ under)
-    return min(max(pattern * output.second_moment / whole, 0.0), 0.9)
+    pattern = np.linalg.eigvalsh(apart @ apart.T / apart.shape[1])
+    shares = pattern * (source.pair_mean * output.second_moment / whole / float(window.shares @ under))
+    return np.asarray(shares * min(0.9 / max(float(shares.sum()), 1e-300), 1.0)) if shares[-1] > 0.0 else None
 
 
 def _whole(modes: Modes, opposition: float, channels: float) -> float:
