@@ -19,6 +19,8 @@ from varprop.simulator.montecarlo import simulate
 from varprop.simulator.network import Network, NetworkBuilder
 from varprop.simulator.report import Batch
 from varprop.simulator.theory import predict
+from varprop.simulator.theory.engine import _forward
+from varprop.simulator.theory.response import Response, followed
 from varprop.tests.tolerances import BENT_MAP, BENT_POINT, BENT_STEP, BEYOND, KINK
 
 Array = NDArray[np.float64]
@@ -129,6 +131,51 @@ def test_gradient_at_images_is_the_mixed_derivative_of_the_kernel(function, monk
     expected = np.mean([gradient_square(lambda x, y: map_kernel(phi, 2, x, y), image) for image in data])
     assert expected / independent > 1.1
     assert abs(found - expected) < BENT_MAP * abs(expected - independent)
+
+
+@pytest.mark.parametrize("step", [1, 2])
+def test_means_are_read_where_both_taps_are_on_the_map(step):
+    """A mean that responds alike with every place, behind a window with zeros around its map, tap by tap."""
+    side = 5
+    net = NetworkBuilder("padded", "torch", (1, side, side))
+    net.conv2d(1, 3, HE, stride=step, padding=(1, 1, 1, 1))
+    net.global_average_pool()
+    net.linear(OUTPUTS, HE)
+    network = net.build()
+    source, output = _forward(network, load_batch("gaussian", (1, side, side), 4, 0), None)[:2]
+    alike = Response((side, side), (1, 1), (np.eye(side), np.eye(side)), np.zeros((3, 1, (2 * side - 1) ** 2 // 2 + 2)))
+    alike.parts[1] = 1.0
+    found = followed(network.nodes[1].operation, alike, source, output).parts[1, 0]
+    out = output.kernel.size[0]
+    places = list(np.ndindex(out, out))
+    taps = {
+        o: {k for k in np.ndindex(3, 3) if min(step * np.array(o) + k) > 0 and max(step * np.array(o) + k) <= side}
+        for o in places
+    }
+    offsets = list(np.ndindex(2 * out - 1, 2 * out - 1))[: len(found) - 1]
+    both, one = np.zeros((2, len(offsets)))
+    for o in places:
+        for other in places:
+            offset = other[0] - o[0] + out - 1, other[1] - o[1] + out - 1
+            if offset in offsets:
+                both[offsets.index(offset)] += len(taps[o] & taps[other])
+                one[offsets.index(offset)] += (len(taps[o]) + len(taps[other])) / 2
+    np.testing.assert_allclose(found[:-1] / found[-2], both / one, rtol=1e-12)
+    every = [len(taps[o] & taps[other]) for o in places for other in places]
+    assert found[-1] / found[-2] == pytest.approx(np.mean(every) / np.mean([len(taps[o]) for o in places]), rel=1e-12)
+
+
+def test_means_respond_at_the_edges_of_small_maps():
+    """Normalised 4 x 4 maps behind 3x3 taps, where a mean that responded alike everywhere would leave out 7%."""
+    network = convolutions("hard_swish", 4, 4, True)
+    batch = load_batch("gaussian", network.nodes[0].shape, batch=64, seed=0)
+    theory = predict(network, batch)
+    measured = [simulate(network, batch, trials=100, seed=seed) for seed in range(5)]
+    steps = [m.layers[0].backward.log_second_moment - m.layers[1].backward.log_second_moment for m in measured]
+    expected = theory.layers[0].backward.log_second_moment - theory.layers[1].backward.log_second_moment
+    error = np.std(steps, ddof=1) / np.sqrt(len(steps))
+    assert abs(np.mean(steps) - expected) < BEYOND * error + BENT_STEP
+    assert error < 0.01  # or nothing would be seen
 
 
 @pytest.mark.parametrize(("net", "function"), [("perceptron", "tanh"), ("convolutions", "gelu")])
