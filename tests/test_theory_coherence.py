@@ -18,9 +18,10 @@ from varprop.simulator.theory import predict
 from varprop.simulator.theory.coherence import known_by_slopes, learnt
 from varprop.simulator.theory.duals import apply_activation
 from varprop.simulator.theory.levels import Levels
-from varprop.simulator.theory.opposition import handed_on, here
+from varprop.simulator.theory.maps import by_offset, pairs_apart
+from varprop.simulator.theory.opposition import handed_on, here, in_common, shared_out
 from varprop.simulator.theory.pairs import Layout, PairKernel
-from varprop.tests.tolerances import BEYOND, NARROW_STEP
+from varprop.tests.tolerances import BEYOND, NARROW_STEP, SQUARES_APART, WALK_BY_OFFSET
 
 Array = NDArray[np.float64]
 
@@ -143,6 +144,58 @@ def test_narrow_convolutions_before_a_pooling(function, groups):
     for step in found.steps:
         a = step.agreement
         assert abs(a.relative) * (1 - BEYOND / max(abs(a.z), BEYOND)) < NARROW_STEP / 2
+    assert abs(found.accumulated) < 2 * NARROW_STEP
+
+
+@pytest.mark.parametrize("correlation", [0.0, 0.3, 0.6, 1.0])
+@pytest.mark.parametrize("function", ["gelu", "silu", "tanh"])
+def test_slopes_go_with_the_square_at_another_point(function, correlation):
+    """E phi'(y)^2 (phi(y') - M)^2, over the product of the two means, by quadrature in the plane."""
+    phi, width = activation(function), 100.0
+    layout = Layout.exchangeable(10**9)
+    levels = apply_activation(
+        phi, PairKernel(layout, (1, 1), np.ones((2, 1, 1)) * [[[1.0]], [[0.0]]]), strayed=0.0
+    ).levels
+    u, weights = np.polynomial.hermite_e.hermegauss(80)
+    weights = weights / weights.sum()
+    there = phi.value(correlation * u[:, None] + math.sqrt(1.0 - correlation**2) * u)
+    mean = float(weights @ phi.value(u))
+    squares, slopes = (there - mean) ** 2 @ weights, phi.derivative(u) ** 2
+    more = float(weights @ (slopes * squares)) / float(weights @ slopes) / float(weights @ squares) - 1.0
+    found = levels.passed(0.0, correlation**2, correlation - correlation**2, width)[0]
+    assert width * (found - 1.0) == pytest.approx(more, rel=SQUARES_APART, abs=SQUARES_APART)
+
+
+@pytest.mark.parametrize("correlation", [0.9, 0.6])
+def test_powers_of_levels_stay_on_the_map(correlation):
+    """Pairs of places under windows that are whole near the edges, too: by offset alone, and place by place."""
+    size, taps, count = (8, 8), (3, 3), 64
+    places = np.stack(np.divmod(np.arange(count), 8), axis=1)
+    apart = np.abs(places[:, None] - places)
+    under = (apart.max(axis=2) <= 1).astype(float)
+    under /= under.sum(axis=1, keepdims=True)
+    walked, field = np.eye(count), np.ones((1, 1))
+    between = correlation ** np.add.outer(np.abs(np.arange(-7, 8)), np.abs(np.arange(-7, 8)))
+    for _ in range(12):
+        walked = under @ walked @ under
+        field = shared_out(field, np.full(taps, 1 / 9), (1, 1), size, size)
+        expected = float(np.vdot(by_offset(walked, size) * pairs_apart(size) / count, between))
+        assert in_common(field, between) == pytest.approx(expected, rel=WALK_BY_OFFSET)
+    assert field.sum() == pytest.approx(1.0)
+
+
+def test_levels_that_neighbours_have_in_common():
+    """Windows average over levels, layer upon layer: what is left goes with gradients over the whole map."""
+    net, init = NetworkBuilder("bent", "torch", (3, 8, 8)), parse_initializer("he_normal")
+    for _ in range(8):
+        net.conv2d(32, 3, init)
+        net.batch_norm()
+        net.activation("silu")
+    net.global_average_pool()
+    net.linear(10, init)
+    network = net.build()
+    batch = load_batch("gaussian", network.nodes[0].shape, 16, 0)
+    found = compare(predict(network, batch), simulate(network, batch, trials=300, seed=0))
     assert abs(found.accumulated) < 2 * NARROW_STEP
 
 

@@ -98,7 +98,7 @@ def test_what_positions_differ_by_relates_nothing(images):
     both = np.broadcast_to(behind, (POINTS, samples, 2 * channels))
     after = Sample(rng.standard_normal(both.shape), slopes=both)
     taps = Taps(np.broadcast_to(np.eye(9), (channels, 9, 9)), law, WINDOW, source, {}, SIZE)
-    found = relations(taps, SIZE, after, POINTS * samples, None, images, 0.0, 0.0)
+    found = relations(taps, SIZE, after, POINTS * samples, None, images, 0.0, 0.0, 0.0)
     np.testing.assert_allclose((found.tilt, found.reweigh, found.gates), 1.0, rtol=ROUNDING)
 
 

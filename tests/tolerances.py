@@ -151,6 +151,15 @@ OPPOSED_WITHIN = 0.03
 LEVELS_AHEAD = 0.25
 """Of the variance of levels: it counts as one number all over a map, and is known at pairs of positions by offset."""
 
+LEVELS_WINDOWED = 0.02
+"""Of the variance of levels behind one layer: a batch of 80 has its own, and gains differ over positions."""
+
+WALK_BY_OFFSET = 0.08
+"""Of a sum over pairs of places after twelve windows on 8 x 8 positions, whose edges are known by offset alone."""
+
+SQUARES_APART = 0.1
+"""Of what a square at one point has to do with slopes at another: odd parts count as linear, even ones as quadratic."""
+
 LEVELS_TOGETHER = 5e-3
 """Averages over two log-normal levels, in what they have in common to first order, and of two samples not at all."""
 

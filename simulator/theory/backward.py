@@ -29,7 +29,7 @@ from varprop.simulator.theory.crossing import Crossing
 from varprop.simulator.theory.depthwise import excess
 from varprop.simulator.theory.drawn import Drawn, corrected, missed
 from varprop.simulator.theory.gradient import Gradient, cut_inside, stepped_back
-from varprop.simulator.theory.levels import power, windowed
+from varprop.simulator.theory.levels import power
 from varprop.simulator.theory.levels import projected as projected_levels
 from varprop.simulator.theory.maps import Size, Window, by_offset, size_of, window_scatter
 from varprop.simulator.theory.opposition import (
@@ -37,9 +37,11 @@ from varprop.simulator.theory.opposition import (
     handed_here,
     handed_on,
     here,
+    in_common,
     projected,
     reduced,
     returned,
+    shared_out,
     together,
     unmoved,
     within,
@@ -115,7 +117,7 @@ def _(op: Conv2d, gradient: Gradient, inputs: list[Signal], output: Signal, law:
             lost=related.lost,
             selection=related.gates,
             amplitude=amplitude,
-            leaning=gradient.leaning * windowed(source.strays.levels, output.weighted.strays.levels),
+            leaning=shared_out(gradient.leaning, loads, op.stride, size, output.kernel.size),
         )
     ]
 
@@ -250,21 +252,29 @@ def _(
     # The covariance that two channels' gradients oppose has one part in so many from the very point.
     share = slopes.share
     coherence = added(gradient.coherence, -share * gradient.opposition)
-    factor, leaning, more = levels.passed(gradient.leaning, here(coherence) + gradient.alone, output.width)
+    spots = source.strays.spots_on(source.kernel) if source.law is None else source.law.spots
+    leant = in_common(gradient.leaning, spots)
+    together = source.kernel.correlation(source.kernel.pair_mean)
+    odd, even = (in_common(gradient.leaning, part) for part in (together, together**2))
+    along = 2.0 * (here(coherence) + gradient.alone)
+    # Behind a depthwise layer sampled channels know their own squares.
+    own = even + along if source.behind is None else even
+    factor, left, more = levels.passed(leant, own, odd - even, output.width)
+    leaning = added(gradient.leaning * levels.bent, np.full((1, 1), left - leant * levels.bent))
     lost = 0.0 if source.law is None else share
-    own = np.zeros((2, 1, 1))
+    new = np.zeros((2, 1, 1))
     if levels.slopes is not None and source.behind is None:
         known = levels.known(lost)
-        own = known_by_slopes(activation(op.function), gradient.kernel, source.kernel, squared, known)
-    kernel = replace(gradient.kernel, values=values).scaled(gradient.selection * factor, slopes.log_scale)
+        new = known_by_slopes(activation(op.function), gradient.kernel, source.kernel, squared, known)
+    related = output.relations(gradient.kernel.alike(), _opposed(gradient, output), along / output.width)
+    kernel = replace(gradient.kernel, values=values).scaled(gradient.selection * factor * related.met, slopes.log_scale)
     alignment = None
     if tilted is not None:
         with np.errstate(over="ignore"):  # no normalisation comes next then, and nobody asks
             unit = float(np.exp(tilted.log_scale + gradient.kernel.log_scale - kernel.log_scale))
         # Levels go with the gradient's at the very point.
         points = float(np.mean(gradient.kernel.diagonal * tilted.diagonal))
-        alignment = (gradient.kernel.pair_product_mean(tilted) + share * (more - 1.0) * points) * unit
-    related = output.relations(gradient.kernel.alike(), _opposed(gradient, output))
+        alignment = (gradient.kernel.pair_product_mean(tilted) + share * (more - 1.0) * points) * (unit * related.met)
     tilt = gradient.tilt * related.tilt
     # Of a product of slopes, and of covariances, only what is linear in each channel is opposed.
     linear = output.duals.linear
@@ -274,8 +284,8 @@ def _(
     if source.law is not None and source.law.modes is not None:
         left = reduced(source.law.modes, float(gradient.opposition.max()), left, output.width)
     # Coherence does not oppose what both channels are on the mean.
-    along = gradient.coherence * (levels.coherent(0.0) - alike)
-    opposition, held = added(gradient.opposition * left, -along), added(gradient.held * left, along)
+    kept = gradient.coherence * (levels.coherent(0.0) - alike)
+    opposition, held = added(gradient.opposition * left, -kept), added(gradient.held * left, kept)
     coherence = added(coherence * levels.coherent(lost), share * alike * gradient.opposition)
 
     def gated(found: Drawn) -> Drawn:
@@ -306,7 +316,7 @@ def _(
             leaning=leaning,
             coherence=coherence,
             alone=0.0,
-            own=own,
+            own=new,
             held=held,
             crossings=tuple(part.gated(linear * spread, coherent) for part in gradient.crossings),
         )
@@ -369,9 +379,12 @@ def _(
     draws = stepped_back(gradient, divided)
     tied = gradient.tied or sampled
     back = replace(gradient, kernel=kernel, alignment=None, tilt=1.0, lost=None, selection=1.0, drawn=draws, tied=tied)
-    leaning = projected_levels(gradient.leaning, own.levels, kernel.share, own.parts)
+    leant = in_common(gradient.leaning, own.spots)
+    leaning = gradient.leaning
+    if leant:
+        leaning = leaning * (projected_levels(leant, own.levels, kernel.share, own.parts) / leant)
     if inputs[0].weighted is not None:
-        leaning *= power(inputs[0].weighted.strays.levels, own.levels)
+        leaning = leaning * power(inputs[0].weighted.strays.levels, own.levels)
     crossings = tuple(part.kept(size / before) for part in gradient.crossings) if before > 0 else ()
     return [replace(back, opposition=opposition, leaning=leaning, crossings=crossings)]
 

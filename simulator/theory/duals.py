@@ -28,7 +28,7 @@ from varprop.simulator.theory.pairs import PairKernel
 Array = NDArray[np.float64]
 Ints = NDArray[np.intp]
 ORDER = 32
-MOMENTS = 13  # of one expansion
+MOMENTS = 15  # of one expansion
 _STEP = 0.025  # of log sigma between tabulated expansions
 _AT_ONCE = 64  # expansions
 _IN_CACHE = 2**15  # entries of a kernel worked on at a time
@@ -75,8 +75,8 @@ def hermite_expansion(function: ActivationFunction, sigma: Array, dimensions: fl
     moments
         Exact second moments; then E phi^3 and E phi^4, the means of phi and phi^2 with the weights phi'^2, E[sigma u
         phi' phi], the mean of phi^2 with the weights (sigma u phi')^2, and E[sigma u phi' phi^3], all over the powers
-        of E phi^2 that make them numbers; so are E[sigma u phi' u^2], E[sigma u phi' phi u^2], and the mean of u^2 with
-        the weights (sigma u phi')^2: shape (13, n).
+        of E phi^2 that make them numbers; so are E[sigma u phi' u^2], E[sigma u phi' phi u^2], and the means of u^2
+        with the weights (sigma u phi')^2, and of u with phi'^2 and with phi^2: shape (15, n).
     """
     # Rows on a grid of log sigma that all layers share, and cubic interpolation between them: relative error 1e-6.
     needed, back, weights = cubic_rows(np.log(np.maximum(sigma, 1e-150)) / _STEP)
@@ -108,7 +108,7 @@ def _rows(function: ActivationFunction, steps: list[int], dimensions: float) -> 
         unit, gate, turned = table / sizes
         gate, turned, along = gate**2, turned**2, table[2] / sizes[0]
         powers = [unit**3, unit**4, gate * unit, gate * unit**2, along * unit, turned * unit**2, along * unit**3]
-        powers += [along * u**2, along * unit * u**2, turned * u**2]
+        powers += [along * u**2, along * unit * u**2, turned * u**2, gate * u, unit**2 * u]
         moments = np.concatenate([squares, np.add.reduceat(np.stack(powers) * mass, first, axis=1)])
         basis, weighted = _orthonormal(ORDER, u, dimensions), table * mass
         for step, begin, count, row in zip(some, first, counts, moments.T, strict=True):
@@ -256,12 +256,13 @@ def _levels_after(function: ActivationFunction, sigma: float, dimensions: float,
     """Return what the activation makes of levels around sigma^2."""
     deviations = sigma * np.sqrt(nodes(strayed)[0])
     coefficients, moments = hermite_expansion(function, deviations, dimensions)
-    second, slopes, tilted, third, fourth, first, square, along, _, _, cubed, cubes, spread = moments
+    second, slopes, tilted, third, fourth, first, square, along, _, _, cubed, cubes, spread, skew, leant = moments
     powers = np.stack([coefficients[0, :, 0], second, third * second**1.5, fourth * second**2])
     squares = slopes * np.stack([np.ones_like(second), first * second**0.5, square * second])
     root, tilted = second**0.5, tilted / deviations**2
     turned = np.stack([coefficients[1, :, 1] * deviations, along * second, cubed * root, cubes * second]) / deviations
-    return after(strayed, dimensions, powers, squares, turned, np.stack([tilted, tilted * spread]))
+    odd = np.stack([skew * slopes, coefficients[0, :, 1], leant * second])
+    return after(strayed, dimensions, powers, squares, turned, np.stack([tilted, tilted * spread]), odd)
 
 
 def rounded(dimensions: float, digits: int) -> float:

@@ -129,7 +129,7 @@ def _(operation: Activation, node: Node, network: Network, inputs: list[Signal])
     duals = apply_activation(function, signal.kernel, sphere, tilted, own_sphere, strayed, spots)
     origin = None
     followed: Callable[[], Sample] | None = None
-    related: Callable[[float, float], Relations] = unrelated
+    related: Callable[[float, float, float], Relations] = unrelated
     gaussian = signal.gaussian
     if gaussian is not None and gaussian.function is None:
         origin = replace(gaussian, function=function)

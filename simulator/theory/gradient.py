@@ -55,7 +55,7 @@ class Gradient:
         E[g_c(x) g_c'(x')] = -2 opposition / channels * E[g(x)^2] cov(z_c, z_c') / var(z) where it is small, with one
         entry for each offset of x' from x, none in the middle; `opposition` has the rest. Negative where they go along.
     leaning
-        Power of a point's level, where that strays, that E[g(x)^2] goes with.
+        Powers of levels, where these stray, that E[g(x)^2] goes with, by offset of their points as `opposition`.
     coherence
         How far gradients of two channels go along these channels' values at one point, by offset as `opposition`: see
         the module of that name.
@@ -79,7 +79,7 @@ class Gradient:
     drawn: Callable[[], Drawn] | None = None
     tied: bool = False
     opposition: Array = field(default_factory=lambda: np.zeros((1, 1)))
-    leaning: float = 0.0
+    leaning: Array = field(default_factory=lambda: np.zeros((1, 1)))
     coherence: Array = field(default_factory=lambda: np.zeros((1, 1)))
     alone: float = 0.0
     own: Array = field(default_factory=lambda: np.zeros((2, 1, 1)))
@@ -122,7 +122,7 @@ def total(gradients: list[Gradient], exits: list[frozenset[int]]) -> Gradient:
     if kernel.second_moment:
         opposition = average([gradient.opposition for gradient in gradients], sizes)
         coherence = average([gradient.coherence for gradient in gradients], sizes)
-        leaning = float(np.average([gradient.leaning for gradient in gradients], weights=sizes))
+        leaning = average([gradient.leaning for gradient in gradients], sizes)
         amplitude = np.average(fields, axis=0, weights=sizes) if fields else None
         # T = u / (1 + w S): of the two, products with the sums' own gradients change w alone.
         opposition = added(opposition, common.opposition / sum(sizes))

@@ -12,10 +12,15 @@ of the two points, one direction of the data that all channels share, `lead` of 
 Levels are taken as log-normal: noise multiplies them, layer by layer.
 
 On the way back E phi'^2 depends on q, so that the gradient goes with a power of the level, layer upon layer: it leans.
+Under a window a level is the mean over its taps. So on maps the gradient at a point goes with powers of the levels at
+other points, too, by offset: a window spreads them over pairs of its taps, and their sum stays. What neighbours' levels
+have in common is much where many windows were averaged over, and does not average out; with correlations c(u) of levels
+the power of the point's own that says all of that is sum_u l(u) c(u).
 The level at a layer's output is a mean over its own channels, so that of q^l a channel's own square x_c^2 has the part
 l q^(l - 1) x_c^2 / n; the next slopes, which look at the level through single weights, add twice their `coherence` to
-l / n. That square goes with the channel's own slopes, and E phi'^2 (phi - M)^2 is more than E phi'^2 Var phi. Of two
-channels coherence meets both slopes, E[y phi' (phi - M)]^2, against what the layer's opposed gradients do, (E phi')^4.
+l / n. That square goes with the channel's own slopes, and E phi'^2 (phi - M)^2 is more than E phi'^2 Var phi; at a
+point of correlation r with it, r of what is odd in the channel is left, and r^2 of the rest. Of two channels
+coherence meets both slopes, E[y phi' (phi - M)]^2, against what the layer's opposed gradients do, (E phi')^4.
 """
 
 from __future__ import annotations
@@ -52,6 +57,8 @@ class Levels:
         E phi'^2, E phi'^2 (phi - M)^2 over Var phi, and E[y^2 phi'^2], at each of the levels' `nodes`.
     powers
         E[u^k phi'^2] over E phi'^2, k = 2 and 4, for u of variance one.
+    odd
+        E[u phi'^2] E[u (phi - M)^2] over E phi'^2 Var phi.
     dimensions
         Of the sphere that points are on.
     """
@@ -65,6 +72,7 @@ class Levels:
     gates: Array | None = None
     tilted: Array | None = None
     powers: tuple[float, float] = (1.0, 3.0)
+    odd: float = 0.0
     dimensions: float = np.inf
 
     def known(self, share: float) -> float:
@@ -79,15 +87,24 @@ class Levels:
         first, third = self.along
         return (first - share * (first + third)) ** 2 + share * first**2
 
-    def passed(self, leaning: float, coherence: float, width: float) -> tuple[float, float, float]:
+    @property
+    def bent(self) -> float:
+        """Power of the input's levels that those of the output go with."""
+        spread = max(self.strayed, LEAST)
+        return power(spread, self.gain * spread)
+
+    def passed(self, leaning: float, own: float, odd: float, width: float) -> tuple[float, float, float]:
         """Return what becomes of a gradient that goes with the levels.
 
         Parameters
         ----------
         leaning
             Power of a point's level that the gradient's second moment goes with, at the output.
-        coherence
-            Of a channel's gradient with the channel's own value.
+        own
+            Power of the mean over the channels' own squares that it goes with, and twice the coherence of a channel's
+            gradient with the channel's own value.
+        odd
+            As `own`, of what is odd in a channel: what it has more of that.
         width
             Number of channels, whose squares are what a level is the mean of.
 
@@ -102,16 +119,14 @@ class Levels:
         """
         if self.slopes is None or self.gates is None or self.tilted is None or not self.slopes.all():
             return 1.0, leaning, 1.0
-        own, spread = (leaning + 2.0 * coherence) / width, max(self.strayed, LEAST)
-        bent = power(spread, self.gain * spread)
+        own, bent = own / width, self.bent
         leaning *= bent
         levels, weights = nodes(self.strayed)
         before = weights * levels**leaning
         behind = before * self.slopes
         squares = float(before * levels**-bent @ self.gates)
-        factor = (
-            ((1.0 - own) * float(behind.sum()) + own * squares) / float(before.sum()) / float(weights @ self.slopes)
-        )
+        kept = 1.0 - own + odd * self.odd / width
+        factor = (kept * float(behind.sum()) + own * squares) / float(before.sum()) / float(weights @ self.slopes)
         along = float(before @ self.tilted) / float(before.sum()) / float(weights @ self.tilted)
         return factor, leaning + _power(levels, self.slopes, behind), along
 
@@ -128,15 +143,6 @@ def log_normal(variance: Array) -> tuple[Array, Array]:
     """Return points of log-normal laws of mean one, shape (*variance.shape, points), and their weights, (points,)."""
     log = np.log1p(variance)[..., None]
     return np.exp(np.sqrt(log) * _NODES - log / 2), _WEIGHTS
-
-
-def windowed(before: float, behind: float) -> float:
-    """Return the power of a point's level that the mean under a window goes with, given the variances of both.
-
-    Of the covariance of the windows' means with one of their points, over all of these, as much is left as of the
-    variance.
-    """
-    return power(before, behind) ** 2
 
 
 def power(before: float, behind: float) -> float:
@@ -180,6 +186,7 @@ def after(
     slopes: Array,
     turned: Array,
     squared: Array,
+    odd: Array,
 ) -> Levels:
     """Return what an activation makes of levels of this variance.
 
@@ -191,6 +198,8 @@ def after(
         E phi^k, k = 1 to 4, and E phi'^2 phi^k, k = 0 to 2, at each of the `nodes`.
     turned, squared
         There E[u phi'], E[u phi' phi], E[u^3 phi'] and E[u^3 phi' phi]; E[u^2 phi'^2] and E[u^4 phi'^2].
+    odd
+        There E[u phi'^2], E[u phi] and E[u phi^2].
     """
     points, weights = nodes(variance)
     m1, m2, m3, m4 = moments
@@ -218,5 +227,6 @@ def after(
         gates,
         points * squared[0],
         (float(weights @ squared[0]) / squares, float(weights @ squared[1]) / squares) if squares else (1.0, 3.0),
+        float(weights @ odd[0]) * float(weights @ (odd[2] - 2 * mean * odd[1])) / unit,
         dimensions,
     )

@@ -41,7 +41,8 @@ def batch_normalised(operation: BatchNorm, signal: Signal) -> Signal:
         # A channel's variance is that of its few taps: no single point has much of it.
         points = nodes(signal.levels)[0] * signal.kernel.share
         parts = np.stack([points, 3 * points**2])
-        law = replace(depthwise_law(taps, operation.eps), levels=signal.levels, parts=parts)
+        spots = signal.strays.spots_on(signal.kernel)
+        law = replace(depthwise_law(taps, operation.eps), levels=signal.levels, parts=parts, spots=spots)
         # Dividing by v damps the directions of w that make v large.
         assert law.taps is not None
         kernel = windows(signal.weighted.input, law.taps, signal.weighted.window).centred
@@ -169,6 +170,7 @@ def _normalised(signal: Signal, eps: float, edges: float) -> tuple[VarianceLaw, 
         own_sphere=_sphere(alike + second, law.ratio),
         strays_sphere=_sphere(2 * alike + (third / second if second > 0.0 else 0.0), law.ratio),
         levels=divided(strays.levels, law.parts[0]) if law.parts.size else 0.0,
+        spots=strays.spots_on(signal.kernel),
         lead=lead,
     )
     more = damping[:-1] / damping[-1] - 1.0

@@ -34,8 +34,10 @@ class Relations:
 
     Attributes
     ----------
+    met
+        Of what arrives at a channel, as far as that knows it, and the squared slopes after the layer.
     tilt
-        Of the squared slopes after the layer and its 1 / (v + eps).
+        Of both and its 1 / (v + eps).
     reweigh
         What the squared weights add to that, at each position.
     gates
@@ -50,6 +52,7 @@ class Relations:
         ReLU, a depthwise layer that is normalised without eps leaves nothing for the second to take.
     """
 
+    met: float = 1.0
     tilt: float = 1.0
     reweigh: float = 1.0
     gates: float = 1.0
@@ -60,7 +63,7 @@ class Relations:
 UNRELATED = Relations()
 
 
-def unrelated(alike: float, opposed: float) -> Relations:
+def unrelated(alike: float, opposed: float, along: float) -> Relations:
     """Return relations where there are none."""
     return UNRELATED
 
@@ -74,6 +77,7 @@ def relations(
     images: bool,
     alike: float,
     opposed: float,
+    along: float,
 ) -> Relations:
     """Return how the gradient's way through a depthwise layer depends on the channel.
 
@@ -100,6 +104,8 @@ def relations(
     opposed
         By how much of its mean the squared gradient is smaller for a channel's variance over that of all: channels that
         vary more are a larger part of what later normalisations divide by.
+    along
+        By how much of its mean it is larger for the channel's own square at the point, over the mean of that.
     """
     assert after.slopes is not None
     if not after.slopes.any():
@@ -107,14 +113,15 @@ def relations(
     count, samples = len(taps.covariances), max(_IMAGES if images else _SAMPLES, _POINTS // (size[0] * size[1]))
     weights = tap_nodes(taps.window.taps, taps.law, count).T
     kernels = Stencils(weights, taps.window, size)
-    known = _met(after, opposed) * after.slopes[:, :samples]
+    known = _met(after, opposed, along)[:, :samples] * after.slopes[:, :samples]
     slopes = np.ascontiguousarray(known[:, :, :count]), np.ascontiguousarray(known[:, :, count:])
     scale = np.ones(count) if after.inverse is None else after.inverse[:count]
     y = None
     if after.inverse is not None and after.inputs is not None:
         y = np.ascontiguousarray(after.inputs[:, :samples, :count])
     square = (slopes[0] ** 2 + slopes[1] ** 2) / 2
-    tilt = excess(channel_means(square), scale) * float(square.mean()) / float(np.mean(after.slopes[:, :samples] ** 2))
+    tilt = excess(channel_means(square), scale)
+    met = float(square.mean()) / float(np.mean(after.slopes[:, :samples] ** 2))
     sent, arrived = _Sent.by(kernels.back, slopes, square, y), _Sent.by(_unchanged, slopes, square, y)
     through, arriving = (scale * _passed(way, slopes, square, y, points) for way in (sent, arrived))
     alone = scale * kernels.back(np.ones((len(square), 1, count)), power=2)
@@ -130,7 +137,7 @@ def relations(
     reweigh = float(through.mean()) / seen if seen > 0 else 1.0
     source = taps.source
     if source.slopes is None:
-        return Relations(tilt, reweigh)
+        return Relations(met, tilt, reweigh)
     gate = source.slopes[:, :samples]
     passed = through * gate**2
     gates = _excess_by_place(through, gate**2, images)
@@ -140,7 +147,7 @@ def relations(
         known = Stencils(squares, taps.window, size).back(np.ones((len(square), 1, count)))
         gates *= _excess_by_place(known, gate**2, images) / _excess_by_place(alone, gate**2, images)
     if source.inverse is None or source.inputs is None or y is None:
-        return Relations(tilt, reweigh, gates)
+        return Relations(met, tilt, reweigh, gates)
     inputs = source.inputs[:, :samples]
     left = source.inverse * channel_means(passed)
     gone = _overlap(kernels.forward(gate), slopes, y, alike)
@@ -149,7 +156,7 @@ def relations(
     whole = float(left.mean())
     lost = float(np.mean(source.inverse * scale * gone)) / whole * ratio**2 / points if whole > 0 else None
     before, alike = (excess(channel_means(field), source.inverse) for field in (passed, alone))
-    return Relations(tilt, reweigh, gates, before / alike, lost)
+    return Relations(met, tilt, reweigh, gates, before / alike, lost)
 
 
 def _alike(images: bool) -> tuple[int, ...]:
@@ -164,13 +171,19 @@ def _excess_by_place(first: Array, second: Array, images: bool) -> float:
     return float(np.mean(first * second)) / apart if apart > 0 else 1.0
 
 
-def _met(after: Sample, opposed: float) -> Array:
-    """Return the gradient that arrives at each channel over its root mean square: T = 1 / (1 + w S) of `opposition`."""
-    v = channel_squares(after.values - channel_means(after.values))
+def _met(after: Sample, opposed: float, along: float) -> Array:
+    """Return the gradient that arrives at each channel and point over its root mean square.
+
+    That is T = 1 / (1 + w S) of `opposition`, and what goes with the channel's own square at the point.
+    """
+    square = (after.values - channel_means(after.values)) ** 2
+    v = channel_means(square)
     mean = float(v.mean())
     if mean == 0.0:
-        return np.ones_like(v)
-    met = 1.0 / (1.0 + opposed * v / mean)
+        return np.ones_like(square)
+    level = square.mean(axis=2, keepdims=True)
+    own = np.divide(square, level, out=np.ones_like(square), where=level > 0)
+    met = np.maximum(1.0 + along * (own - 1.0), 0.0) / (1.0 + opposed * v / mean)
     return np.asarray(np.sqrt(met / met.mean()))
 
 

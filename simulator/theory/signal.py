@@ -154,7 +154,7 @@ class Signal:
     law: VarianceLaw | None = None
     behind: tuple[Taps, Size] | None = None
     summands: tuple[Summand, ...] = ()
-    relations: Callable[[float, float], Relations] = unrelated
+    relations: Callable[[float, float, float], Relations] = unrelated
 
     @property
     def edges(self) -> float:

@@ -226,8 +226,7 @@ class Strays:
         `fields` are second moments of every sample at every position; zeros around the map have none.
         """
         mean = fields.mean(axis=0)
-        relative = np.divide(fields, mean, out=np.ones_like(fields), where=mean > 0)
-        more = by_offset(np.cov(relative, rowvar=False, bias=True).reshape(len(mean), -1), kernel.size)
+        more = _relative(np.cov(fields, rowvar=False, bias=True).reshape(len(mean), -1), mean, kernel.size)
         own = float(more[kernel.size[0] - 1, kernel.size[1] - 1])
         if own <= 0.0:
             return self
@@ -237,19 +236,21 @@ class Strays:
     def _seen(self, name: str, window: Window, kernel: PairKernel) -> Strays:
         """Return the levels under a window.
 
-        Each position counts by its second moment: zero padding has no level, and the means that half-lines leave go
-        with the root of a point's level, so that the level of all is that of the deviations.
+        Each position counts by its second moment, as it will under the next window: zero padding has no level, and
+        near it few points are averaged over, but what comes there is small. The means that half-lines leave go with the
+        root of a point's level, so that the level of all is that of the deviations.
         """
         before, after = kernel.size, window.out_size(kernel.size)
         known = self.spots_on(kernel)
         if window.inside:
             spots, kept = _under(known, window, window.shares.reshape(window.kernel) / window.taps, before)
         else:
-            means = window.averaging(before) * kernel.diagonal.mean(axis=0)
-            seen = means.sum(axis=1, keepdims=True)
-            means = np.divide(means, seen, out=np.zeros_like(means), where=seen > 0)
-            along = means @ known.ravel()[offsets(before)]
-            spots, kept = by_offset(along @ means.T, after), float(np.trace(along)) / len(along)
+            level = kernel.diagonal.mean(axis=0)
+            means = window.averaging(before) * level
+            seen, along = means.sum(axis=1), means @ known.ravel()[offsets(before)]
+            spots, kept = _relative(along @ means.T, seen, after), 0.0
+            if before == after and seen.any():
+                kept = float(np.diag(along) @ level) / float(seen @ level)
         left = float(spots[after[0] - 1, after[1] - 1])
         if left <= 0.0:
             return Strays(lead=self.lead)
@@ -357,6 +358,12 @@ def _covariance(kernel: PairKernel) -> Array:
         return np.zeros_like(kernel.values[0])
     same = np.mean(kernel.values[: kernel.layout.profiles], axis=0)
     return np.asarray(np.where(live[:, None] & live, same - kernel.pair_mean / float(np.mean(live)) ** 2, 0.0))
+
+
+def _relative(covariance: Array, level: Array, size: Size) -> Array:
+    """Return a covariance of squares over those of their means, by offset: where these are small, it says little."""
+    squares = by_offset(np.outer(level, level), size)
+    return np.divide(by_offset(covariance, size), squares, out=np.zeros_like(squares), where=squares > 0)
 
 
 def _under(known: Array, window: Window, loads: Array, size: Size) -> tuple[Array, float]:

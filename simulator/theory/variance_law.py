@@ -75,6 +75,8 @@ class VarianceLaw:
         ratio of a straying entry to that of the kernel's square.
     levels, lead
         What `Strays` has under these names, after the division.
+    spots
+        Correlation of two positions' levels, before what a layer's own channels add to them: see `Strays`.
     parts
         E t and E t^2 for the part t that a point has of v + eps, at the nodes of the levels of single points: shape
         (2, nodes).
@@ -98,6 +100,7 @@ class VarianceLaw:
     levels: float = 0.0
     lead: float = 0.0
     parts: Array = field(default_factory=lambda: np.zeros((2, 0)))
+    spots: Array = field(default_factory=lambda: np.ones((1, 1)))
     modes: Modes | None = None
     strayed: tuple[float, float] = (0.0, 0.0)
 
