@@ -199,6 +199,23 @@ def test_levels_that_neighbours_have_in_common():
     assert abs(found.accumulated) < 2 * NARROW_STEP
 
 
+def test_channels_and_levels_before_poolings():
+    """Gradients go with levels and channels before an average as they do behind it."""
+    net, init = NetworkBuilder("pooled", "torch", (3, 16, 16)), parse_initializer("he_normal")
+    for layer in range(9):
+        net.conv2d(32, 3, init)
+        net.batch_norm()
+        net.activation("silu")
+        if layer % 3 == 2:
+            net.average_pool(2, stride=2)
+    net.global_average_pool()
+    net.linear(10, init)
+    network = net.build()
+    batch = load_batch("gaussian", network.nodes[0].shape, 32, 0)
+    found = compare(predict(network, batch), simulate(network, batch, trials=200, seed=0))
+    assert abs(found.accumulated) < 2 * NARROW_STEP
+
+
 def test_levels_behind_depthwise_layers():
     """A depthwise layer's points keep their levels: slopes before it and behind it go with the same ones."""
     net, init = NetworkBuilder("separable", "keras", (3, 16, 16)), parse_initializer("lecun_normal")

@@ -20,7 +20,7 @@ from varprop.simulator.theory.sample import Sample, activated, normalised
 from varprop.simulator.theory.sampling import draw_strayed
 from varprop.simulator.theory.variance_law import quadratic_form_law
 from varprop.tests.naive_engine import draw, run
-from varprop.tests.tolerances import BEYOND, LEVELS_AHEAD, LEVELS_TOGETHER, LEVELS_WINDOWED
+from varprop.tests.tolerances import BEYOND, LEVELS_AHEAD, LEVELS_POOLED, LEVELS_TOGETHER, LEVELS_WINDOWED
 
 
 def weights(law, draws, count, rng):
@@ -225,3 +225,20 @@ def test_levels_near_zero_padding(size):
     found = spread_of_levels(values)
     gap = abs(_forward(network, batch, None)[last].strays.levels - found.mean())
     assert gap < BEYOND * found.std() / math.sqrt(len(found)) + LEVELS_WINDOWED * found.mean()
+
+
+@pytest.mark.parametrize("pool", ["average_pool", "max_pool"])
+def test_levels_behind_poolings(pool):
+    """What channels have in common is averaged there, their own squares are not."""
+    net, init = NetworkBuilder("pooled", "torch", (3, 8, 8)), parse_initializer("he_normal")
+    net.conv2d(16, 3, init)
+    net.batch_norm()
+    net.activation("silu")
+    last = getattr(net, pool)(2, stride=2)
+    network, samples = net.build(), 80
+    batch = load_batch("gaussian", network.nodes[0].shape, samples, 0)
+    outputs = [run(network, batch.data, *draw(network, 1, trial, samples))[0][last] for trial in range(40)]
+    values = np.stack([np.moveaxis(out.reshape(samples, 16, -1), 1, 0) for out in outputs])
+    found, strays = spread_of_levels(values), _forward(network, batch, None)[last].strays
+    gap = abs(strays.levels - found.mean())
+    assert gap < BEYOND * found.std() / math.sqrt(len(found)) + LEVELS_POOLED * found.mean()

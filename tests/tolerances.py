@@ -154,6 +154,9 @@ LEVELS_AHEAD = 0.25
 LEVELS_WINDOWED = 0.02
 """Of the variance of levels behind one layer: a batch of 80 has its own, and gains differ over positions."""
 
+LEVELS_POOLED = 0.1
+"""Of the variance of levels behind a pooling: positions that are alike count for more in a mean, and go together."""
+
 WALK_BY_OFFSET = 0.08
 """Of a sum over pairs of places after twelve windows on 8 x 8 positions, whose edges are known by offset alone."""
 

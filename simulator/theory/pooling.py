@@ -14,7 +14,7 @@ from varprop.simulator.theory.corrections import controlled, levelled, matched, 
 from varprop.simulator.theory.maps import Window, size_of, window_sum
 from varprop.simulator.theory.pairs import PairKernel, merged, whole_map_mean
 from varprop.simulator.theory.patchwork import arranged, continued, image_mean, laid_out, thinned
-from varprop.simulator.theory.sample import Sample, mapped
+from varprop.simulator.theory.sample import Sample, mapped, squares_apart
 from varprop.simulator.theory.signal import Gaussian, Signal, fixed
 
 Array = NDArray[np.float64]
@@ -23,8 +23,17 @@ Array = NDArray[np.float64]
 def average_pooled(operation: AveragePool, node: Node, signal: Signal) -> Signal:
     """Return the signal after average pooling."""
     window = Window(operation.kernel, operation.stride)
-    pooled = _linear_map(signal, window.averaging(signal.kernel.size), window)
+    pooled = _levels_pooled(_linear_map(signal, window.averaging(signal.kernel.size), window), signal, window)
     return _after_pooling(pooled, signal, window, node)
+
+
+def _levels_pooled(pooled: Signal, signal: Signal, window: Window) -> Signal:
+    """Return a pooling's output with the levels that sampled channels have there."""
+    if not signal.strays.levels:
+        return pooled
+    before, after = (squares_apart(part.draw().values) / part.width for part in (signal, pooled))
+    strays = pooled.strays.gathered(window, signal.kernel, pooled.kernel, (before, after))
+    return replace(pooled, strays=strays)
 
 
 def _after_pooling(pooled: Signal, signal: Signal, window: Window, node: Node) -> Signal:
@@ -63,7 +72,7 @@ def globally_averaged(signal: Signal) -> Signal:
     """Return the signal after averaging over all positions."""
     window = Window(signal.kernel.size, (1, 1))
     if signal.amplitude is None:
-        return _linear_map(signal, window.averaging(signal.kernel.size), window)
+        return _levels_pooled(_linear_map(signal, window.averaging(signal.kernel.size), window), signal, window)
     # The inside of a map says what two positions share; each position counts with its amplitude.
     root = float(np.sqrt(signal.amplitude).mean())
     # Behind anything but an activation, which has a mean, near positions are most of what is in common.
@@ -112,6 +121,7 @@ def max_pooled(operation: MaxPool, node: Node, signal: Signal) -> Signal:
         kernel = levelled(matched(kernel, sample), sample)
         mean = np.full((1, len(average)), float(sample.values.mean()) * kernel.unit(0.0))
     pooled = Signal(kernel, mean, signal.width, signal.strays, sample=fixed(sample))
+    pooled = _levels_pooled(pooled, signal, window)
     return _after_pooling(pooled, signal, window, node)
 
 

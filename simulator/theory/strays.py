@@ -325,6 +325,31 @@ class Strays:
         factor = max(1.0 + more / left**2, 0.0)
         return replace(sized.times(sqrt(factor)), third=self.third * factor**2)
 
+    def gathered(self, window: Window, before: PairKernel, after: PairKernel, own: tuple[float, float]) -> Strays:
+        """Return the deviation whose levels are those behind a pooling, the same for every channel.
+
+        What all channels have in common is averaged under the window. A channel's own square is not: the pooled
+        channels' squares stray on their own.
+
+        Parameters
+        ----------
+        before, after
+            Kernels before and behind the pooling.
+        own
+            What single channels' squares add to the variance of the levels, before and behind.
+        """
+        if not self.levels:
+            return self
+        fresh = own[0] * before.product_correlation
+        common = self.levels * self.spots_on(before) - fresh
+        spots = under_window(common, window, after.size, np.full(window.kernel, 1 / window.taps))
+        spots = spots + own[1] * after.product_correlation
+        left = float(spots[after.size[0] - 1, after.size[1] - 1])
+        if left <= 0.0:
+            return replace(self, walk={}, spots=None)
+        walk = {name: c * sqrt(left / self.levels) for name, c in self.walk.items()}
+        return replace(self, walk=walk, spots=spots / left)
+
 
 NONE = Strays()
 

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from varprop.simulator.network import AveragePool, MaxPool, ZeroPad
 from varprop.simulator.theory.drawn import chosen, corrected
 from varprop.simulator.theory.gradient import Gradient, cut_inside, stepped_back
-from varprop.simulator.theory.maps import Window, size_of, window_scatter
+from varprop.simulator.theory.maps import Window, overlaps, size_of, window_scatter
+from varprop.simulator.theory.opposition import handed_on, here, in_common, shared_out
 from varprop.simulator.theory.pairs import PairKernel, merged, regridded, unmerged
 from varprop.simulator.theory.signal import Signal
 
@@ -22,6 +23,7 @@ def average_unpooled(operation: AveragePool, gradient: Gradient, source: Signal)
     window = Window(operation.kernel, operation.stride)
     arriving, field = cut_inside(gradient, window.out_size(source.kernel.size), source)
     back = _through(gradient, arriving, window.averaging(source.kernel.size), source)
+    back = _knowing(back, gradient, window, source, False)
     return back if source.amplitude is None else _unpooled(back, field, window, source.amplitude)
 
 
@@ -30,6 +32,7 @@ def globally_unpooled(gradient: Gradient, source: Signal) -> Gradient:
     positions = source.kernel.values.shape[1]
     whole = positions if source.amplitude is None else source.amplitude.size
     back = _through(gradient, gradient.kernel, np.full((1, positions), 1 / whole), source)
+    back = _knowing(back, gradient, Window(source.kernel.size, (1, 1)), source, False)
     return back if source.amplitude is None else replace(back, amplitude=np.ones_like(source.amplitude))
 
 
@@ -64,8 +67,27 @@ def max_unpooled(operation: MaxPool, gradient: Gradient, source: Signal) -> Grad
     )
     if draws is not None:
         back = corrected(back, draws())
-    found = Gradient(back, drawn=draws, tied=True)
+    found = _knowing(Gradient(back, drawn=draws, tied=True), gradient, window, source, True)
     return found if source.amplitude is None else _unpooled(found, field, window, source.amplitude)
+
+
+def _knowing(back: Gradient, gradient: Gradient, window: Window, source: Signal, one: bool) -> Gradient:
+    """Return a gradient before a pooling that goes with levels and channels as it does behind it.
+
+    Behind a pooling under T taps gradients of two channels have 2 R / n x_c x_c' in common, the pooled values. A mean
+    of values whose correlations are rho on the mean hands all pairs of its taps what is left of R along the single
+    ones, rho R; where the gradient goes to `one` of the taps, two channels choose the same once in T, and its own
+    square keeps all. What opposes channels starts anew.
+    """
+    size, loads = source.kernel.size, np.full(window.kernel, 1 / window.taps)
+    coherence, alone = handed_on(gradient.coherence, loads, window.stride, size), gradient.alone
+    if one:
+        alone += here(gradient.coherence) - here(coherence)
+    else:
+        alike = in_common(overlaps(loads), source.kernel.correlation(source.kernel.pair_mean))
+        coherence, alone = coherence * (window.taps * alike), alone * alike
+    leaning = shared_out(gradient.leaning, loads, window.stride, size, window.out_size(size))
+    return replace(back, coherence=coherence, alone=alone, leaning=leaning)
 
 
 def _unpooled(gradient: Gradient, field: Array, window: Window, amplitude: Array) -> Gradient:
