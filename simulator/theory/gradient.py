@@ -92,6 +92,12 @@ class Gradient:
         return 1.0 if self.amplitude is None else float(self.amplitude.mean())
 
 
+def of_field(unit: PairKernel, field: Array) -> Gradient:
+    """Return a gradient at data, known by its second moment at every position, in units of a kernel."""
+    mean = float(field.mean())
+    return Gradient(unit.scaled(mean), amplitude=field / mean if mean > 0 else field)
+
+
 def untied(gradient: Gradient, key: int) -> Gradient:
     """Return a gradient just behind weights, which is Gaussian whatever the channels; `key` is of its draws."""
     return replace(gradient, drawn=cache(lambda: drawn(gradient.kernel, key)), tied=False)

@@ -219,3 +219,15 @@ def fixed(sample: Sample | None) -> Callable[[], Sample] | None:
 def key_of(name: str) -> int:
     """Return a number of a node's own for its draws."""
     return zlib.crc32(name.encode())
+
+
+def variance_ratio(part: Signal, whole: Signal) -> float:
+    """Return the variance over the data of one signal over that of another."""
+    (one, scale), (all_of_it, unit) = map(_data_variance, (part, whole))
+    return one / all_of_it * float(np.exp(scale - unit)) if all_of_it > 0 else 0.0
+
+
+def _data_variance(signal: Signal) -> tuple[float, float]:
+    """Return the variance over the data as a number and a log scale."""
+    kernel = signal.kernel
+    return max(kernel.second_moment - kernel.pair_mean, 0.0), kernel.log_scale
