@@ -101,10 +101,10 @@ class Levels:
         leaning
             Power of a point's level that the gradient's second moment goes with, at the output.
         own
-            Power of the mean over the channels' own squares that it goes with, and twice the coherence of a channel's
-            gradient with the channel's own value.
+            Power of a channel's own square, of n in the level: what the levels around have of it at the point, r^2 of
+            each, and twice the coherence of the channel's gradient with its value.
         odd
-            As `own`, of what is odd in a channel: what it has more of that.
+            What `own` is more for what slopes and squares are odd in: of that, levels around have r at the point.
         width
             Number of channels, whose squares are what a level is the mean of.
 
