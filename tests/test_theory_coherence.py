@@ -128,6 +128,15 @@ def test_a_normalisation_takes_its_part_of_coherence(function, samples):
     assert abs(behind / before - expected) < BEYOND * error + 6 / samples**2
 
 
+def before_a_classifier(net, init, samples, trials, seed):
+    """Compare theory with Monte Carlo of layers before a global pooling and a classifier, on Gaussian noise."""
+    net.global_average_pool()
+    net.linear(10, init)
+    network = net.build()
+    batch = load_batch("gaussian", network.nodes[0].shape, samples, 0)
+    return compare(predict(network, batch), simulate(network, batch, trials=trials, seed=seed))
+
+
 @pytest.mark.parametrize(("function", "groups"), [("hard_swish", 1), ("relu", 1), ("sigmoid", 1), ("silu", 4)])
 def test_narrow_convolutions_before_a_pooling(function, groups):
     """Gradients of neighbours are one there, and what slopes know adds up over taps and over layers."""
@@ -136,11 +145,7 @@ def test_narrow_convolutions_before_a_pooling(function, groups):
         net.conv2d(16, 3, init, groups=groups if layer % 2 else 1)
         net.batch_norm()
         net.activation(function)
-    net.global_average_pool()
-    net.linear(10, init)
-    network = net.build()
-    batch = load_batch("gaussian", network.nodes[0].shape, 16, 0)
-    found = compare(predict(network, batch), simulate(network, batch, trials=300, seed=1))
+    found = before_a_classifier(net, init, samples=16, trials=300, seed=1)
     for step in found.steps:
         a = step.agreement
         assert abs(a.relative) * (1 - BEYOND / max(abs(a.z), BEYOND)) < NARROW_STEP / 2
@@ -191,11 +196,7 @@ def test_levels_that_neighbours_have_in_common():
         net.conv2d(32, 3, init)
         net.batch_norm()
         net.activation("silu")
-    net.global_average_pool()
-    net.linear(10, init)
-    network = net.build()
-    batch = load_batch("gaussian", network.nodes[0].shape, 16, 0)
-    found = compare(predict(network, batch), simulate(network, batch, trials=300, seed=0))
+    found = before_a_classifier(net, init, samples=16, trials=300, seed=0)
     assert abs(found.accumulated) < 2 * NARROW_STEP
 
 
@@ -208,11 +209,7 @@ def test_channels_and_levels_before_poolings():
         net.activation("silu")
         if layer % 3 == 2:
             net.average_pool(2, stride=2)
-    net.global_average_pool()
-    net.linear(10, init)
-    network = net.build()
-    batch = load_batch("gaussian", network.nodes[0].shape, 32, 0)
-    found = compare(predict(network, batch), simulate(network, batch, trials=200, seed=0))
+    found = before_a_classifier(net, init, samples=32, trials=200, seed=0)
     assert abs(found.accumulated) < 2 * NARROW_STEP
 
 
@@ -229,9 +226,5 @@ def test_levels_behind_depthwise_layers():
         )
         net.batch_norm()
         net.activation("hard_swish")
-    net.global_average_pool()
-    net.linear(10, init)
-    network = net.build()
-    batch = load_batch("gaussian", network.nodes[0].shape, 32, 0)
-    found = compare(predict(network, batch), simulate(network, batch, trials=200, seed=1))
+    found = before_a_classifier(net, init, samples=32, trials=200, seed=1)
     assert abs(found.accumulated) < 2 * NARROW_STEP
