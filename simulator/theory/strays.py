@@ -328,8 +328,8 @@ class Strays:
     def gathered(self, window: Window, before: PairKernel, after: PairKernel, own: tuple[float, float]) -> Strays:
         """Return the deviation whose levels are those behind a pooling, the same for every channel.
 
-        What all channels have in common is averaged under the window. A channel's own square is not: the pooled
-        channels' squares stray on their own.
+        A mean over positions strays in what all channels have in common by as much as each of them, as all products of
+        the positions do; only neighbours are more alike behind it. The pooled channels' own squares stray on their own.
 
         Parameters
         ----------
@@ -342,8 +342,11 @@ class Strays:
             return self
         fresh = own[0] * before.product_correlation
         common = self.levels * self.spots_on(before) - fresh
-        spots = under_window(common, window, after.size, np.full(window.kernel, 1 / window.taps))
-        spots = spots + own[1] * after.product_correlation
+        pooled = under_window(common, window, after.size, np.full(window.kernel, 1 / window.taps))
+        middle = float(pooled[after.size[0] - 1, after.size[1] - 1])
+        alike = pooled / middle if middle > 0.0 else after.product_correlation
+        whole = max(float(common[before.size[0] - 1, before.size[1] - 1]), 0.0)
+        spots = whole * alike + own[1] * after.product_correlation
         left = float(spots[after.size[0] - 1, after.size[1] - 1])
         if left <= 0.0:
             return replace(self, walk={}, spots=None)
