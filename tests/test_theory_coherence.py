@@ -18,8 +18,8 @@ from varprop.simulator.theory import predict
 from varprop.simulator.theory.coherence import known_by_slopes, learnt
 from varprop.simulator.theory.duals import apply_activation
 from varprop.simulator.theory.levels import Levels
-from varprop.simulator.theory.maps import by_offset, pairs_apart
-from varprop.simulator.theory.opposition import handed_on, here, in_common, shared_out
+from varprop.simulator.theory.maps import Window, by_offset, pairs_apart, walked_by_offset
+from varprop.simulator.theory.opposition import handed_on, here, in_common
 from varprop.simulator.theory.pairs import Layout, PairKernel
 from varprop.tests.tolerances import BEYOND, NARROW_STEP, SQUARES_APART, WALK_BY_OFFSET
 
@@ -174,7 +174,7 @@ def test_slopes_go_with_the_square_at_another_point(function, correlation):
 @pytest.mark.parametrize("correlation", [0.9, 0.6])
 def test_powers_of_levels_stay_on_the_map(correlation):
     """Pairs of places under windows that are whole near the edges, too: by offset alone, and place by place."""
-    size, taps, count = (8, 8), (3, 3), 64
+    size, window, count = (8, 8), Window((3, 3), (1, 1), (1, 1, 1, 1)), 64
     places = np.stack(np.divmod(np.arange(count), 8), axis=1)
     apart = np.abs(places[:, None] - places)
     under = (apart.max(axis=2) <= 1).astype(float)
@@ -183,7 +183,7 @@ def test_powers_of_levels_stay_on_the_map(correlation):
     between = correlation ** np.add.outer(np.abs(np.arange(-7, 8)), np.abs(np.arange(-7, 8)))
     for _ in range(12):
         walked = under @ walked @ under
-        field = shared_out(field, np.full(taps, 1 / 9), (1, 1), size, size)
+        field = walked_by_offset(field, window, size)
         expected = float(np.vdot(by_offset(walked, size) * pairs_apart(size) / count, between))
         assert in_common(field, between) == pytest.approx(expected, rel=WALK_BY_OFFSET)
     assert field.sum() == pytest.approx(1.0)

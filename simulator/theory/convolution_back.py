@@ -11,8 +11,8 @@ from varprop.simulator.generated.layers import linear_gradient
 from varprop.simulator.network import Conv2d, Linear
 from varprop.simulator.theory.coherence import learnt
 from varprop.simulator.theory.gradient import Gradient, cut_inside, of_field
-from varprop.simulator.theory.maps import Size, Window, by_offset, size_of, window_scatter
-from varprop.simulator.theory.opposition import added, handed_here, handed_on, returned, shared_out, together, unmoved
+from varprop.simulator.theory.maps import Size, Window, by_offset, size_of, walked_by_offset, window_scatter
+from varprop.simulator.theory.opposition import added, handed_here, handed_on, returned, together, unmoved
 from varprop.simulator.theory.pairs import PairKernel, unmerged, windows_transposed
 from varprop.simulator.theory.patches import damped_taps
 from varprop.simulator.theory.signal import Signal
@@ -69,7 +69,7 @@ def through_convolution(
         lost=related.lost,
         selection=related.gates,
         amplitude=amplitude,
-        leaning=shared_out(gradient.leaning, loads, op.stride, size, output.kernel.size),
+        leaning=walked_by_offset(gradient.leaning, window, size),
     )
 
 

@@ -245,6 +245,42 @@ def under_window(field: Array, window: Window, size: Size, loads: Array) -> Arra
     return summed_at_offsets(field, down, across, overlaps(loads))
 
 
+def walked_by_offset(field: Array, window: Window, size: Size) -> Array:
+    """Return a field by offset of pairs of a window's outputs, when both walk to a position under theirs.
+
+    Each goes to any of its taps on the map alike, so that pairs stay on the map and the field keeps its sum.
+
+    Parameters
+    ----------
+    field
+        Over all pairs of outputs that are an offset apart, by that offset, over their number in all.
+    window, size
+        The window, and the map that it reads.
+    """
+    out = window.out_size(size)
+    known = at_offsets(field, *apart_by(out))
+    top, bottom, left, right = window.padding
+    (kernel, across), (step, step_across) = window.kernel, window.stride
+    rows = _walk(Window((kernel, 1), (step, 1), (top, bottom, 0, 0), window.inside, window.central), size[0])
+    cols = _walk(Window((across, 1), (step_across, 1), (left, right, 0, 0), window.inside, window.central), size[1])
+    return np.asarray(rows @ known @ cols.T)
+
+
+@lru_cache(maxsize=64)
+def _walk(window: Window, size: int) -> Array:
+    """Return the share of the pairs of outputs at each offset that comes to each offset of the inputs, in a column."""
+    under = window.averaging((size, 1))
+    whole = under.sum(axis=1, keepdims=True)
+    under = np.divide(under, whole, out=np.zeros_like(under), where=whole > 0)
+    outputs, apart = len(under), (np.arange(size)[None, :] - np.arange(size)[:, None] + size - 1).ravel()
+    walk = np.empty((2 * size - 1, 2 * outputs - 1))
+    for column, shift in enumerate(range(1 - outputs, outputs)):
+        one, other = stepped(shift, outputs)
+        both = under[one].T @ under[other]
+        walk[:, column] = np.bincount(apart, both.ravel(), 2 * size - 1) / (outputs - abs(shift))
+    return walk
+
+
 @lru_cache(maxsize=16)
 def pair_of_offset(size: Size) -> Ints:
     """Return a pair of positions for each offset, as its place in the raveled `offsets`."""

@@ -206,30 +206,6 @@ def spread(field: Array, weights: Array, stride: Size, size: Size) -> Array:
     return summed_at_offsets(field, down, across, weights)
 
 
-def shared_out(field: Array, loads: Array, stride: Size, before: Size, behind: Size) -> Array:
-    """Return `handed_on` for means under a window, whose taps' shares sum to one near the edges, too.
-
-    What walks from one position to others so, stays on the map: of pairs of positions that are apart by an offset there
-    are fewer, the larger it is.
-
-    Parameters
-    ----------
-    before, behind
-        Sizes of the map that the window reads, and of that which it makes.
-    """
-    room = _room(field.shape, behind)
-    after = handed_on(np.divide(field, room, out=np.zeros_like(field), where=room > 0), loads, stride, before)
-    after *= _room(after.shape, before)
-    whole = float(after.sum())
-    return after * (float(field.sum()) / whole) if whole else after
-
-
-def _room(shape: tuple[int, ...], size: Size) -> Array:
-    """Return the share of a map's positions that have another at every offset."""
-    rows, cols = (1.0 - np.minimum(np.abs(_shifts(n)) / most, 1.0) for n, most in zip(shape, size, strict=True))
-    return np.outer(rows, cols)
-
-
 def _shifts(size: int) -> Ints:
     return np.arange(size) - size // 2
 

@@ -338,8 +338,6 @@ class Strays:
         own
             What single channels' squares add to the variance of the levels, before and behind.
         """
-        if not self.levels:
-            return self
         fresh = own[0] * before.product_correlation
         common = self.levels * self.spots_on(before) - fresh
         pooled = under_window(common, window, after.size, np.full(window.kernel, 1 / window.taps))

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from varprop.simulator.network import AveragePool, MaxPool, ZeroPad
 from varprop.simulator.theory.drawn import chosen, corrected
 from varprop.simulator.theory.gradient import Gradient, cut_inside, stepped_back
-from varprop.simulator.theory.maps import Window, overlaps, size_of, window_scatter
-from varprop.simulator.theory.opposition import handed_on, here, in_common, shared_out
+from varprop.simulator.theory.maps import Window, overlaps, size_of, walked_by_offset, window_scatter
+from varprop.simulator.theory.opposition import handed_on, here, in_common
 from varprop.simulator.theory.pairs import PairKernel, merged, regridded, unmerged
 from varprop.simulator.theory.signal import Signal
 
@@ -86,7 +86,7 @@ def _knowing(back: Gradient, gradient: Gradient, window: Window, source: Signal,
     else:
         alike = in_common(overlaps(loads), source.kernel.correlation(source.kernel.pair_mean))
         coherence, alone = coherence * (window.taps * alike), alone * alike
-    leaning = shared_out(gradient.leaning, loads, window.stride, size, window.out_size(size))
+    leaning = walked_by_offset(gradient.leaning, window, size)
     return replace(back, coherence=coherence, alone=alone, leaning=leaning)
 
 
