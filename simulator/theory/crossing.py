@@ -70,7 +70,7 @@ class Crossing:
 
     def gated(self, linear: float, coherent: float) -> Crossing:
         """Return it before an activation, of which these shares are left of opposition and of coherence."""
-        opposition = self.opposition * linear - self.coherence * (coherent - linear)
+        opposition = added(self.opposition * linear, self.coherence * (linear - coherent))
         return replace(self, opposition=opposition, coherence=self.coherence * coherent, straight=False)
 
     def under(self, loads: Array, size: Size) -> Crossing:
