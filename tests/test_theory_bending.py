@@ -204,6 +204,25 @@ def test_half_lines_at_one_point_gain_nothing():
     assert gradients[0] == pytest.approx(gradients[1] * 2 / 3 * 64, rel=1e-12)
 
 
+@pytest.mark.parametrize(("init", "kernel"), [("delta_orthogonal", 3), ("orthogonal", 1)])
+@pytest.mark.parametrize(("inputs", "width"), [(4, 4), (4, 12), (8, 4)])
+def test_orthogonal_weights_at_one_point(init, kernel, inputs, width):
+    """Orthonormal rows keep a gradient's length, whatever slopes know of them; so does a kernel that is all centre."""
+    if init == "delta_orthogonal" and width < inputs:
+        pytest.skip("needs as many channels out as in")
+    net = NetworkBuilder("orthogonal", "torch", (inputs, 3, 3))
+    net.conv2d(width, kernel, parse_initializer(init))
+    net.activation("tanh")
+    network, batch = net.build(), load_batch("gaussian", (inputs, 3, 3), batch=4, seed=0)
+    found, expected = (
+        report.layers[0].backward.second_moment / report.layers[1].backward.second_moment * inputs / width
+        for report in (predict(network, batch), simulate(network, batch, trials=1000, seed=0, threads=1))
+    )
+    if width <= inputs:
+        assert found == pytest.approx(1.0, rel=1e-12)
+    assert found == pytest.approx(expected, rel=BENT_STEP)
+
+
 @pytest.mark.parametrize("function", ["relu", "tanh"])
 def test_gain_does_not_depend_on_units(function):
     """Signals beyond float range, or data that are zero, neither overflow nor leave a number out."""

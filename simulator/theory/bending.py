@@ -29,6 +29,12 @@ and y = z / sqrt(v) no larger. To first order S loses, for points c of the batch
 
 all it has at one point behind the first weights, whose length is then without effect. Points of a normalised channel
 lie on a sphere of d dimensions, where products of four coordinates are d / (d + 2) of those of Gaussian ones.
+
+Orthogonal weights W know less of one point. Of m outputs and n inputs Gaussian ones leave |W^T g|^2 larger by the
+share (m s - 1) / n, where s is the share of |g|^2 along W x. If the rows of W are orthonormal, m <= n, |W^T g| is |g|
+whatever g is; of orthonormal columns, m > n, W^T g is what g has in the range of W, where W x lies, with one of m - 1
+other directions as likely as the next: s + (1 - s) (n - 1) / (m - 1) of |g|^2 in place of n / m, so that 1 - n / m of
+that share is left, to leading order.
 """
 
 from __future__ import annotations
@@ -104,14 +110,16 @@ def gained(
     bends_of = _bends(network, chain, signals, samples, profiles, known)
     unit = source.kernel.log_scale if source.known is None else 0.0
     # Of weights w that are not Gaussian E[w^2 (w x)^2] is another, and at one point that is all that counts.
-    own = 1.0 + weighted.law.excess_kurtosis / 2
+    own, rest = 1.0 + weighted.law.excess_kurtosis / 2, 1.0
+    if weighted.law.matrix is not None:
+        own = rest = max(1.0 - weighted.fan_in / network.nodes[index].shape[0], 0.0)
     for after in chain:
         before, signal, operation = signals[index], signals[after], network.nodes[after].operation
         if isinstance(operation, Activation):
             found, gradient = bends_of[after], gradients[len(network) - 1 - after]
             sources = _sources(response, found, data, before)
             sources[:, -1] *= own
-            own = 1.0
+            own = rest
             arriving = by_profile(gradient.kernel, samples, profiles)
             if gradient.kernel.size != response.size:
                 arriving = np.take(arriving, numbers(response.size, (1, 1), gradient.kernel.size), axis=1)

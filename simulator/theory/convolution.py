@@ -30,12 +30,12 @@ def convolved(operation: Conv2d, node: Node, network: Network, signal: Signal) -
     """Return the signal after a convolution."""
     law = weight_law(node, network.framework)
     per_group = operation.in_channels // operation.groups
-    if signal.data is not None:
-        return _first_convolution(operation, node, network, signal, law)
     central = law.distribution == "delta_orthogonal"
     if central:
         taps_in_all = operation.kernel[0] * operation.kernel[1]
         law = replace(law, excess_kurtosis=(law.excess_kurtosis + 3) / taps_in_all - 3)  # of the weight at the centre
+    if signal.data is not None:
+        return _first_convolution(operation, node, network, signal, law)
     window = Window(operation.kernel, operation.stride, operation.padding, signal.amplitude is not None, central)
     kernel = windows(signal.kernel, np.diag(window.shares), window).scaled(
         float(linear_second_moment(per_group, law.variance, 1.0))
