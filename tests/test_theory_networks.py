@@ -593,6 +593,8 @@ DEGENERATE = [
     {"name": "plain_conv", "size": 16, "activation": "linear", "init": "he_uniform", "norm": "batch", "batch": 1},
     {"name": "vgg", "size": 32, "activation": "leaky_relu", "init": "he_uniform", "norm": "batch", "batch": 1},
     {"name": "resnet", "size": 4, "activation": "sigmoid", "init": "zeros", "batch": 2},
+    {"name": "resnet", "size": 1, "activation": "relu", "init": "he_normal", "norm": "batch", "batch": 2},
+    {"name": "mobilenet_v2", "size": 1, "activation": "relu6", "init": "he_normal", "batch": 2},
     {"name": "mlp", "width": 1, "activation": "silu", "init": "random_normal", "norm": "batch", "batch": 3},
     {"name": "mlp", "width": 1, "activation": "tanh", "init": "orthogonal", "norm": "none", "batch": 2},
 ]

@@ -192,7 +192,7 @@ def _features(patches: Array, network: Network, node: Node, law: WeightLaw) -> A
 def _strays(operation: Conv2d, node: Node, signal: Signal, window: Window, after: PairKernel) -> tuple[Strays, Strays]:
     """Return how the mean over all channels under a window strays, and the mean over those that one output sees."""
     whole = signal.strays
-    if not whole.sources:
+    if not whole.variance > 0.0:
         return whole, whole
     part = whole
     if operation.depthwise:

@@ -265,7 +265,7 @@ class Strays:
         averages spread as if the map had no edges, but a tap that lies on zero padding adds nothing. What a mean and
         the zeros around it add to the centred kernel `after` the window does not stray.
         """
-        if not self.sources:
+        if not self.variance > 0.0:
             return self
         level = kernel.diagonal.mean(axis=0)
         varied = np.maximum(np.diag(_covariance(kernel)), 0.0)
@@ -304,7 +304,7 @@ class Strays:
         A pair of outputs is the mean over all pairs of taps, whose deviations are alike as products of channels are,
         r(u) r(u') for the one position u and the other u' apart; and more, `places`, where both are as far apart.
         """
-        if not self.sources:
+        if not self.variance > 0.0:
             return self
         pairs = overlaps(np.full(window.kernel, 1 / window.taps))
         down, across = apart_by(window.kernel)
