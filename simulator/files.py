@@ -24,7 +24,8 @@ def require_writable(path: Path, what: str = "--out") -> None:
         raise UserError(what, path, "a file in a folder that exists", f"make the folder {path.parent} first")
     if path.is_dir():
         raise UserError(what, path, "a file, not a folder")
-    if not os.access(path.parent, os.W_OK):
+    special = path.exists() and not path.is_file()
+    if not os.access(path if special else path.resolve().parent, os.W_OK):
         raise UserError(what, path, "a folder that can be written to")
 
 
@@ -46,9 +47,16 @@ def make_folder(path: Path, what: str = "--out") -> None:
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Write a file so that a crash leaves the old one, or none, but never half of the new one."""
-    with whole_file(path) as file:
-        file.write(content.encode() if isinstance(content, str) else content)
+    """Write a file so that a crash leaves the old one, or none, but never half of the new one.
+
+    Devices and pipes (/dev/stdout, what a shell makes of >(...)) are written to as they are, links followed.
+    """
+    raw = content.encode() if isinstance(content, str) else content
+    if path.exists() and not path.is_file():
+        path.write_bytes(raw)
+        return
+    with whole_file(path.resolve()) as file:
+        file.write(raw)
 
 
 @contextmanager

@@ -3,6 +3,8 @@ import math
 import os
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ from scipy import special
 from varprop.simulator.activations import NAMES, activation
 from varprop.simulator.errors import UserError
 from varprop.simulator.initializers import parse_initializer
-from varprop.simulator.montecarlo import TrialMoments, simulate, simulate_trials
+from varprop.simulator.montecarlo import TrialMoments, schedule, simulate, simulate_trials
 from varprop.simulator.montecarlo.aggregate import summarize
 from varprop.simulator.montecarlo.pointwise import moments as row_moments
 from varprop.simulator.network import (
@@ -544,6 +546,26 @@ def test_an_interrupt_ends_the_run():
 
     with pytest.raises(KeyboardInterrupt):
         simulate(function("relu"), gaussian((7,), 4), trials=10_000, seed=0, progress=stop)
+
+
+def test_an_interrupt_while_blocks_are_handed_out_leaves_them_undone(monkeypatch):
+    submit, handed, ran = ThreadPoolExecutor.submit, [], []
+
+    def interrupted(self, block, *arguments):
+        if len(handed) == 20:
+            raise KeyboardInterrupt
+        handed.append(arguments)
+        return submit(self, block, *arguments)
+
+    def slow(*arguments):
+        ran.append(arguments)
+        time.sleep(0.1)
+
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", interrupted)
+    monkeypatch.setattr(schedule, "run_trials", slow)
+    with pytest.raises(KeyboardInterrupt):
+        simulate(function("relu"), gaussian((7,), 4), trials=10**6, seed=0, threads=1)
+    assert len(ran) < len(handed)
 
 
 def interrupt_after(trials):

@@ -84,8 +84,10 @@ class Schedule:
                 stop = min(trials, max(low, min(high, needed)))
 
     def _round(self, executor: ThreadPoolExecutor, stop: int, expected: int) -> None:
-        futures = {executor.submit(self._block, first, stop): first for first in range(self.count, stop, self.size)}
+        futures: dict[Future[Records], int] = {}
         try:
+            for first in range(self.count, stop, self.size):
+                futures[executor.submit(self._block, first, stop)] = first
             for future in as_completed(futures):
                 self._keep(future, futures[future])
                 if self.progress is not None:
