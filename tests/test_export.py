@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import os
 
 import pytest
 
@@ -103,6 +104,20 @@ def test_files_are_whole_or_not_there(tmp_path) -> None:
         write_whole(path, "\udc80")
     assert path.read_text() == "first"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_pipes_are_written_to_and_links_followed(tmp_path) -> None:
+    pipe, link, file = (tmp_path / name for name in ("pipe", "link", "file"))
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    write_whole(pipe, "text")
+    assert os.read(reader, 9) == b"text"
+    os.close(reader)
+    assert pipe.is_fifo()
+    link.symlink_to(file.name)
+    write_whole(link, "text")
+    assert link.is_symlink()
+    assert file.read_text() == "text"
 
 
 @pytest.mark.parametrize("name", ["missing/out.json", "."])
