@@ -408,7 +408,7 @@ def _correlated(
             middle = (lower + upper) / 2
             climbs = w * products(middle) + b > q * middle
             lower, upper = np.where(climbs, middle, lower), np.where(climbs, upper, middle)
-        c = np.where(chi > 1, (lower + upper) / 2, 1.0)
+        c = np.where(chi > 1, lower, 1.0)  # exactly 0 for odd functions without a bias, where nothing climbs
     rate = np.where(chi > 1, w * slopes(c), chi)
     with np.errstate(divide="ignore"):
         return c, 1 / np.abs(np.log(np.clip(rate, 0.0, 1.0)))

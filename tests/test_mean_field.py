@@ -31,6 +31,7 @@ def test_result_6_tanh() -> None:
     ordered = phase(activation("tanh"), 1.0, 0.05)
     assert ordered.q_star == pytest.approx(0.193593, abs=5e-7)
     assert ordered.c_star == 1.0
+    assert phase(activation("tanh"), 2.0).c_star == 0.0
     assert ordered.chi == pytest.approx(0.759032, abs=5e-7)
     assert ordered.xi_q == pytest.approx(1.7476, abs=5e-5)
     assert ordered.xi_c == pytest.approx(3.6270, abs=5e-5)
