@@ -88,9 +88,10 @@ def _paths(data_dir: Path | None, split: Split) -> list[Path]:
     if not folder.is_dir():
         raise UserError("--data-dir", data_dir, f"a folder that holds {FOLDER}")
     paths = [folder / name for name in _FILES[split]]
+    advice = _ADVICE if any(path.exists() for path in paths) else "get it with varprop data cifar10"
     for path in paths:
         if not path.is_file():
-            raise UserError(str(path), "no such file", "CIFAR-10's binary version", _ADVICE)
+            raise UserError(str(path), "no such file", "CIFAR-10's binary version", advice)
         size, expected = path.stat().st_size, _RECORDS * _RECORD
         if size != expected:
             raise UserError(str(path), f"{size:,} bytes", f"{expected:,} bytes", _ADVICE)

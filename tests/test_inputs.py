@@ -107,6 +107,12 @@ def test_cifar_picks_depend_on_the_seed_alone(cifar):
     assert (record_numbers(other) != record_numbers(few)).any()
 
 
+def test_a_folder_of_other_things_is_not_to_be_removed(tmp_path):
+    (tmp_path / "thesis.tex").write_text("")
+    with pytest.raises(UserError, match=r"CIFAR-10's binary version\. Get it with varprop data"):
+        load_batch("cifar10", SHAPE, 2, 0, tmp_path)
+
+
 @pytest.mark.parametrize(
     ("damage", "told"),
     [

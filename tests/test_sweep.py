@@ -226,6 +226,12 @@ def test_a_damaged_entry_is_not_there(tmp_path, damage):
     assert store.get("ab12") == b"again"
 
 
+def test_a_store_that_is_a_file_is_refused(tmp_path):
+    (tmp_path / "store").write_text("")
+    with pytest.raises(UserError, match="expected a folder, not a file"):
+        Store(tmp_path / "store")
+
+
 def test_an_entry_whose_writer_died_before_listing_it_is_there(tmp_path):
     store = Store(tmp_path)
     store.put("ab12", b"kept")

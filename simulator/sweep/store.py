@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from varprop.simulator.files import write_whole
+from varprop.simulator.files import make_folder, write_whole
 
 Answer = TypeVar("Answer")
 
@@ -33,7 +33,7 @@ class Store:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._index = folder / "index.sqlite"
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder, "store")
         self._ask(lambda index: None)
 
     def get(self, key: str) -> bytes | None:
