@@ -372,7 +372,7 @@ def _derived(text: str) -> Any:
 
     function = activation(text)
     if function.formula is None:
-        raise UserError("--expr", text, "a formula in x", f"varprop list topics has {function.family}")
+        raise UserError("--expr", text, "a formula in x", f"use varprop derive {function.family}")
     return formula_derivation(function.name, search(expression(function.formula.term)), numbers_in_words(function))
 
 
@@ -412,7 +412,7 @@ def gain(
     activation: Annotated[
         str | None, typer.Argument(help="a name like leaky_relu(0.2), or a formula like x*sigmoid(x)")
     ] = None,
-    q: Annotated[float, typer.Option("--q", help="variance of the input")] = 1.0,
+    q: Annotated[float | None, typer.Option("--q", help="variance of the input; default 1")] = None,
     closed_form: Annotated[
         bool, typer.Option("--closed-form", help="look for closed forms of a formula's moments, up to 20 s")
     ] = False,
@@ -424,22 +424,25 @@ def gain(
     ] = None,
     init: Annotated[list[str] | None, typer.Option(help="of the table; several with commas")] = None,
     framework: Annotated[list[str] | None, typer.Option(help="of the table; several with commas")] = None,
-    width: Annotated[int, typer.Option(help="of the table's layers")] = 256,
+    width: Annotated[int | None, typer.Option(help="of the table's layers; default 256")] = None,
     format: FormatOption = Format.table,
     out: Out = None,
     debug: Debug = False,
 ) -> None:
     """Moments of an activation under N(0, q), the gains that keep them, and fixed points."""
     _check_out(out)
+    _refuse_without("--table", table, {"activation": activations, "init": init, "framework": framework, "width": width})
     from dataclasses import asdict
 
     if table:
+        if q is not None or closed_form:
+            raise UserError("--table", "--closed-form" if q is None else f"--q {q:g}", "options of a table")
         names = read_words("--activation", [*([activation] if activation else []), *(activations or [])])
         rules, frameworks = read_words("--init", init), read_words("--framework", framework)
-        _deliver(_gain_rows(names, rules, frameworks, width, format), out)
+        _deliver(_gain_rows(names, rules, frameworks, 256 if width is None else width, format), out)
         return
-    if activation is None or activations or init or framework:
-        raise UserError("gain", activation or "no activation", "an activation, or --table and what restricts it")
+    if activation is None:
+        raise UserError("gain", "no activation", "an activation, or --table and what restricts it")
 
     from varprop.simulator.activations import activation as function
     from varprop.simulator.export import flat, table_csv
@@ -447,7 +450,7 @@ def gain(
     from varprop.simulator.table import gain_table
 
     phi = function(activation)
-    found = gain_of(phi, q)
+    found = gain_of(phi, 1.0 if q is None else q)
     if closed_form and phi.formula is not None:
         from varprop.derivations.formula import expression
         from varprop.derivations.search import search
@@ -750,7 +753,8 @@ def _refuse_without(flag: str, given: bool, options: Mapping[str, object]) -> No
     """Refuse options that mean something with a flag only."""
     for name, value in options.items():
         if value is not None and not given:
-            raise UserError(f"--{name.replace('_', '-')}", value, f"no such option without {flag}", f"add {flag}")
+            got = ",".join(value) if isinstance(value, list) else value
+            raise UserError(f"--{name.replace('_', '-')}", got, f"no such option without {flag}", f"add {flag}")
 
 
 def _check_out(out: Path | None) -> None:

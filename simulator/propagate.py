@@ -137,6 +137,10 @@ def prepare(settings: Settings, data_dir: Path | None = None) -> Problem:
         if threshold is not None and not 0 < threshold < math.inf:
             raise UserError(option, threshold, "a second moment above 0")
     network = build_network(settings)
+    if "theory" in settings.engines:
+        from varprop.simulator.theory.engine import check_theory
+
+        check_theory(network)
     elements = settings.batch * sum(_elements(node.shape) for node in network.nodes)
     if elements > LARGEST_RUN:
         raise UserError(

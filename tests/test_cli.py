@@ -18,6 +18,7 @@ from varprop.simulator.option_values import read_words
 
 TINY = ["propagate", "mlp", "--depth", "2", "--width", "8", "--batch", "4", "--trials", "4"]
 BAD_TOML = 'input_shape = [4]\n[[layers]]\ntype = "linear"\nfeatures_out = 3\n'
+SHIFTED_TOML = 'input_shape = [4]\n[[layers]]\ntype = "linear"\nout_features = 3\nbias = "constant(3)"\n'
 
 MISTAKES = {
     "no such command": ["propagat", "mlp"],
@@ -95,6 +96,10 @@ MISTAKES = {
     "derivations to a missing folder": ["derive", "relu", "--out", "missing/relu.md"],
     "gain of nothing": ["gain"],
     "gain of one activation and a table's option": ["gain", "relu", "--init", "he_normal"],
+    "gain of one activation at a table's width": ["gain", "relu", "--width", "3"],
+    "gain table at a variance": ["gain", "--table", "relu", "--q", "3"],
+    "weights with a mean, of the second network": ["propagate", "mlp", "--init", "he_normal,constant(0.1)"],
+    "biases with a mean": ["propagate", "shifted.toml"],
     "gain table of an unknown initializer": ["gain", "--table", "--init", "he_nrmal"],
     "gain table of an unknown framework": ["gain", "--table", "--framework", "jax"],
     "gain table of an unknown activation": ["gain", "--table", "--activation", "rleu"],
@@ -121,6 +126,7 @@ def folder(tmp_path, monkeypatch) -> Path:
     """Working folder with a few damaged files."""
     (tmp_path / "bad.toml").write_text(BAD_TOML)
     (tmp_path / "broken.toml").write_text("layers = [")
+    (tmp_path / "shifted.toml").write_text(SHIFTED_TOML)
     (tmp_path / "folder.toml").mkdir()
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -136,6 +142,11 @@ def test_a_mistake_is_one_line_and_exit_code_2(arguments, folder, capsys) -> Non
     assert printed.err.count("\n") == 1
     assert "bug" not in printed.err
     assert sorted(folder.rglob("*")) == before
+
+
+def test_all_networks_are_checked_before_the_first_is_run(monkeypatch) -> None:
+    monkeypatch.setattr("varprop.simulator.propagate.propagate", lambda *given, **how: pytest.fail("run"))
+    assert main(MISTAKES["weights with a mean, of the second network"]) == 2
 
 
 def test_debug_shows_the_traceback(capsys) -> None:

@@ -11,7 +11,7 @@ from threadpoolctl import ThreadpoolController
 
 from varprop.simulator.checks import check_batch
 from varprop.simulator.errors import UserError
-from varprop.simulator.initializers import weight_law
+from varprop.simulator.initializers import bias_law, weight_law
 from varprop.simulator.network import Flatten, Network, Shape
 from varprop.simulator.report import Batch, LayerMoments, Moments, Profile, Report
 from varprop.simulator.theory.backward import pull_back
@@ -57,7 +57,7 @@ def predict(network: Network, batch: Batch, *, profile: bool = False, remarks: b
     Raises
     ------
     UserError
-        A batch that does not fit, a normalisation over a single value, or weights whose mean is not zero
+        A batch that does not fit, a normalisation over a single value, or weights or biases whose mean is not zero
         (`check_theory`).
     """
     check_batch(network, batch)
@@ -98,21 +98,27 @@ def _threads() -> ThreadpoolController:
 
 
 def check_theory(network: Network) -> None:
-    """Refuse weights with a mean: every recurrence here rests on their signs being a coin's throw.
+    """Refuse weights and biases with a mean: every recurrence here rests on their signs being a coin's throw.
 
     Raises
     ------
     UserError
-        A layer's weights are drawn around, or are, a constant other than zero.
+        A layer's weights or biases are drawn around, or are, a constant other than zero.
     """
     for node in network.nodes:
-        if node.fan_in is not None and weight_law(node, network.framework).mean != 0.0:
-            raise UserError(
-                f"theory, {node.name}: initializer",
-                "weights whose mean is not zero",
-                "weights drawn around zero",
-                "use --engine monte-carlo, which takes any",
-            )
+        if node.fan_in is None:
+            continue
+        for what, law in (
+            ("weights", weight_law(node, network.framework)),
+            ("biases", bias_law(node, network.framework)),
+        ):
+            if law is not None and law.mean != 0.0:
+                raise UserError(
+                    f"theory, {node.name}: initializer",
+                    f"{what} whose mean is not zero",
+                    f"{what} drawn around zero",
+                    "use --engine monte-carlo, which takes any",
+                )
 
 
 def _forward(network: Network, batch: Batch, walk: Walk | None) -> list[Signal]:
