@@ -367,7 +367,8 @@ def test_another_runs_folder_and_damaged_checkpoints_are_refused(tmp_path):
 
 def test_what_a_run_leaves_is_complete_and_finite(tmp_path):
     data = TrainingData(samples(8, (5,), 3), samples(4, (5,), 3), "clusters")
-    train(TrainingSettings(two_layers(), epochs=3, batch=4, learning_rate=1e30), data, tmp_path, device="cpu")
+    train(TrainingSettings(two_layers(), epochs=3, batch=4, learning_rate=1e38), data, tmp_path, device="cpu")
+    assert "nan" not in (tmp_path / "weights.csv").read_text()
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "checkpoint.pt",
         "epochs.csv",

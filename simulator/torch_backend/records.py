@@ -103,7 +103,7 @@ class Records:
         """Write ``epochs.csv``, ``layers.csv``, ``weights.csv`` and all of them as JSON lines in ``log.jsonl``."""
         weights: list[Row] = [
             {"step": row.step, "epoch": row.epoch, "layer": row.layer}
-            | {f"weight_{number}": value for number, value in enumerate(row.weights)}
+            | {f"weight_{number}": _finite(value) for number, value in enumerate(row.weights)}
             for row in self.weights
         ]
         tables: dict[str, list[Row]] = {name: plain(getattr(self, name)) for name in ("epochs", "layers", "weights")}
@@ -119,4 +119,6 @@ def plain(rows: Sequence[Any]) -> list[Row]:
 
 
 def _finite(value: object) -> object:
+    if isinstance(value, tuple):
+        return tuple(map(_finite, value))
     return None if isinstance(value, float) and not math.isfinite(value) else value
