@@ -49,6 +49,7 @@ def test_wheel_holds_the_package_and_nothing_else(tmp_path) -> None:
 
 def test_every_public_name_is_what_its_module_has() -> None:
     assert sorted(varprop.__all__) == sorted(varprop._HOME)
+    assert dir(varprop) == sorted(varprop.__all__)
     for name, home in varprop._HOME.items():
         assert getattr(varprop, name) is getattr(import_module(f"varprop.simulator.{home}"), name)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
