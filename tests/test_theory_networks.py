@@ -242,6 +242,16 @@ def zero_padding_inside(net):
     return head(net)
 
 
+def zero_padding_of_the_data(net):
+    net.zero_pad((1, 2, 2, 1))
+    net.conv2d(32, 3, HE, padding="valid")
+    net.batch_norm()
+    net.activation("relu")
+    net.conv2d(32, 3, HE)
+    net.activation("relu")
+    return head(net)
+
+
 def zero_padding_twice(net):
     net.conv2d(32, 3, HE)
     net.activation("relu")
@@ -361,6 +371,7 @@ AGREE = {
     depthwise_with_multiplier: [SMALL, SMALL_PHOTO],
     zero_padding_first: [SMALL, LARGE, SMALL_PHOTO],
     zero_padding_inside: [SMALL, LARGE, SMALL_PHOTO],
+    zero_padding_of_the_data: [SMALL, LARGE, SMALL_PHOTO],
     dead_end: [SMALL],
     delta_orthogonal: [SMALL, LARGE, SMALL_PHOTO],
     correlated_branches: [SMALL, LARGE, SMALL_PHOTO],

@@ -131,12 +131,12 @@ def unflattened(gradient: Gradient, source: Signal) -> Gradient:
 def unpadded(operation: ZeroPad, gradient: Gradient, source: Signal) -> Gradient:
     """Return the gradient before zero padding."""
     top, bottom, left, right = operation.padding
-    if source.data is not None or source.amplitude is not None:
-        field = gradient.amplitude
-        if field is None:
-            return gradient  # alike at all positions
+    field = gradient.amplitude
+    if field is not None:  # of a piece, as of a map with zeros around it that is not carried whole
         h, w = field.shape
         return replace(gradient, amplitude=field[top : h - bottom, left : w - right])
+    if source.data is not None or source.amplitude is not None:
+        return gradient  # alike at all positions
     h, w = gradient.kernel.size
     size = source.kernel.size
     inner = gradient.kernel.mapped()[:, top : h - bottom, left : w - right, top : h - bottom, left : w - right]
