@@ -93,6 +93,7 @@ REFUSED = {
     "-" * 90 + "x": "inside one another",
     "x^" * 90 + "x": "inside one another",
     "gelu(" * 30 + "x" + ")" * 30: "at most 500 terms",
+    "piecewise(x<0, 0, x)": "values with their conditions",
     "log(x)": "real number",
     "sqrt(x)": "real number",
     "x^0.5": "real number",

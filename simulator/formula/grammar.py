@@ -8,7 +8,7 @@ The grammar, with x the one variable; nothing of Python's is asked to read the t
     raised    = atom [ ("^" | "**") signed ]
     atom      = NUMBER | "x" | "pi" | "e" | "(" sum ")" | FUNCTION "(" sum { "," sum } ")"
               | "where" "(" condition "," sum "," sum ")"
-              | "piecewise" "(" { "(" sum "," condition ")" "," } sum ")"
+              | "piecewise" "(" "(" sum "," condition ")" "," { "(" sum "," condition ")" "," } sum ")"
     condition = sum ("<" | "<=" | ">" | ">=") sum
 """
 
@@ -237,6 +237,8 @@ class _Reader:
             pieces.append((self._condition(), value))
             self._require(")")
             self._require(",")
+        if not pieces:
+            raise self.error("values with their conditions and one for all else, like piecewise((0, x < 0), x)")
         term = self.sum()
         for condition, value in reversed(pieces):
             term = where(condition, value, term)
