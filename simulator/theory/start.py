@@ -102,7 +102,7 @@ def _chosen(batch: Batch, network: Network) -> Start:
     maps = [node.shape for node in network.nodes[1 if lean else 0 :] if len(node.shape) == 3]
     if batch.exchangeable and (samples > _FLAT or _entries(samples, maps, CUT) > _SMALL):
         cut = _reach(network)
-        layout = replace(Layout.exchangeable(samples), whole=max(cut, _pooled(network)), cut=cut)
+        layout = replace(Layout.exchangeable(samples), whole=max(cut, _whole(network)), cut=cut)
         return Start(None, layout, anywhere, False)
     padded = {node.shape for node in network.nodes if isinstance(node.operation, ZeroPad)}
     unpadded = [shape for shape in maps if shape not in padded]
@@ -145,18 +145,25 @@ def _reach(network: Network) -> int:
     return CUT if any(_looks_far(network, node) for node in network.nodes) else _NEAR
 
 
-def _pooled(network: Network) -> int:
-    """Return the most rows or columns, of those that may be carried, of maps that a mean over all of is taken of.
+def _whole(network: Network) -> int:
+    """Return the most rows or columns, of those that may be carried, of maps that have to be carried whole.
 
-    Such a mean sees edges and what far positions share, which whole maps have right.
+    A mean over all positions sees edges and what far positions share. And where channels are mostly their mean, zeros
+    around a map take more from its edges than samples differ by: what a normalisation divides by is that, and all
+    samples have it in common.
     """
-    sides = [
-        side
-        for node in network.nodes
-        if isinstance(node.operation, GlobalAveragePool)
-        for side in network.nodes[node.inputs[0]].shape[1:]
-    ]
-    return max((side for side in sides if side <= CUT), default=0)
+    shapes = [network.nodes[node.inputs[0]].shape for node in network.nodes if _wants_whole(node, network)]
+    return max((side for shape in shapes for side in shape[1:] if side <= CUT), default=0)
+
+
+def _wants_whole(node: Node, network: Network) -> bool:
+    match node.operation:
+        case GlobalAveragePool():
+            return True
+        case Activation():
+            function = activation(node.operation.function)
+            return network.has_batch_norm and 2.0 * float(function.mean(1.0)) ** 2 > float(function.second_moment(1.0))
+    return False
 
 
 def _looks_far(network: Network, node: Node) -> bool:
