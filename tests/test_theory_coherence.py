@@ -167,7 +167,7 @@ def test_slopes_go_with_the_square_at_another_point(function, correlation):
     mean = float(weights @ phi.value(u))
     squares, slopes = (there - mean) ** 2 @ weights, phi.derivative(u) ** 2
     more = float(weights @ (slopes * squares)) / float(weights @ slopes) / float(weights @ squares) - 1.0
-    found = levels.passed(0.0, correlation**2, correlation - correlation**2, width)[0]
+    found = levels.passed(0.0, correlation**2, correlation - correlation**2, width)[1]
     assert width * (found - 1.0) == pytest.approx(more, rel=SQUARES_APART, abs=SQUARES_APART)
 
 

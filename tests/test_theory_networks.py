@@ -608,6 +608,7 @@ DEGENERATE = [
     {"name": "mobilenet_v2", "size": 1, "activation": "relu6", "init": "he_normal", "batch": 2},
     {"name": "mlp", "width": 1, "activation": "silu", "init": "random_normal", "norm": "batch", "batch": 3},
     {"name": "mlp", "width": 1, "activation": "tanh", "init": "orthogonal", "norm": "none", "batch": 2},
+    {"name": "mlp", "width": 20, "activation": "relu", "init": "orthogonal", "norm": "batch", "batch": 32},
 ]
 
 

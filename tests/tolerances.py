@@ -97,6 +97,10 @@ LEVELS_WALK = 0.35
 """Variance of levels after 16 layers of width 64 or 128, where it is .1 to .6: a log-normal law has two thirds of the
 skewness that convex maps give levels, and skewness feeds the variance of the next layers."""
 
+LEVELS_MEET = 0.05
+"""Covariance of the levels of a shortcut and of a branch behind two layers of 16 channels, and their sum's variance:
+second order in 1 / width."""
+
 STRAYED = 0.04
 """Participation of a deep kernel's modes: a share of it comes from levels, known as above."""
 
@@ -113,6 +117,9 @@ zero padding weighs otherwise on each; of what strays that leaves 1 / width."""
 
 NARROW_STEP = 0.05
 """A step of the gradient through normalised convolutions of 16 channels: second order, (depth / width)^2."""
+
+RESIDUAL_STEP = 0.04
+"""A step of the gradient through three residual blocks: what slopes of later blocks know of earlier ones is left."""
 
 NARROW_STRAYS = 0.025
 """Kernels of six layers of 16 channels: the spectrum of one draw stands for all, of which the second moments differ by

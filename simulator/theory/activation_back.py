@@ -38,7 +38,7 @@ def through_activation(op: Activation, gradient: Gradient, source: Signal, outpu
     along = 2.0 * (here(coherence) + gradient.alone)
     # Behind a depthwise layer sampled channels know their own squares.
     own = even + along if source.behind is None else even
-    factor, left, more = levels.passed(leant, own, odd - even, output.width)
+    factor, heard, left, more = levels.passed(leant, own, odd - even, output.width)
     leaning = added(gradient.leaning * levels.bent, np.full((1, 1), left - leant * levels.bent))
     lost = 0.0 if source.law is None else share
     new = np.zeros((2, 1, 1))
@@ -46,7 +46,8 @@ def through_activation(op: Activation, gradient: Gradient, source: Signal, outpu
         known = levels.known(lost)
         new = known_by_slopes(activation(op.function), gradient.kernel, source.kernel, squared, known)
     related = output.relations(gradient.kernel.alike(), _opposed(gradient, output), along / output.width)
-    kernel = replace(gradient.kernel, values=values).scaled(gradient.selection * factor * related.met, slopes.log_scale)
+    met = gradient.selection * factor * heard * related.met
+    kernel = replace(gradient.kernel, values=values).scaled(met, slopes.log_scale)
     alignment = None
     if tilted is not None:
         with np.errstate(over="ignore"):  # no normalisation comes next then, and nobody asks
@@ -73,10 +74,12 @@ def through_activation(op: Activation, gradient: Gradient, source: Signal, outpu
         return found.times(activation(op.function).derivative(source.draw().values) if gates is None else gates)
 
     draws = stepped_back(gradient, gated)
-    if gradient.tied and draws is not None and gradient.drawn is not None:
+    if gradient.tied > 0.0 and draws is not None and gradient.drawn is not None:
         behind = draws()
         gaps = missed(gradient.kernel, gradient.drawn().part(*behind.values.shape[1:]))
         kernel = corrected(kernel, behind, [gap * product for gap, product in zip(gaps, averages(slopes), strict=True)])
+        # Slopes were drawn at levels of their own, but what came through weights was not.
+        kernel = kernel.scaled(heard * (1.0 + (1.0 - gradient.tied) * (factor - 1.0)))
     amplitude = gradient.amplitude
     if output.slopes is not None:
         amplitude = output.slopes if amplitude is None else amplitude * output.slopes
@@ -89,7 +92,7 @@ def through_activation(op: Activation, gradient: Gradient, source: Signal, outpu
         relations=related,
         amplitude=amplitude,
         drawn=draws,
-        tied=True,
+        tied=1.0,
         opposition=opposition,
         leaning=leaning,
         coherence=coherence,

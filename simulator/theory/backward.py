@@ -19,13 +19,15 @@ from varprop.simulator.network import (
     ZeroPad,
 )
 from varprop.simulator.theory.activation_back import opposed_unit, through_activation
+from varprop.simulator.theory.coherence import learnt
 from varprop.simulator.theory.convolution_back import through_convolution, through_linear
 from varprop.simulator.theory.crossing import Crossing
 from varprop.simulator.theory.gradient import Gradient
 from varprop.simulator.theory.normalisation_back import through_normalisation
-from varprop.simulator.theory.opposition import here
+from varprop.simulator.theory.opposition import added, here
 from varprop.simulator.theory.pairs import on_pairs_of
 from varprop.simulator.theory.signal import Signal, variance_ratio
+from varprop.simulator.theory.strays import gone_along
 from varprop.simulator.theory.unpooling import average_unpooled, globally_unpooled, max_unpooled, unflattened, unpadded
 from varprop.simulator.theory.variance_law import VarianceLaw
 
@@ -70,18 +72,21 @@ def _(
 def _(op: Add, gradient: Gradient, inputs: list[Signal], output: Signal, law: VarianceLaw | None) -> list[Gradient]:
     passed = Gradient(gradient.kernel, amplitude=gradient.amplitude, drawn=gradient.drawn, tied=gradient.tied)
     unit = opposed_unit(max(here(gradient.opposition), 0.0), output)
-    crossings = *gradient.crossings, Crossing(gradient.kernel, unit, gradient.opposition, gradient.coherence)
-    shares = (variance_ratio(part, output) for part in inputs)
+    # Slopes know a channel of the branch by that of the shortcut, which is added to it.
+    new, lasts = learnt(gradient.own, output.kernel, output.kernel, (1, 1))
+    opposition, coherence = added(gradient.opposition, -lasts), added(gradient.coherence, new)
+    crossings = *gradient.crossings, Crossing(gradient.kernel, unit, opposition, coherence)
+    shares = [variance_ratio(part, output) for part in inputs]
     return [
         replace(
             passed,
             kernel=on_pairs_of(gradient.kernel, part.kernel.layout),
             opposition=gradient.opposition * share,
-            leaning=gradient.leaning * share,
+            leaning=gradient.leaning * gone_along(part.strays, [other.strays for other in inputs], shares, share),
             coherence=gradient.coherence * share,
             alone=gradient.alone * share,
             own=gradient.own * share,
-            crossings=tuple(part.share(share) for part in crossings),
+            crossings=tuple(crossing.share(share) for crossing in crossings),
         )
         for part, share in zip(inputs, shares, strict=True)
     ]

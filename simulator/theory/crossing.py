@@ -19,6 +19,13 @@ A gradient thus carries, from each sum on, o times the shares L as an opposition
 E[g_c(x) h_c'(x')] ~ -2 o / n E[g^2] cov(z_c, y_c') / var(z) for the gradient h at y. On maps it has an entry for each
 offset of x' from x, which every window spreads over its taps. Coherence R comes along, with the part that opposition
 has of its mean: E[y phi' (phi - M)] / Var phi of it is left, and of that part L.
+
+Slopes behind the sum know its terms by one another. At two points p, q integration by parts, as in `coherence`, gives
+
+    E[phi'_p phi'_q s_c(p) b_c(q)] = 2 B var(s) var(b) / var(z)^2 * var(z) E phi'^2,
+
+and s is a direction in which the branch makes more of b: of what one gradient of a channel has with itself that counts
+as coherence R of two channels does, from the sum on. So B is added to R, and what lasts of it, to the opposition.
 """
 
 from __future__ import annotations

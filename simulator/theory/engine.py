@@ -130,7 +130,7 @@ def _forward(network: Network, batch: Batch, walk: Walk | None) -> list[Signal]:
         known = [signal.known for signal in inputs if signal.known is not None]
         if len(known) < len(inputs) or draws_weights(node.operation):
             signal = propagate(node.operation, node, network, seen)
-            signal = replace(signal, strays=signal.strays.merged(node.name)) if alone else signal
+            signal = replace(signal, strays=signal.strays.merged(node.name, signal.kernel)) if alone else signal
         else:
             values = evaluate(node.operation, *known) if known else batch.data
             signal = known_signal(values, node.operation, inputs, how, network.has_batch_norm)

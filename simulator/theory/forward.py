@@ -97,7 +97,7 @@ def _(operation: AveragePool, node: Node, network: Network, inputs: list[Signal]
 
 @propagate.register
 def _(operation: GlobalAveragePool, node: Node, network: Network, inputs: list[Signal]) -> Signal:
-    return globally_averaged(inputs[0])
+    return globally_averaged(node, inputs[0])
 
 
 @propagate.register

@@ -49,7 +49,7 @@ class Gradient:
     drawn
         The gradient at the channels that the signal is sampled at, drawn when asked for.
     tied
-        Whether it depends on the channels, so that the next slopes are not independent of it.
+        Share of its square that depends on the channels, so that the next slopes are not independent of it.
     opposition
         How far the gradients of two channels c, c' go against the channels themselves: over the weights of later layers
         E[g_c(x) g_c'(x')] = -2 opposition / channels * E[g(x)^2] cov(z_c, z_c') / var(z) where it is small, with one
@@ -77,7 +77,7 @@ class Gradient:
     relations: Relations = UNRELATED
     amplitude: Array | None = None
     drawn: Callable[[], Drawn] | None = None
-    tied: bool = False
+    tied: float = 0.0
     opposition: Array = field(default_factory=lambda: np.zeros((1, 1)))
     leaning: Array = field(default_factory=lambda: np.zeros((1, 1)))
     coherence: Array = field(default_factory=lambda: np.zeros((1, 1)))
@@ -100,7 +100,7 @@ def of_field(unit: PairKernel, field: Array) -> Gradient:
 
 def untied(gradient: Gradient, key: int) -> Gradient:
     """Return a gradient just behind weights, which is Gaussian whatever the channels; `key` is of its draws."""
-    return replace(gradient, drawn=cache(lambda: drawn(gradient.kernel, key)), tied=False)
+    return replace(gradient, drawn=cache(lambda: drawn(gradient.kernel, key)), tied=0.0)
 
 
 def total(gradients: list[Gradient], exits: list[frozenset[int]]) -> Gradient:
@@ -119,7 +119,6 @@ def total(gradients: list[Gradient], exits: list[frozenset[int]]) -> Gradient:
             )
     draws = [gradient.drawn for gradient in gradients if gradient.drawn is not None]
     summed = cache(lambda: summed_up([draw() for draw in draws])) if len(draws) == len(gradients) else None
-    tied = any(gradient.tied for gradient in gradients)
     sizes = [g.kernel.second_moment * float(np.exp(g.kernel.log_scale - kernel.log_scale)) for g in gradients]
     fields = [gradient.amplitude for gradient in gradients if gradient.amplitude is not None]
     amplitude, leaning = gradients[0].amplitude, gradients[0].leaning
@@ -138,7 +137,7 @@ def total(gradients: list[Gradient], exits: list[frozenset[int]]) -> Gradient:
         kernel,
         amplitude=amplitude,
         drawn=summed,
-        tied=tied,
+        tied=sum(size * g.tied for size, g in zip(sizes, gradients, strict=True)) / (sum(sizes) or 1.0),
         opposition=opposition,
         leaning=leaning,
         coherence=coherence,

@@ -11,6 +11,10 @@ of the two points, one direction of the data that all channels share, `lead` of 
 
 Levels are taken as log-normal: noise multiplies them, layer by layer.
 
+At a sum levels of its terms meet. A shortcut's level is one that the branch has seen through its windows, with all that
+came back to the point: the terms' covariance says how the sum's level goes with each of theirs, and how large a fresh
+channel is where the one that it is added to is large.
+
 On the way back E phi'^2 depends on q, so that the gradient goes with a power of the level, layer upon layer: it leans.
 Under a window a level is the mean over its taps. So on maps the gradient at a point goes with powers of the levels at
 other points, too, by offset: a window spreads them over pairs of its taps, and their sum stays. What neighbours' levels
@@ -93,7 +97,7 @@ class Levels:
         spread = max(self.strayed, LEAST)
         return power(spread, self.gain * spread)
 
-    def passed(self, leaning: float, own: float, odd: float, width: float) -> tuple[float, float, float]:
+    def passed(self, leaning: float, own: float, odd: float, width: float) -> tuple[float, float, float, float]:
         """Return what becomes of a gradient that goes with the levels.
 
         Parameters
@@ -111,24 +115,26 @@ class Levels:
         Returns
         -------
         factor
-            Mean product with the squared slopes, over the product of means.
+            Mean product with the squared slopes, over the product of means, as both go with the levels.
+        known
+            The same as the gradient knows its own channel.
         leaning
             At the input.
         along
             Mean product with (y phi')^2, over the product of means.
         """
         if self.slopes is None or self.gates is None or self.tilted is None or not self.slopes.all():
-            return 1.0, leaning, 1.0
+            return 1.0, 1.0, leaning, 1.0
         own, bent = own / width, self.bent
         leaning *= bent
         levels, weights = nodes(self.strayed)
         before = weights * levels**leaning
         behind = before * self.slopes
         squares = float(before * levels**-bent @ self.gates)
-        kept = 1.0 - own + odd * self.odd / width
-        factor = (kept * float(behind.sum()) + own * squares) / float(before.sum()) / float(weights @ self.slopes)
+        factor = float(behind.sum()) / float(before.sum()) / float(weights @ self.slopes)
+        known = 1.0 + own * (squares / float(behind.sum()) - 1.0) + odd * self.odd / width
         along = float(before @ self.tilted) / float(before.sum()) / float(weights @ self.tilted)
-        return factor, leaning + _power(levels, self.slopes, behind), along
+        return factor, known, leaning + _power(levels, self.slopes, behind), along
 
 
 UNSTRAYED = Levels()

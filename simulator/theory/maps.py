@@ -245,6 +245,31 @@ def under_window(field: Array, window: Window, size: Size, loads: Array) -> Arra
     return summed_at_offsets(field, down, across, overlaps(loads))
 
 
+def seen_by_offset(fields: Array, window: Window, size: Size) -> Array:
+    """Return by offset what means under a window have of single positions before, as if the map had no edges.
+
+    Parameters
+    ----------
+    fields
+        Of a position with another before, by how far that lies from it, shape (fields, 2 height - 1, 2 width - 1).
+    window, size
+        The window, and the map that it makes: behind a stride positions are those that windows have in their middle.
+    """
+    before = size_apart(fields[0])
+    rows, cols = (
+        _sight(*side, window.central) for side in zip(window.kernel, window.stride, before, size, strict=True)
+    )
+    return np.asarray(rows @ fields @ cols.T)
+
+
+@lru_cache(maxsize=64)
+def _sight(taps: int, stride: int, before: int, after: int, central: bool) -> Array:
+    """Return the share of taps that look along a line at each offset before, in a column, by the offset behind."""
+    at = np.zeros(1) if central else (taps - 1) // 2 - np.arange(taps)
+    seen = stride * np.arange(1 - after, after)[:, None, None] + at[:, None]
+    return np.asarray(np.mean(seen == np.arange(1 - before, before), axis=1))
+
+
 def walked_by_offset(field: Array, window: Window, size: Size) -> Array:
     """Return a field by offset of pairs of a window's outputs, when both walk to a position under theirs.
 

@@ -54,7 +54,7 @@ def through_normalisation(op: BatchNorm, gradient: Gradient, source: Signal, out
         return (found if inverse is None else found.times(np.sqrt(inverse)[None, None])).like(kernel)
 
     draws = stepped_back(gradient, divided)
-    tied = gradient.tied or sampled
+    tied = 1.0 if sampled else gradient.tied
     back = replace(gradient, kernel=kernel, alignment=None, tilt=1.0, lost=None, selection=1.0, drawn=draws, tied=tied)
     leant = in_common(gradient.leaning, own.spots)
     leaning = gradient.leaning

@@ -23,16 +23,17 @@ Array = NDArray[np.float64]
 def average_pooled(operation: AveragePool, node: Node, signal: Signal) -> Signal:
     """Return the signal after average pooling."""
     window = Window(operation.kernel, operation.stride)
-    pooled = _levels_pooled(_linear_map(signal, window.averaging(signal.kernel.size), window), signal, window)
+    pooled = _linear_map(signal, window.averaging(signal.kernel.size), window)
+    pooled = _levels_pooled(node, pooled, signal, window)
     return _after_pooling(pooled, signal, window, node)
 
 
-def _levels_pooled(pooled: Signal, signal: Signal, window: Window) -> Signal:
+def _levels_pooled(node: Node, pooled: Signal, signal: Signal, window: Window) -> Signal:
     """Return a pooling's output with the levels that sampled channels have there."""
     if not signal.strays.levels:
         return pooled
     before, after = (squares_apart(part.draw().values) / part.width for part in (signal, pooled))
-    strays = pooled.strays.gathered(window, signal.kernel, pooled.kernel, (before, after))
+    strays = pooled.strays.gathered(node.name, window, signal.kernel, pooled.kernel, (before, after))
     return replace(pooled, strays=strays)
 
 
@@ -68,11 +69,12 @@ def _after_pooling(pooled: Signal, signal: Signal, window: Window, node: Node) -
     )
 
 
-def globally_averaged(signal: Signal) -> Signal:
+def globally_averaged(node: Node, signal: Signal) -> Signal:
     """Return the signal after averaging over all positions."""
     window = Window(signal.kernel.size, (1, 1))
     if signal.amplitude is None:
-        return _levels_pooled(_linear_map(signal, window.averaging(signal.kernel.size), window), signal, window)
+        pooled = _linear_map(signal, window.averaging(signal.kernel.size), window)
+        return _levels_pooled(node, pooled, signal, window)
     # The inside of a map says what two positions share; each position counts with its amplitude.
     root = float(np.sqrt(signal.amplitude).mean())
     # Behind anything but an activation, which has a mean, near positions are most of what is in common.
@@ -121,8 +123,7 @@ def max_pooled(operation: MaxPool, node: Node, signal: Signal) -> Signal:
         kernel = levelled(matched(kernel, sample), sample)
         mean = np.full((1, len(average)), float(sample.values.mean()) * kernel.unit(0.0))
     pooled = Signal(kernel, mean, signal.width, signal.strays, sample=fixed(sample))
-    pooled = _levels_pooled(pooled, signal, window)
-    return _after_pooling(pooled, signal, window, node)
+    return _after_pooling(_levels_pooled(node, pooled, signal, window), signal, window, node)
 
 
 def flattened(node: Node, signal: Signal) -> Signal:

@@ -26,6 +26,7 @@ from varprop.simulator.theory.maps import (
     by_offset,
     offsets,
     overlaps,
+    seen_by_offset,
     size_apart,
     under_window,
     window_sum,
@@ -54,8 +55,10 @@ class Strays:
         shape (2 height - 1, 2 width - 1), no shift in the middle; None where nothing is known. A window makes
         neighbours alike, and the next one averages little out. Roots know better.
     walk
-        As `sources`, of the entries that belong to one point, its level: see `Levels`. What a shortcut carries is as
-        large in the samples that the branch has large, where other entries go either way.
+        Covariance of the entries that belong to one point, its level, with sources of their own, as fields by offset:
+        how far from the point the source's value lies, the coefficient at the very point in the middle. Two windows
+        come back to where they began more often than each alone stays there. See `Levels`: what a shortcut carries is
+        as large in the samples that the branch has large, where other entries go either way.
     spots
         Correlation of the levels at two positions of a sample, as `places`; those of products of Gaussian channels
         where None.
@@ -66,7 +69,7 @@ class Strays:
     sources: Mapping[str, Source] = field(default_factory=dict)
     third: float = 0.0
     places: Array | None = None
-    walk: Mapping[str, float] = field(default_factory=dict)
+    walk: Mapping[str, Array] = field(default_factory=dict)
     spots: Array | None = None
     lead: float = 0.0
 
@@ -78,7 +81,7 @@ class Strays:
     @cached_property
     def levels(self) -> float:
         """Variance of the levels."""
-        return sum(c * c for c in self.walk.values())
+        return sum(middle(c) ** 2 for c in self.walk.values())
 
     def spots_on(self, kernel: PairKernel) -> Array:
         """Return `spots` on the map of a kernel."""
@@ -161,14 +164,17 @@ class Strays:
             root = place_pairs.unit_root(place_pairs.alike(places, level, kernel.size))
         return {n: c if np.shape(c)[:2] == shape else sqrt(_square(c)) * root for n, c in self.sources.items()}
 
-    def merged(self, name: str) -> Strays:
+    def merged(self, name: str, kernel: PairKernel) -> Strays:
         """Return the same deviation at a node that all paths lead through: one source, to all that comes."""
         if max(len(self.sources), len(self.walk)) <= _MANY:
             return self
+        walk = _with(name, self.levels, self.spots_on(kernel), {})
+        if not self.sources:  # orthogonal weights leave products as they are, but not levels
+            return replace(self, walk=walk)
         one: Source = sqrt(self.variance)
         if not any(isinstance(c, float) for c in self.sources.values()):
             one = place_pairs.root(place_pairs.total(map(np.asarray, self.sources.values())))
-        return replace(self, sources={name: one}, walk={name: sqrt(self.levels)})
+        return replace(self, sources={name: one}, walk=walk)
 
     def padded(self, padding: Padding, kernel: PairKernel) -> Strays:
         """Return the deviation on the map of a kernel with zeros around it."""
@@ -209,8 +215,10 @@ class Strays:
         third += (1 - plain) * (1 - 2 * plain) * fresh**2
         kept = levels / (self.levels - 2 * fresh) if self.levels > 2 * fresh else 0.0
         walk = {source: sqrt(kept) * c for source, c in self.walk.items()}
-        own = kept * (self.walk.get(name, 0.0) ** 2 - 2 * fresh) + 2 * fresh
-        return replace(self, sources=sources, third=third, walk={**walk, name: sqrt(max(own, 0.0))}, lead=lead)
+        here = middle(self.walk[name]) ** 2
+        own = max(kept * (here - 2 * fresh) + 2 * fresh, 0.0)
+        walk[name] = sqrt(own / here) * self.walk[name]
+        return replace(self, sources=sources, third=third, walk=walk, lead=lead)
 
     def walked(self, name: str, gain: float, more: float, kernel: PairKernel) -> Strays:
         """Return levels whose variance has a gain, and what single channels of a kernel add of their own."""
@@ -218,7 +226,8 @@ class Strays:
         if kept + more <= 0.0:
             return replace(self, walk={}, spots=None)
         spots = (kept * self.spots_on(kernel) + more * kernel.product_correlation) / (kept + more)
-        return replace(self, walk=_with(name, more, {n: sqrt(gain) * c for n, c in self.walk.items()}), spots=spots)
+        walk = {n: sqrt(gain) * c for n, c in self.walk.items()}
+        return replace(self, walk=_with(name, more, kernel.product_correlation, walk), spots=spots)
 
     def apart(self, name: str, fields: Array, kernel: PairKernel) -> Strays:
         """Return levels that differ as those of samples that are draws of one law from now on.
@@ -231,7 +240,7 @@ class Strays:
         if own <= 0.0:
             return self
         spots = (self.levels * self.spots_on(kernel) + more) / (self.levels + own)
-        return replace(self, walk=_with(name, own, self.walk), spots=spots)
+        return replace(self, walk=_with(name, own, more / own, self.walk), spots=spots)
 
     def _seen(self, name: str, window: Window, kernel: PairKernel) -> Strays:
         """Return the levels under a window.
@@ -243,20 +252,33 @@ class Strays:
         before, after = kernel.size, window.out_size(kernel.size)
         known = self.spots_on(kernel)
         if window.inside:
-            spots, kept = _under(known, window, window.shares.reshape(window.kernel) / window.taps, before)
+            loads = window.shares.reshape(window.kernel) / window.taps
+            spots, _ = _under(known, window, loads, before)
         else:
             level = kernel.diagonal.mean(axis=0)
             means = window.averaging(before) * level
-            seen, along = means.sum(axis=1), means @ known.ravel()[offsets(before)]
-            spots, kept = _relative(along @ means.T, seen, after), 0.0
-            if before == after and seen.any():
-                kept = float(np.diag(along) @ level) / float(seen @ level)
+            seen = means.sum(axis=1)
+            spots = _relative(means @ known.ravel()[offsets(before)] @ means.T, seen, after)
         left = float(spots[after[0] - 1, after[1] - 1])
-        if left <= 0.0:
+        if left <= 0.0 or not self.walk:
             return Strays(lead=self.lead)
-        kept = min(max(kept, 0.0), sqrt(left)) if before == after else sqrt(left)
-        walk = _with(name, (left - kept**2) * self.levels, {n: kept * c for n, c in self.walk.items()})
+        walk = self._walked_under(name, window, before, self.levels * spots)
         return Strays(walk=walk, spots=spots / left, lead=self.lead)
+
+    def _walked_under(self, name: str, window: Window, before: Size, covariance: Array) -> Mapping[str, Array]:
+        """Return the levels' sources behind a window over a map of a size, and one of its own for the rest.
+
+        `covariance` is that of the levels there, by offset.
+        """
+        size, left = size_apart(covariance), middle(covariance)
+        fields = seen_by_offset(np.array([at_offsets(c, *apart_by(before)) for c in self.walk.values()]), window, size)
+        kept = fields[:, size[0] - 1, size[1] - 1]
+        whole = float(kept @ kept)
+        if whole > left:  # near edges
+            fields, kept = fields * sqrt(left / whole), kept * sqrt(left / whole)
+        rest = covariance - np.tensordot(kept, fields, 1)
+        walk = dict(zip(self.walk, fields, strict=True))
+        return _with(name, middle(rest), rest / (middle(rest) or 1.0), walk)
 
     def averaged(self, name: str, window: Window, kernel: PairKernel, after: PairKernel) -> Strays:
         """Return the deviation after a window: what it keeps of the sources, and a source of its own for the rest.
@@ -325,7 +347,9 @@ class Strays:
         factor = max(1.0 + more / left**2, 0.0)
         return replace(sized.times(sqrt(factor)), third=self.third * factor**2)
 
-    def gathered(self, window: Window, before: PairKernel, after: PairKernel, own: tuple[float, float]) -> Strays:
+    def gathered(
+        self, name: str, window: Window, before: PairKernel, after: PairKernel, own: tuple[float, float]
+    ) -> Strays:
         """Return the deviation whose levels are those behind a pooling, the same for every channel.
 
         A mean over positions strays in what all channels have in common by as much as each of them, as all products of
@@ -348,8 +372,7 @@ class Strays:
         left = float(spots[after.size[0] - 1, after.size[1] - 1])
         if left <= 0.0:
             return replace(self, walk={}, spots=None)
-        walk = {name: c * sqrt(left / self.levels) for name, c in self.walk.items()}
-        return replace(self, walk=walk, spots=spots / left)
+        return replace(self, walk=self._walked_under(name, window, before.size, spots), spots=spots / left)
 
 
 NONE = Strays()
@@ -402,9 +425,20 @@ def _under(known: Array, window: Window, loads: Array, size: Size) -> tuple[Arra
     return means, float(np.sum(loads * at_offsets(known, rows, cols)))
 
 
-def _with(name: str, variance: float, walk: Mapping[str, float]) -> Mapping[str, float]:
-    """Return coefficients of sources one of which has more variance."""
-    return {**walk, name: sqrt(walk.get(name, 0.0) ** 2 + max(variance, 0.0))} if variance > 0.0 else walk
+def middle(field: Array) -> float:
+    """Return what a field by offset has at the very point."""
+    return float(field[field.shape[0] // 2, field.shape[1] // 2])
+
+
+def _with(name: str, variance: float, alike: Array, walk: Mapping[str, Array]) -> Mapping[str, Array]:
+    """Return the levels' sources one of which has more variance, and what that has of correlations by offset."""
+    if variance <= 0.0:
+        return walk
+    field = variance * alike
+    field[len(field) // 2, len(field[0]) // 2] = variance  # also of numbers that do not vary
+    if name in walk:
+        field = field + middle(walk[name]) * _known(walk[name], field)
+    return {**walk, name: field / sqrt(middle(field))}
 
 
 def _known(field: Array | None, fresh: Array) -> Array:
@@ -425,16 +459,28 @@ def together(shares: Sequence[float], parts: Sequence[Strays], kernel: PairKerne
             total[source] = _sum(total[source], share * c) if source in total else share * c
     weights = [share**2 * part.variance for share, part in zip(shares, parts, strict=True)]
     found = Strays(total, third, lead=sum(share * part.lead for share, part in zip(shares, parts, strict=True)))
-    walk: dict[str, float] = {}
+    walk: dict[str, Array] = {}
     for share, part in zip(shares, parts, strict=True):
         for source, c in part.walk.items():
-            walk[source] = walk.get(source, 0.0) + share * c
+            walk[source] = share * c + (_known(walk[source], c) if source in walk else 0.0)
     apart = [share**2 * part.levels for share, part in zip(shares, parts, strict=True)]
     places, spots = (
         _mixed(weighed, fields)
         for weighed, fields in ((weights, [part.places for part in parts]), (apart, [part.spots for part in parts]))
     )
     return replace(found, places=places, walk=walk, spots=spots)
+
+
+def in_step(one: Strays, other: Strays) -> float:
+    """Return the covariance of the levels of two signals at one point."""
+    return sum(middle(c) * middle(other.walk[source]) for source, c in one.walk.items() if source in other.walk)
+
+
+def gone_along(own: Strays, parts: Sequence[Strays], shares: Sequence[float], share: float) -> float:
+    """Return the power of a term's levels that those of a sum go with, given all terms' shares in it and its own."""
+    if not own.levels > 0.0:
+        return share
+    return sum(each * in_step(own, part) for each, part in zip(shares, parts, strict=True)) / own.levels
 
 
 def _mixed(weights: Sequence[float], fields: Sequence[Array | None]) -> Array | None:

@@ -17,7 +17,7 @@ from varprop.simulator.theory.pairs import Layout, PairKernel, on_pairs_of, plus
 from varprop.simulator.theory.sample import alike, position_squares
 from varprop.simulator.theory.sampling import of_size
 from varprop.simulator.theory.signal import Gaussian, Signal, key_of
-from varprop.simulator.theory.strays import NONE, Strays, together
+from varprop.simulator.theory.strays import NONE, Strays, in_step, together
 from varprop.simulator.theory.summands import Summand
 
 Array = NDArray[np.float64]
@@ -49,7 +49,7 @@ def added(node: Node, network: Network, inputs: list[Signal]) -> Signal:
     if not related and all(o is not None and o.eps is None and o.function is None for o in origins):
         origin = Gaussian(kernel, key_of(node.name), parts=tuple(o for o in origins if o is not None))
     else:
-        sample = cache(lambda: of_size(_summed(inputs), kernel))
+        sample = cache(lambda: of_size(_summed(node, inputs, [] if related else shares), kernel))
     return Signal(
         kernel,
         np.sum([signal.mean * kernel.unit(signal.kernel.log_scale) for signal in inputs], axis=0),
@@ -82,9 +82,13 @@ def _summands(inputs: list[Signal], shares: list[float]) -> tuple[Summand, ...]:
 
 def _strays_of_sum(node: Node, inputs: list[Signal], kernel: PairKernel, shares: list[float]) -> Strays:
     found = together(shares, [signal.strays for signal in inputs], inputs[0].kernel)
+    if not found.sources:
+        return found
     # Products of different terms average to zero over channels, but not in one draw.
-    mixed = 1.0 - sum(share**2 for share in shares)
-    return found.plus(node.name, mixed / inputs[0].width, kernel) if found.sources else found
+    pairs = list(combinations(range(len(inputs)), 2))
+    mixed = 2.0 * sum(shares[i] * shares[j] for i, j in pairs) / inputs[0].width
+    met = 2.0 * sum(shares[i] * shares[j] * in_step(inputs[i].strays, inputs[j].strays) for i, j in pairs)
+    return found.plus(node.name, mixed, kernel).walked(node.name, 1.0, 2.0 * met / inputs[0].width, kernel)
 
 
 def _of_means(one: Signal, other: Signal) -> PairKernel:
@@ -95,8 +99,35 @@ def _of_means(one: Signal, other: Signal) -> PairKernel:
     return replace(one.kernel, values=product, log_scale=(one.kernel.log_scale + other.kernel.log_scale) / 2)
 
 
-def _summed(inputs: list[Signal]) -> Array:
-    return reduce(np.add, alike(*[signal.draw().values for signal in inputs]))
+def _summed(node: Node, inputs: list[Signal], shares: Sequence[float]) -> Array:
+    """Return sampled channels of a sum, whose terms have these shares of its variance; none where they share weights.
+
+    Channels of fresh weights know nothing of those that they are added to, but where these are large, their level is:
+    they are scaled by its regression on the channel's own square.
+    """
+    order = np.argsort(node.inputs).tolist()
+    drawn = alike(*[inputs[place].draw().values for place in order])
+    if not shares or not sum(shares):
+        return reduce(np.add, drawn)
+    whole = drawn[0]
+    for count, values in enumerate(drawn[1:], 1):
+        before, own = order[:count], inputs[order[count]].strays
+        covariance = sum(shares[i] * in_step(inputs[i].strays, own) for i in before)
+        covariance /= sum(shares[i] for i in before) or 1.0
+        whole = whole + values * _beside(whole, covariance, inputs[0].kernel.layout.profiles > 1)
+    return whole
+
+
+def _beside(values: Array, covariance: float, images: bool) -> Array | float:
+    """Return the root of a level that goes with a channel's square, given their covariance over both means."""
+    if covariance <= 0.0:
+        return 1.0
+    points = 2 if images else (1, 2)
+    squares = (values - values.mean(axis=points, keepdims=True)) ** 2
+    mean = squares.mean(axis=points, keepdims=True)
+    squares = np.divide(squares, mean, out=np.ones_like(squares), where=mean > 0.0) - 1.0
+    spread = float(np.mean(squares**2))
+    return np.sqrt(np.maximum(1.0 + covariance / spread * squares, 0.0)) if spread > 0.0 else 1.0
 
 
 def _edges_of_sum(inputs: list[Signal], kernel: PairKernel) -> Array | None:

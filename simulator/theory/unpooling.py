@@ -67,7 +67,7 @@ def max_unpooled(operation: MaxPool, gradient: Gradient, source: Signal) -> Grad
     )
     if draws is not None:
         back = corrected(back, draws())
-    found = _knowing(Gradient(back, drawn=draws, tied=True), gradient, window, source, True)
+    found = _knowing(Gradient(back, drawn=draws, tied=1.0), gradient, window, source, True)
     return found if source.amplitude is None else _unpooled(found, field, window, source.amplitude)
 
 
