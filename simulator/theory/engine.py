@@ -117,7 +117,7 @@ def check_theory(network: Network) -> None:
                     f"theory, {node.name}: initializer",
                     f"{what} whose mean is not zero",
                     f"{what} drawn around zero",
-                    "use --engine monte-carlo, which takes any",
+                    "use `varprop propagate --engine monte-carlo`, which takes any",
                 )
 
 
