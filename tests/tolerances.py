@@ -118,8 +118,8 @@ zero padding weighs otherwise on each; of what strays that leaves 1 / width."""
 NARROW_STEP = 0.05
 """A step of the gradient through normalised convolutions of 16 channels: second order, (depth / width)^2."""
 
-RESIDUAL_STEP = 0.04
-"""A step of the gradient through three residual blocks: what slopes of later blocks know of earlier ones is left."""
+RESIDUAL = 0.05
+"""The gradient before three residual blocks of 32 channels, as what later slopes know of earlier blocks is left out."""
 
 NARROW_STRAYS = 0.025
 """Kernels of six layers of 16 channels: the spectrum of one draw stands for all, of which the second moments differ by

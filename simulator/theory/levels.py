@@ -12,8 +12,7 @@ of the two points, one direction of the data that all channels share, `lead` of 
 Levels are taken as log-normal: noise multiplies them, layer by layer.
 
 At a sum levels of its terms meet. A shortcut's level is one that the branch has seen through its windows, with all that
-came back to the point: the terms' covariance says how the sum's level goes with each of theirs, and how large a fresh
-channel is where the one that it is added to is large.
+came back to the point: the terms' covariance says how the sum's level goes with each of theirs.
 
 On the way back E phi'^2 depends on q, so that the gradient goes with a power of the level, layer upon layer: it leans.
 Under a window a level is the mean over its taps. So on maps the gradient at a point goes with powers of the levels at

@@ -49,7 +49,7 @@ def added(node: Node, network: Network, inputs: list[Signal]) -> Signal:
     if not related and all(o is not None and o.eps is None and o.function is None for o in origins):
         origin = Gaussian(kernel, key_of(node.name), parts=tuple(o for o in origins if o is not None))
     else:
-        sample = cache(lambda: of_size(_summed(node, inputs, [] if related else shares), kernel))
+        sample = cache(lambda: of_size(_summed(inputs), kernel))
     return Signal(
         kernel,
         np.sum([signal.mean * kernel.unit(signal.kernel.log_scale) for signal in inputs], axis=0),
@@ -99,35 +99,8 @@ def _of_means(one: Signal, other: Signal) -> PairKernel:
     return replace(one.kernel, values=product, log_scale=(one.kernel.log_scale + other.kernel.log_scale) / 2)
 
 
-def _summed(node: Node, inputs: list[Signal], shares: Sequence[float]) -> Array:
-    """Return sampled channels of a sum, whose terms have these shares of its variance; none where they share weights.
-
-    Channels of fresh weights know nothing of those that they are added to, but where these are large, their level is:
-    they are scaled by its regression on the channel's own square.
-    """
-    order = np.argsort(node.inputs).tolist()
-    drawn = alike(*[inputs[place].draw().values for place in order])
-    if not shares or not sum(shares):
-        return reduce(np.add, drawn)
-    whole = drawn[0]
-    for count, values in enumerate(drawn[1:], 1):
-        before, own = order[:count], inputs[order[count]].strays
-        covariance = sum(shares[i] * in_step(inputs[i].strays, own) for i in before)
-        covariance /= sum(shares[i] for i in before) or 1.0
-        whole = whole + values * _beside(whole, covariance, inputs[0].kernel.layout.profiles > 1)
-    return whole
-
-
-def _beside(values: Array, covariance: float, images: bool) -> Array | float:
-    """Return the root of a level that goes with a channel's square, given their covariance over both means."""
-    if covariance <= 0.0:
-        return 1.0
-    points = 2 if images else (1, 2)
-    squares = (values - values.mean(axis=points, keepdims=True)) ** 2
-    mean = squares.mean(axis=points, keepdims=True)
-    squares = np.divide(squares, mean, out=np.ones_like(squares), where=mean > 0.0) - 1.0
-    spread = float(np.mean(squares**2))
-    return np.sqrt(np.maximum(1.0 + covariance / spread * squares, 0.0)) if spread > 0.0 else 1.0
+def _summed(inputs: list[Signal]) -> Array:
+    return reduce(np.add, alike(*[signal.draw().values for signal in inputs]))
 
 
 def _edges_of_sum(inputs: list[Signal], kernel: PairKernel) -> Array | None:
