@@ -18,8 +18,8 @@ from varprop.simulator.theory import predict
 from varprop.simulator.theory.coherence import known_by_slopes, learnt
 from varprop.simulator.theory.duals import apply_activation
 from varprop.simulator.theory.levels import Levels
-from varprop.simulator.theory.maps import Window, by_offset, pairs_apart, walked_by_offset
-from varprop.simulator.theory.opposition import handed_on, here, in_common
+from varprop.simulator.theory.maps import Window, by_offset, here, pairs_apart, walked_by_offset
+from varprop.simulator.theory.opposition import handed_on, in_common
 from varprop.simulator.theory.pairs import Layout, PairKernel
 from varprop.tests.tolerances import BEYOND, NARROW_STEP, SQUARES_APART, WALK_BY_OFFSET
 

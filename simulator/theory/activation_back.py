@@ -12,7 +12,8 @@ from varprop.simulator.theory.coherence import known_by_slopes
 from varprop.simulator.theory.corrections import averages
 from varprop.simulator.theory.drawn import Drawn, corrected, missed
 from varprop.simulator.theory.gradient import Gradient, of_field, stepped_back
-from varprop.simulator.theory.opposition import added, here, in_common, reduced, within
+from varprop.simulator.theory.maps import here
+from varprop.simulator.theory.opposition import added, in_common, reduced, within
 from varprop.simulator.theory.pair_series import mean_square_correlation
 from varprop.simulator.theory.signal import Signal, variance_ratio
 

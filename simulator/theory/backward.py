@@ -23,8 +23,9 @@ from varprop.simulator.theory.coherence import learnt
 from varprop.simulator.theory.convolution_back import through_convolution, through_linear
 from varprop.simulator.theory.crossing import Crossing
 from varprop.simulator.theory.gradient import Gradient
+from varprop.simulator.theory.maps import here
 from varprop.simulator.theory.normalisation_back import through_normalisation
-from varprop.simulator.theory.opposition import added, here
+from varprop.simulator.theory.opposition import added
 from varprop.simulator.theory.pairs import on_pairs_of
 from varprop.simulator.theory.signal import Signal, variance_ratio
 from varprop.simulator.theory.strays import gone_along

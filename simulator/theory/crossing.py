@@ -38,8 +38,8 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-from varprop.simulator.theory.maps import Size
-from varprop.simulator.theory.opposition import added, here, spread
+from varprop.simulator.theory.maps import Size, here
+from varprop.simulator.theory.opposition import added, spread
 from varprop.simulator.theory.pairs import PairKernel
 
 Array = NDArray[np.float64]

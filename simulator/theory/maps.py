@@ -180,6 +180,11 @@ def by_offset(values: Array, size: Size) -> Array:
     return np.asarray(np.bincount(offsets(size).ravel(), values.ravel()).reshape(count.shape) / count)
 
 
+def here(field: Array) -> float:
+    """Return a field by offset where there is none."""
+    return float(field[len(field) // 2, len(field[0]) // 2])
+
+
 @lru_cache(maxsize=64)
 def pairs_apart(size: Size) -> Array:
     """Return the number of pairs of positions of a map at each offset, shape (2 height - 1, 2 width - 1)."""

@@ -148,11 +148,6 @@ def added(one: Array, other: Array) -> Array:
     return one + other if one.shape == other.shape else 2.0 * average([one, other], [1.0, 1.0])
 
 
-def here(field: Array) -> float:
-    """Return a field by offset where there is none."""
-    return float(field[len(field) // 2, len(field[0]) // 2])
-
-
 def in_common(field: Array, correlation: Array) -> float:
     """Return the sum of a field by offset, of what correlates by offset as given."""
     rows, cols = field.shape

@@ -20,6 +20,7 @@ from varprop.simulator.theory.maps import (
     apart_by,
     at_offsets,
     by_offset,
+    here,
     pairs_apart,
     products_by_offset,
     size_apart,
@@ -176,7 +177,7 @@ def behind_taps(place: Place, signal: Signal, weighted: float) -> Place:
     passage, law = place.made, place.law
     loads = window.shares.reshape(window.kernel) / window.taps
     places = under_window(place.places, window, size, loads)
-    kept = min(max(float(places[len(places) // 2, len(places[0]) // 2]), 0.0), 1.0)
+    kept = min(max(here(places), 0.0), 1.0)
     places = places / kept if kept > 0.0 else np.ones_like(places)
     law, step = stepped(law, passage, 0.0, kept, weighted)
     spread = at_offsets(place.spread, *apart_by(size, window.stride))

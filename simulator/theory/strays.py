@@ -24,6 +24,7 @@ from varprop.simulator.theory.maps import (
     apart_by,
     at_offsets,
     by_offset,
+    here,
     offsets,
     overlaps,
     seen_by_offset,
@@ -81,7 +82,7 @@ class Strays:
     @cached_property
     def levels(self) -> float:
         """Variance of the levels."""
-        return sum(middle(c) ** 2 for c in self.walk.values())
+        return sum(here(c) ** 2 for c in self.walk.values())
 
     def spots_on(self, kernel: PairKernel) -> Array:
         """Return `spots` on the map of a kernel."""
@@ -215,9 +216,9 @@ class Strays:
         third += (1 - plain) * (1 - 2 * plain) * fresh**2
         kept = levels / (self.levels - 2 * fresh) if self.levels > 2 * fresh else 0.0
         walk = {source: sqrt(kept) * c for source, c in self.walk.items()}
-        here = middle(self.walk[name]) ** 2
-        own = max(kept * (here - 2 * fresh) + 2 * fresh, 0.0)
-        walk[name] = sqrt(own / here) * self.walk[name]
+        before_division = here(self.walk[name]) ** 2
+        own = max(kept * (before_division - 2 * fresh) + 2 * fresh, 0.0)
+        walk[name] = sqrt(own / before_division) * self.walk[name]
         return replace(self, sources=sources, third=third, walk=walk, lead=lead)
 
     def walked(self, name: str, gain: float, more: float, kernel: PairKernel) -> Strays:
@@ -236,7 +237,7 @@ class Strays:
         """
         mean = fields.mean(axis=0)
         more = _relative(np.cov(fields, rowvar=False, bias=True).reshape(len(mean), -1), mean, kernel.size)
-        own = float(more[kernel.size[0] - 1, kernel.size[1] - 1])
+        own = here(more)
         if own <= 0.0:
             return self
         spots = (self.levels * self.spots_on(kernel) + more) / (self.levels + own)
@@ -252,14 +253,13 @@ class Strays:
         before, after = kernel.size, window.out_size(kernel.size)
         known = self.spots_on(kernel)
         if window.inside:
-            loads = window.shares.reshape(window.kernel) / window.taps
-            spots, _ = _under(known, window, loads, before)
+            spots = under_window(known, window, after, window.shares.reshape(window.kernel) / window.taps)
         else:
             level = kernel.diagonal.mean(axis=0)
             means = window.averaging(before) * level
             seen = means.sum(axis=1)
             spots = _relative(means @ known.ravel()[offsets(before)] @ means.T, seen, after)
-        left = float(spots[after[0] - 1, after[1] - 1])
+        left = here(spots)
         if left <= 0.0 or not self.walk:
             return Strays(lead=self.lead)
         walk = self._walked_under(name, window, before, self.levels * spots)
@@ -270,7 +270,7 @@ class Strays:
 
         `covariance` is that of the levels there, by offset.
         """
-        size, left = size_apart(covariance), middle(covariance)
+        size, left = size_apart(covariance), here(covariance)
         fields = seen_by_offset(np.array([at_offsets(c, *apart_by(before)) for c in self.walk.values()]), window, size)
         kept = fields[:, size[0] - 1, size[1] - 1]
         whole = float(kept @ kept)
@@ -278,7 +278,7 @@ class Strays:
             fields, kept = fields * sqrt(left / whole), kept * sqrt(left / whole)
         rest = covariance - np.tensordot(kept, fields, 1)
         walk = dict(zip(self.walk, fields, strict=True))
-        return _with(name, middle(rest), rest / (middle(rest) or 1.0), walk)
+        return _with(name, here(rest), rest / (here(rest) or 1.0), walk)
 
     def averaged(self, name: str, window: Window, kernel: PairKernel, after: PairKernel) -> Strays:
         """Return the deviation after a window: what it keeps of the sources, and a source of its own for the rest.
@@ -308,11 +308,12 @@ class Strays:
             return replace(walked, sources=sources, third=third)
         known = _known(self.places, kernel.product_correlation)
         size = window.out_size(kernel.size)
-        places, along = _under(known, window, loads, kernel.size)
-        same = float(places[size[0] - 1, size[1] - 1])
+        places = under_window(known, window, size, loads)
+        same = here(places)
         kept, left = contrast * same, contrast**2 * same
         if size == kernel.size:
-            kept = min(contrast * along, sqrt(left))
+            rows, cols = (np.arange(taps) - (taps - 1) // 2 for taps in window.kernel)
+            kept = min(contrast * float(np.sum(loads * at_offsets(known, rows, cols))), sqrt(left))
         sized = {source: kept * sqrt(_square(c)) for source, c in self.sources.items()}
         lost = max(left - kept**2, 0.0) * self.variance
         own = sqrt(lost + _square(sized.get(name, 0.0)))
@@ -365,11 +366,10 @@ class Strays:
         fresh = own[0] * before.product_correlation
         common = self.levels * self.spots_on(before) - fresh
         pooled = under_window(common, window, after.size, np.full(window.kernel, 1 / window.taps))
-        middle = float(pooled[after.size[0] - 1, after.size[1] - 1])
-        alike = pooled / middle if middle > 0.0 else after.product_correlation
-        whole = max(float(common[before.size[0] - 1, before.size[1] - 1]), 0.0)
+        alike = pooled / here(pooled) if here(pooled) > 0.0 else after.product_correlation
+        whole = max(here(common), 0.0)
         spots = whole * alike + own[1] * after.product_correlation
-        left = float(spots[after.size[0] - 1, after.size[1] - 1])
+        left = here(spots)
         if left <= 0.0:
             return replace(self, walk={}, spots=None)
         return replace(self, walk=self._walked_under(name, window, before.size, spots), spots=spots / left)
@@ -415,21 +415,6 @@ def _relative(covariance: Array, level: Array, size: Size) -> Array:
     return np.divide(by_offset(covariance, size), squares, out=np.zeros_like(squares), where=squares > 0)
 
 
-def _under(known: Array, window: Window, loads: Array, size: Size) -> tuple[Array, float]:
-    """Return correlations by offset of means under a window, and that of a mean with what lies in its middle.
-
-    As if the map had no edges: `known` are those before, and `loads` the shares of the taps.
-    """
-    means = under_window(known, window, window.out_size(size), loads)
-    rows, cols = (np.arange(taps) - (taps - 1) // 2 for taps in window.kernel)
-    return means, float(np.sum(loads * at_offsets(known, rows, cols)))
-
-
-def middle(field: Array) -> float:
-    """Return what a field by offset has at the very point."""
-    return float(field[field.shape[0] // 2, field.shape[1] // 2])
-
-
 def _with(name: str, variance: float, alike: Array, walk: Mapping[str, Array]) -> Mapping[str, Array]:
     """Return the levels' sources one of which has more variance, and what that has of correlations by offset."""
     if variance <= 0.0:
@@ -437,8 +422,8 @@ def _with(name: str, variance: float, alike: Array, walk: Mapping[str, Array]) -
     field = variance * alike
     field[len(field) // 2, len(field[0]) // 2] = variance  # also of numbers that do not vary
     if name in walk:
-        field = field + middle(walk[name]) * _known(walk[name], field)
-    return {**walk, name: field / sqrt(middle(field))}
+        field = field + here(walk[name]) * _known(walk[name], field)
+    return {**walk, name: field / sqrt(here(field))}
 
 
 def _known(field: Array | None, fresh: Array) -> Array:
@@ -473,7 +458,7 @@ def together(shares: Sequence[float], parts: Sequence[Strays], kernel: PairKerne
 
 def in_step(one: Strays, other: Strays) -> float:
     """Return the covariance of the levels of two signals at one point."""
-    return sum(middle(c) * middle(other.walk[source]) for source, c in one.walk.items() if source in other.walk)
+    return sum(here(c) * here(other.walk[source]) for source, c in one.walk.items() if source in other.walk)
 
 
 def gone_along(own: Strays, parts: Sequence[Strays], shares: Sequence[float], share: float) -> float:

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from varprop.simulator.network import AveragePool, MaxPool, ZeroPad
 from varprop.simulator.theory.drawn import chosen, corrected
 from varprop.simulator.theory.gradient import Gradient, cut_inside, stepped_back
-from varprop.simulator.theory.maps import Window, overlaps, size_of, walked_by_offset, window_scatter
-from varprop.simulator.theory.opposition import handed_on, here, in_common
+from varprop.simulator.theory.maps import Window, here, overlaps, size_of, walked_by_offset, window_scatter
+from varprop.simulator.theory.opposition import handed_on, in_common
 from varprop.simulator.theory.pairs import PairKernel, merged, regridded, unmerged
 from varprop.simulator.theory.signal import Signal
 
