@@ -1,8 +1,7 @@
 """Filling arrays from the counter-based stream, a chunk at a time so that the compiler finds vectors.
 
-A number depends only on its counter and key, never on the chunk that it was made in. Loops are kept apart, each with
-few arrays: one loop over all of them is not vectorised (the compiler's check that arrays do not overlap gives up),
-and takes four times as long.
+A number depends only on its counter and key, never on the chunk that it was made in. From a word to a normal there is
+one loop, in registers; what only one normal in 300 needs is done again where there is one, outside of it.
 """
 
 from __future__ import annotations
@@ -14,16 +13,21 @@ from numpy.typing import NDArray
 
 from varprop.simulator import random
 from varprop.simulator.jit import kernel, step
+from varprop.simulator.montecarlo.sums import Number, Place
 
 Array = NDArray[np.floating]
 Single = NDArray[np.float32]
 Double = NDArray[np.float64]
 Words = NDArray[np.uint32]
+Word = np.integer | int
 Counter = tuple[int, int, int]
 Key = tuple[int, int]
 
 CHUNK = 256
-"""Counters at a time: 1024 words, whose buffers stay in the first-level cache."""
+"""Counters at a time: 1024 words, whose buffer stays in the first-level cache."""
+
+FEW = np.uint64(64)
+"""Normals at a time, of which four times in five none lies in the tails: all vectors that a loop works on at once."""
 
 # sqrt(2) erfinv(x) / x as polynomials, highest power first: in w - 2.5 for w = -log(1 - x^2) < 5, where the relative
 # error is 1e-7, and in sqrt(w) - 3.4363 up to the largest w of a 32-bit word, where it is 4e-7. Giles's idea of 2012;
@@ -73,6 +77,7 @@ LOG = tuple(
     )
 )
 LOG_2 = np.float32(math.log(2))
+CORE_REACH = 0.9966  # just below the x with w = CORE_END
 ROOT_HALF = np.int32(0x3F3504F3)  # bits of sqrt(1/2)
 MANTISSA = np.int32(23)
 ZERO, HALF, ONE, TWO = np.float32(0), np.float32(0.5), np.float32(1), np.float32(2)
@@ -105,61 +110,69 @@ def philox_words(start: int, c1: int, c2: int, c3: int, k0: int, k1: int, out: W
 
 
 @step
-def symmetric_units(words: Words, out: Single) -> None:
-    """Write 2 u - 1 for u in the middle of the word's cell of (0, 1), as a signed word: precise about 0."""
-    for i in range(out.size):
-        out[i] = np.float32(np.int32(words[i])) * WORD + HALF_WORD
+def symmetric_unit(word: Word) -> Number:
+    """Return 2 u - 1 for u in the middle of the word's cell of (0, 1), as a signed word: precise about 0."""
+    return np.float32(np.int32(word)) * WORD + HALF_WORD
 
 
 @step
-def products(words: Words, span: float, out: Single) -> None:
-    """Write 1 - x^2 for x = span (2 u - 1), by the distances to the ends, so that nothing cancels near 1."""
-    factor, rest = np.float32(span), np.float32(1.0 - span)
-    for i in range(out.size):
-        word = np.int32(words[i])
-        magnitude = np.int32(word ^ (word >> SIGN))
-        end = rest + factor * (np.float32(np.int32(LARGEST_WORD - magnitude)) * WORD + HALF_WORD)
-        out[i] = end * (TWO - end)
+def distance(word: Word) -> np.int32:
+    """Return how far u is from 1/2, from 0 to `LARGEST_WORD`."""
+    signed = np.int32(word)
+    return np.int32(signed ^ np.int32(signed >> SIGN))
 
 
 @step
-def split_exponents(bits: NDArray[np.int32], exponents: Single) -> None:
-    """Take positive floats, given by their bits, apart: bits of the mantissa from 1/sqrt(2) to sqrt(2), exponent."""
-    for i in range(bits.size):
-        exponent = (bits[i] - ROOT_HALF) >> MANTISSA
-        exponents[i] = np.float32(exponent)
-        bits[i] -= np.int32(exponent << MANTISSA)
+def depth(word: Word, span: Number, rest: Number) -> Number:
+    """Return -log(1 - x^2) for x = span (2 u - 1), given 1 - span too.
+
+    1 - x^2 comes from the distances to the ends, so that nothing cancels near 1.
+    """
+    end = rest + span * (np.float32(np.int32(LARGEST_WORD - distance(word))) * WORD + HALF_WORD)
+    bits = np.float32(end * (TWO - end)).view(np.int32)
+    exponent = np.int32(np.int32(bits - ROOT_HALF) >> MANTISSA)
+    t = np.int32(bits - np.int32(exponent << MANTISSA)).view(np.float32) - ONE
+    y = polynomial(LOG, t)
+    return max(-(t + t * t * (y * t - HALF) + np.float32(exponent) * LOG_2), ZERO)
 
 
 @step
-def logarithms(mantissas: Single, exponents: Single) -> None:
-    """Overwrite `mantissas` with the log of mantissa * 2**exponent."""
-    for i in range(mantissas.size):
-        t = mantissas[i] - ONE
-        y = LOG[0]
-        for k in range(1, 9):
-            y = y * t + LOG[k]
-        mantissas[i] = t + t * t * (y * t - HALF) + exponents[i] * LOG_2
+def polynomial(coefficients: tuple[Number, ...], x: Number) -> Number:
+    """Return the value of a polynomial of degree 8."""
+    y = coefficients[0]
+    for k in range(1, 9):
+        y = y * x + coefficients[k]
+    return y
 
 
 @step
-def quantiles(x: Single, logs: Single) -> None:
-    """Overwrite x with sqrt(2) erfinv(x), given the log of 1 - x^2."""
-    for i in range(x.size):
-        w = max(-logs[i], ZERO)
-        v, t = w - CORE_MIDDLE, np.sqrt(w) - TAIL_MIDDLE
-        core, tail = CORE[0], TAIL[0]
-        for k in range(1, 9):
-            core, tail = core * v + CORE[k], tail * t + TAIL[k]
-        x[i] *= core if w < CORE_END else tail
+def normals(
+    words: Words, first: Place, count: Place, span: Number, rest: Number, scale: Number, out: Single
+) -> np.int32:
+    """Write scale sqrt(2) erfinv(x) for x = span (2 u - 1), right where x is in the core; return the largest distance.
+
+    Words and normals lie at the same places, from `first` on.
+    """
+    farthest = np.int32(0)
+    for k in range(count):
+        word = words[first + k]
+        away = distance(word)
+        farthest = away if away > farthest else farthest
+        core = polynomial(CORE, depth(word, span, rest) - CORE_MIDDLE)
+        out[first + k] = symmetric_unit(word) * span * core * scale
+    return farthest
 
 
 @step
-def scaled(x: Single, scale: float, out: Single) -> None:
-    """Write scale * x."""
-    factor = np.float32(scale)
-    for i in range(out.size):
-        out[i] = factor * x[i]
+def tails(
+    words: Words, first: Place, count: Place, span: Number, rest: Number, scale: Number, out: Single, near: Word
+) -> None:
+    """Write over what `normals` wrote where x is not in the core, which it is up to a distance `near`."""
+    for k in range(first, first + count):
+        w = depth(words[k], span, rest) if distance(words[k]) > near else ZERO
+        if w >= CORE_END:
+            tail = polynomial(TAIL, np.sqrt(w) - TAIL_MIDDLE)
+            out[k] = symmetric_unit(words[k]) * span * tail * scale
 
 
 @kernel
@@ -170,23 +183,23 @@ def fill_single(out: Single, scale: float, span: float, normal: bool, counter: C
     word `word` of position chunk * 256 + i. In float32 from end to end, with a relative error below 1e-6.
     """
     words = np.empty((4, CHUNK), np.uint32)
-    x, logs = np.empty(4 * CHUNK, np.float32), np.empty(4 * CHUNK, np.float32)
-    exponents = np.empty(4 * CHUNK, np.float32)
     flat = words.reshape(-1)
+    factor, part, rest = np.float32(scale), np.float32(span), np.float32(1.0 - span)
+    near = np.int32(min(CORE_REACH / span, 1.0) * LARGEST_WORD)
     rows, size = out.shape
     for row in range(rows):
         for start in range(0, size, 4 * CHUNK):
             piece = out[row, start : start + 4 * CHUNK]
             philox_words(start // 4, counter[0], counter[1] + row, counter[2], key[0], key[1], words)
-            symmetric_units(flat, x)
-            if normal:
-                products(flat, span, logs)
-                split_exponents(logs.view(np.int32), exponents)
-                logarithms(logs, exponents)
-                if span != 1.0:
-                    scaled(x, span, x)
-                quantiles(x, logs)
-            scaled(x, scale, piece)
+            if not normal:
+                for i in range(piece.size):
+                    piece[i] = symmetric_unit(flat[i]) * factor
+                continue
+            end = np.uint64(piece.size)
+            for first in range(np.uint64(0), end, FEW):
+                count = min(FEW, end - first)
+                if normals(flat, first, count, part, rest, factor, piece) > near:
+                    tails(flat, first, count, part, rest, factor, piece, near)
 
 
 @kernel
