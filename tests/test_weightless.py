@@ -146,9 +146,25 @@ def test_given_the_action_forward_the_gradient_is_that_of_one_matrix():
         z, d, back = (np.empty(shape, dtype) for shape in ((3, 30, 6), (3, 30, 6), (3, 40, 6)))
         unseen.product(x, z)
         draws.normals(5, COTANGENT, d)
-        unseen.transposed_product(d, back)
+        unseen.transposed_product(d, back, np.zeros(3, np.int64))
         one, other = (d.swapaxes(1, 2) @ z), (back.swapaxes(1, 2) @ x)
         np.testing.assert_allclose(one, other, atol=tolerance * np.abs(one).max())
+
+
+@pytest.mark.parametrize("bias", [None, np.ones((3, 30), np.float32)], ids=["no bias", "bias"])
+def test_a_single_vector_needs_its_product_up_to_a_power_of_two(bias):
+    """As above, for a vector, where the product is only kept as the output: rescaled, or, with a bias, not at all."""
+    draws, pool = Draws(0, 0, 3, np.float32), Pool(np.float32)
+    unseen = Unseen(0.3, bias, draws, 1, pool)
+    x, z, d, back = (np.empty((3, size, 1), np.float32) for size in (40, 30, 30, 40))
+    draws.normals(4, COTANGENT, x)
+    draws.normals(5, COTANGENT, d)
+    unseen.product(x, z)
+    product, shift = z.copy(), np.array([0, 3, -40])
+    z[...] = np.ldexp(z, -shift[:, np.newaxis, np.newaxis]) if bias is None else 7.0
+    unseen.transposed_product(d, back, shift)
+    one, other = np.sum(d * product, axis=1), np.sum(back * x, axis=1)
+    np.testing.assert_allclose(one, other, atol=3e-6 * np.abs(one).max())
 
 
 def test_nearly_equal_samples_keep_their_distance():

@@ -42,7 +42,7 @@ def linear_back(operation: Linear, call: Call, gradient: Signal) -> Signal:
     """Return the gradient with respect to a linear layer's input."""
     drawn, out = call.parameters, call.pool.take(call.source_shape)
     if isinstance(drawn, Unseen):
-        drawn.transposed_product(gradient.values, out)
+        drawn.transposed_product(gradient.values, out, call.output.exponent - call.source.exponent)
     else:
         product(drawn.weight, gradient.values, out, True)
     return in_place_of(gradient, out, call.pool)
@@ -86,7 +86,8 @@ def convolved_back(operation: Conv2d, call: Call, gradient: Signal) -> Signal:
     drawn, values, out = call.parameters, gradient.values, call.pool.take(call.source_shape)
     if isinstance(drawn, Unseen):
         windows = call.pool.take(_windows_shape(operation, values))
-        drawn.transposed_product(_by_group(operation, values), _by_group(operation, windows))
+        shift = call.output.exponent - call.source.exponent
+        drawn.transposed_product(_by_group(operation, values), _by_group(operation, windows), shift)
         out.fill(0.0)
         for columns, x in zip(windows, out, strict=True):
             kernels.scatter_windows(columns, operation.kernel, operation.stride, _corner(operation), 0, x)

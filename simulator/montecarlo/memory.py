@@ -18,6 +18,7 @@ from varprop.simulator.montecarlo.operations import overwrites
 from varprop.simulator.montecarlo.pool import HUGE
 from varprop.simulator.montecarlo.trial import Plan
 from varprop.simulator.network import Conv2d, Linear
+from varprop.simulator.weight_law import bias_square
 
 Sized = tuple[int, int]
 Groups = list[list[Sized]]
@@ -190,7 +191,8 @@ def _layer_arrays(plan: Plan, index: int, batch: int, trials: int, item: int) ->
         inputs = columns * groups * lines
         windows = [(inputs, item)] if isinstance(operation, Conv2d) else []
         if columns == trials:
-            return [(outputs, item), *windows], [], [windows]
+            own = [(outputs, item)] if bias_square(node, plan.network.framework) else []
+            return [*own, *windows], [], [windows]
         back = [[*windows, (inputs, item)]]
         # Matrices of several columns are copied to float64, two at a time.
         back += [[*windows, *[(numbers, DOUBLE)] * 2] for numbers in (inputs, outputs)]

@@ -55,15 +55,16 @@ class Plan:
 
     @cached_property
     def kept(self) -> tuple[bool, ...]:
-        """Whether a node's output is read on the way back, then by later nodes, so until its own turn."""
+        """Whether a node's output is read on the way back, by later nodes or, without weights, by the node itself."""
         nodes = self.network.nodes
         return tuple(
-            any(
+            index in self.unseen
+            or any(
                 reads_source(nodes[consumer].operation)
                 or (consumer in self.unseen and isinstance(nodes[consumer].operation, Linear))
                 for consumer in consumers
             )
-            for consumers in self.network.consumers
+            for index, consumers in enumerate(self.network.consumers)
         )
 
     @cached_property

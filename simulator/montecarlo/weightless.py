@@ -29,6 +29,7 @@ from varprop.simulator.weight_law import weight_law
 
 Array = NDArray[np.floating]
 Small = NDArray[np.float64]
+Exponents = NDArray[np.int64]
 Integers = NDArray[np.int64]
 
 RANK = 1e-13
@@ -82,29 +83,37 @@ class Unseen:
     inputs: Array = field(init=False)
     """X, kept until the way back."""
     _action: Array = field(init=False)
+    """G; of a single vector W x, which needs memory of its own only where a bias is added to it."""
     _factor: Small = field(init=False)
     _pivots: Integers = field(init=False)
     _rank: Integers = field(init=False)
 
     def product(self, x: Array, out: Array) -> None:
         """Write W X."""
-        self.inputs, self._action = x, self.pool.take(out.shape, lasting=True)
+        single = x.shape[2] == 1
+        self.inputs, self._action = x, out
+        if not single or self.bias is not None:
+            self._action = self.pool.take(out.shape, lasting=True)
         self.draws.normals(self.index, WEIGHT, self._action)
-        if x.shape[2] == 1:
-            times_length(x.reshape(-1), self._action.reshape(-1), len(x), self.std, out.reshape(-1))
+        if single:
+            times_length(x.reshape(-1), len(x), self.std, self._action.reshape(-1))
+            if self._action is not out:
+                out[...] = self._action
             return
         inputs = self._double(x)
         self._factor, self._pivots, self._rank = factorize(inner(inputs, inputs), RANK)
         self.pool.give(inputs)
         np.matmul(self._action, (self.std * self._factor).astype(x.dtype), out=out)
 
-    def transposed_product(self, d: Array, out: Array) -> None:
-        """Write W^T D, given W X."""
+    def transposed_product(self, d: Array, out: Array, shift: Exponents) -> None:
+        """Write W^T D, given W X, which without a bias is the output times 2**`shift`."""
         if out.shape[2] == 1:
             self.draws.normals(self.index, COMPLEMENT, out)
             x, action = self.inputs.reshape(-1), self._action.reshape(-1)
-            complete(x, action, d.reshape(-1), len(out), self.std, out.reshape(-1))
-            self.pool.give(self._action)
+            if self.bias is not None:
+                shift = np.zeros_like(shift)
+                self.pool.give(self._action)
+            complete(x, action, shift, d.reshape(-1), len(out), self.std, out.reshape(-1))
             return
         cotangents = self._double(d)
         factor, _, _ = factorize(inner(cotangents, cotangents), RANK)
@@ -143,34 +152,36 @@ def add_rounded(total: Array, term: Array) -> None:
 
 
 @kernel
-def times_length(x: Array, action: Array, stack: int, std: float, out: Array) -> None:
-    """Write std |x| g for the single vectors of a stack: W x, for g the action of W on x / |x| over std."""
+def times_length(x: Array, stack: int, std: float, out: Array) -> None:
+    """Overwrite g, the action of W on x / |x| over std, with std |x| g = W x, for the single vectors of a stack."""
     n, m = np.uint64(x.size // stack), np.uint64(out.size // stack)
     for s in range(stack):
         first, start = np.uint64(s) * n, np.uint64(s) * m
         factor = x.dtype.type(std * np.sqrt(row_square(x, first, first + n)))
         for i in range(start, start + m):
-            out[i] = factor * action[i]
+            out[i] *= factor
 
 
 @kernel
-def complete(x: Array, action: Array, d: Array, stack: int, std: float, out: Array) -> None:
+def complete(x: Array, product: Array, shift: Exponents, d: Array, stack: int, std: float, out: Array) -> None:
     """Overwrite fresh normals with W^T d, given W x, for the single vectors of a stack.
 
-    With the fresh h that is std |d| (h - x (x . h) / |x|^2) + std x (g . d) / |x|.
+    With the fresh h that is std |d| (h - x (x . h) / |x|^2) + x (W x . d) / |x|^2. W x is `product` * 2**`shift`, which
+    has a number for every trial.
     """
     n, m = np.uint64(x.size // stack), np.uint64(d.size // stack)
     number = x.dtype.type
     for s in range(stack):
         first, start = np.uint64(s) * n, np.uint64(s) * m
-        square, length = row_square(x, first, first + n), np.sqrt(row_square(d, start, start + m))
+        square, fresh = row_square(x, first, first + n), std * np.sqrt(row_square(d, start, start + m))
         along = 0.0
         if square > 0.0:
-            found = row_product(x, out, first, first + n)
-            along = (row_product(action, d, start, start + m) * np.sqrt(square) - length * found) / square
-        fresh, known = number(std * length), number(std * along)
+            power = np.ldexp(1.0, shift[s * len(shift) // stack])
+            along = row_product(product, d, start, start + m) * power - fresh * row_product(x, out, first, first + n)
+            along /= square
+        scale, known = number(fresh), number(along)
         for i in range(first, first + n):
-            out[i] = fresh * out[i] + known * x[i]
+            out[i] = scale * out[i] + known * x[i]
 
 
 @kernel
