@@ -29,8 +29,8 @@ PAGE = 4096
 MOST_TERMS, MOST_COLUMNS = 192, 256
 """Rows of the right factor beyond the one, which are further apart than the other, fall out of the caches."""
 
-MOST_WEIGHTS, MOST_ACROSS = 2**18, 2**15
-"""Numbers of a left factor, and of one that is read across its rows."""
+MOST_WEIGHTS = 2**18
+"""Numbers of a left factor, of which a core's own cache holds the most."""
 
 
 class Moments(NamedTuple):
@@ -62,7 +62,7 @@ def product(weight: Array, x: Array, out: Array, transposed: bool, moments: Mome
     rows, (terms, columns) = out.shape[1], x.shape[1:]
     inside = terms <= MOST_TERMS or columns <= MOST_COLUMNS
     tiled = rows >= ROWS and columns * x.itemsize >= WIDTH
-    if not (inside and tiled and rows * terms <= (MOST_ACROSS if transposed else MOST_WEIGHTS)):
+    if not (inside and tiled and rows * terms <= MOST_WEIGHTS):
         np.matmul(weight.swapaxes(1, 2) if transposed else weight, x, out=out)
         return False
     across = (rows * terms, 1, rows) if transposed else (rows * terms, terms, 1)
