@@ -82,6 +82,14 @@ SPHERE_STEP = 5e-3
 """Normalised layers of width 1024 and depth 4, forward and a step back: depth / width, which opposed gradients and
 strayed kernels reach at first order; theory knows of it, and is only off in the second."""
 
+FEW_POINTS = 1e-2
+"""Averages over two thousand directions: .2% in three dimensions, .9% seen in five where what points have in common
+rules."""
+
+WIDTH_128 = 0.01
+"""The signal behind two normalised layers of width 128 on a batch of six: channels stray by 1 / 128 at first order, of
+which the normalisation leaves the second."""
+
 RANDOM_MATRIX = 0.012
 """Free products of random covariances of 7 to 128 dimensions, of which the first three moments are followed and the
 shape is that of a family: 1 / dimensions of what a layer changes, beyond the draws' own standard errors."""

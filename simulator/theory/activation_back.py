@@ -11,7 +11,7 @@ from varprop.simulator.network import Activation
 from varprop.simulator.theory.coherence import known_by_slopes
 from varprop.simulator.theory.corrections import averages
 from varprop.simulator.theory.drawn import Drawn, corrected, missed
-from varprop.simulator.theory.gradient import Gradient, of_field, stepped_back
+from varprop.simulator.theory.gradient import Gradient, known_at, of_field, stepped_back
 from varprop.simulator.theory.maps import here
 from varprop.simulator.theory.opposition import added, in_common, reduced, within
 from varprop.simulator.theory.pair_series import mean_square_correlation
@@ -31,7 +31,8 @@ def through_activation(op: Activation, gradient: Gradient, source: Signal, outpu
     levels, squared = output.duals.levels, slopes.second_moment * float(np.exp(slopes.log_scale))
     # The covariance that two channels' gradients oppose has one part in so many from the very point.
     share = slopes.share
-    coherence = added(gradient.coherence, -share * gradient.opposition)
+    point = share * gradient.opposition * (opposed_unit(max(here(gradient.opposition), 0.0), output) * output.width / 2)
+    coherence = added(gradient.coherence, -point)
     spots = source.strays.spots_on(source.kernel) if source.law is None else source.law.spots
     leant = in_common(gradient.leaning, spots)
     together = source.kernel.correlation(source.kernel.pair_mean)
@@ -67,7 +68,7 @@ def through_activation(op: Activation, gradient: Gradient, source: Signal, outpu
     # Coherence does not oppose what both channels are on the mean.
     kept = gradient.coherence * (levels.coherent(0.0) - alike)
     opposition, held = added(gradient.opposition * left, -kept), added(gradient.held * left, kept)
-    coherence = added(coherence * levels.coherent(lost), share * alike * gradient.opposition)
+    coherence = added(coherence * levels.coherent(lost), alike * point)
 
     def gated(found: Drawn) -> Drawn:
         gates = output.draw().slopes
@@ -81,6 +82,11 @@ def through_activation(op: Activation, gradient: Gradient, source: Signal, outpu
         kernel = corrected(kernel, behind, [gap * product for gap, product in zip(gaps, averages(slopes), strict=True)])
         # Slopes were drawn at levels of their own, but what came through weights was not.
         kernel = kernel.scaled(heard * (1.0 + (1.0 - gradient.tied) * (factor - 1.0)))
+    given, cubature = None, output.cubature if gradient.given is None else gradient.given.at
+    if cubature is not None:
+        given = known_at(gradient, cubature).back()
+        if gradient.given is not None:
+            kernel = given.kernel(kernel).scaled(met, gradient.kernel.log_scale)
     amplitude = gradient.amplitude
     if output.slopes is not None:
         amplitude = output.slopes if amplitude is None else amplitude * output.slopes
@@ -93,6 +99,7 @@ def through_activation(op: Activation, gradient: Gradient, source: Signal, outpu
         relations=related,
         amplitude=amplitude,
         drawn=draws,
+        given=given,
         tied=1.0,
         opposition=opposition,
         leaning=leaning,

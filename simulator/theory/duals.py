@@ -34,6 +34,8 @@ _AT_ONCE = 64  # expansions
 _IN_CACHE = 2**15  # entries of a kernel worked on at a time
 _STRIDE = 8  # powers of a polynomial that are formed one by one
 _TILE = 64  # points on a side of what is worked on of a larger one
+_LEAST = 1.0 + 1e-6  # dimensions of a sphere: a single point of one is plus or minus a number
+_NOTHING = 1e-30  # length of a panel beyond the poles
 _LEGENDRE = np.polynomial.legendre.leggauss(40)
 _ROUNDING = 1e-7  # of a power of the correlation that is left out; expansions are known to 1e-6
 GAUSSIAN_FROM = 1e5  # dimensions of a sphere whose points count as Gaussian
@@ -138,14 +140,32 @@ def _quadrature(function: ActivationFunction, steps: list[int], dimensions: floa
     if reach < math.inf:  # u = reach sin(angle)
         low, high = (np.arcsin(np.clip(ends / reach, -1.0, 1.0)) for ends in (low, high))
     nodes, weights = _LEGENDRE
-    u = ((low + high)[:, None] / 2 + (high - low)[:, None] / 2 * nodes).ravel()
-    mass = ((high - low)[:, None] / 2 * weights).ravel()
+    u = (low + high)[:, None] / 2 + (high - low)[:, None] / 2 * nodes
+    mass = (high - low)[:, None] / 2 * weights
+    if dimensions < 2.0:
+        u, mass = _to_the_poles(u, mass, low[:, None], high[:, None], dimensions)
+    u, mass = u.ravel(), mass.ravel()
     first = np.cumsum([0, *(len(some) - 1 for some in edges[:-1])]) * len(nodes)
     if reach == math.inf:
         return u, mass * np.exp(-u * u / 2) / np.sqrt(2 * np.pi), first
-    mass = mass * np.cos(u) ** (dimensions - 2)
+    mass = mass * np.cos(u) ** (dimensions - 2) if dimensions >= 2.0 else mass
     whole = np.add.reduceat(mass, first)
     return reach * np.sin(u), mass / np.repeat(whole, np.diff(first, append=len(u))), first
+
+
+def _to_the_poles(u: Array, mass: Array, low: Array, high: Array, dimensions: float) -> tuple[Array, Array]:
+    """Return angles and masses, the density cos(u)^(d - 2) included, where that has no bounds towards +-pi / 2.
+
+    On panels from `low` to `high` that end there the angle left is s = S x^p, S being their length and p = 1 / (d - 1),
+    of which s^(d - 2) ds = p S^(d - 1) dx: at d = 1 all mass is at the end.
+    """
+    power, left, span = dimensions - 1.0, math.pi / 2 - np.abs(u), np.maximum(high - low, _NOTHING)
+    ends = np.maximum(np.abs(low), np.abs(high)) >= math.pi / 2
+    rest = np.where(ends, span * (left / span) ** (1 / power), left)
+    with np.errstate(divide="ignore"):
+        density = np.where(ends, span ** (power - 1.0) / power * np.sinc(rest / math.pi) ** (power - 1.0), 0.0)
+        density += np.where(ends, 0.0, np.sin(rest) ** (power - 1.0))
+    return np.sign(u) * (math.pi / 2 - rest), mass * density
 
 
 def hermite(order: int, u: Array) -> Array:
@@ -194,7 +214,7 @@ def apply_activation(
     """
     function, kernel, extra = _within_range(function, kernel)
     dimensions = rounded(dimensions, 4)
-    own = dimensions if own is None else rounded(own, 3)
+    own = dimensions if own is None else rounded(own, 3, _LEAST)
     levels, weights = (np.ones(1), np.ones(1)) if strayed is None else nodes(strayed)
     if function.homogeneous:
         closed = _closed_form(function, kernel, dimensions, own, strayed or 0.0, spots)
@@ -265,9 +285,12 @@ def _levels_after(function: ActivationFunction, sigma: float, dimensions: float,
     return after(strayed, dimensions, powers, squares, turned, np.stack([tilted, tilted * spread]), odd)
 
 
-def rounded(dimensions: float, digits: int) -> float:
-    """Return a few digits, so that layers share a table; below two dimensions there is no density."""
-    return max(float(f"{dimensions:.{digits}g}"), 2.0) if dimensions < GAUSSIAN_FROM else math.inf
+def rounded(dimensions: float, digits: int, least: float = 2.0) -> float:
+    """Return a few digits, so that layers share a table; below two dimensions polynomials of any correlation diverge.
+
+    A single point needs no more than `_LEAST`, where it is plus or minus a number.
+    """
+    return max(float(f"{dimensions:.{digits}g}"), least) if dimensions < GAUSSIAN_FROM else math.inf
 
 
 def _shared(correlation: Array, kernel: PairKernel, spots: Array | None) -> Array:

@@ -30,6 +30,7 @@ from varprop.simulator.network import (
 from varprop.simulator.theory.convolution import convolved, with_bias
 from varprop.simulator.theory.corrections import batch_variances, correct, sized, squared_slope
 from varprop.simulator.theory.duals import FAR, Duals, apply_activation, hermite_expansion, rounded
+from varprop.simulator.theory.few_points import activated_duals
 from varprop.simulator.theory.levels import nodes
 from varprop.simulator.theory.maps import Size
 from varprop.simulator.theory.normalisation import batch_normalised
@@ -150,6 +151,9 @@ def _(operation: Activation, node: Node, network: Network, inputs: list[Signal])
             points = signal.kernel.layout.batch * node.shape[1] * node.shape[2]
             images = signal.kernel.layout.profiles > 1
             related = partial(relations, taps, size, inside, points, signal.law, images)
+    cubature = None if signal.cubature is None else signal.cubature.activated(function)
+    if cubature is not None:
+        duals = activated_duals(duals, cubature, signal.kernel)
     out = duals.kernel
     amplitude, slopes, shifts = _edges_after(function, signal)
     strays, far = signal.strays, signal.far
@@ -188,6 +192,7 @@ def _(operation: Activation, node: Node, network: Network, inputs: list[Signal])
         far=far,
         slopes=slopes,
         relations=related,
+        cubature=cubature,
         duals=duals,
     )
 

@@ -14,11 +14,13 @@ from varprop.simulator.theory.corrections import crossed
 from varprop.simulator.theory.crossing import Crossing, met
 from varprop.simulator.theory.drawn import Drawn, drawn
 from varprop.simulator.theory.drawn import plus as summed_up
+from varprop.simulator.theory.few_points import Cubature, Given
 from varprop.simulator.theory.maps import Size
 from varprop.simulator.theory.opposition import added, average
 from varprop.simulator.theory.pairs import PairKernel, merged, plus, regridded, unmerged
 from varprop.simulator.theory.relations import UNRELATED, Relations
 from varprop.simulator.theory.sample import Sample
+from varprop.simulator.theory.sampling import assemble
 from varprop.simulator.theory.signal import Signal
 
 Array = NDArray[np.float64]
@@ -48,6 +50,8 @@ class Gradient:
         Of a map larger than the kernel's: second moment at every position over that inside.
     drawn
         The gradient at the channels that the signal is sampled at, drawn when asked for.
+    given
+        At few points, its covariance there, given the channel.
     tied
         Share of its square that depends on the channels, so that the next slopes are not independent of it.
     opposition
@@ -77,6 +81,7 @@ class Gradient:
     relations: Relations = UNRELATED
     amplitude: Array | None = None
     drawn: Callable[[], Drawn] | None = None
+    given: Given | None = None
     tied: float = 0.0
     opposition: Array = field(default_factory=lambda: np.zeros((1, 1)))
     leaning: Array = field(default_factory=lambda: np.zeros((1, 1)))
@@ -100,7 +105,7 @@ def of_field(unit: PairKernel, field: Array) -> Gradient:
 
 def untied(gradient: Gradient, key: int) -> Gradient:
     """Return a gradient just behind weights, which is Gaussian whatever the channels; `key` is of its draws."""
-    return replace(gradient, drawn=cache(lambda: drawn(gradient.kernel, key)), tied=0.0)
+    return replace(gradient, drawn=cache(lambda: drawn(gradient.kernel, key)), given=None, tied=0.0)
 
 
 def total(gradients: list[Gradient], exits: list[frozenset[int]]) -> Gradient:
@@ -137,12 +142,30 @@ def total(gradients: list[Gradient], exits: list[frozenset[int]]) -> Gradient:
         kernel,
         amplitude=amplitude,
         drawn=summed,
+        given=_given(gradients, kernel),
         tied=sum(size * g.tied for size, g in zip(sizes, gradients, strict=True)) / (sum(sizes) or 1.0),
         opposition=opposition,
         leaning=leaning,
         coherence=coherence,
         crossings=crossings,
     )
+
+
+def _given(gradients: list[Gradient], kernel: PairKernel) -> Given | None:
+    """Return the covariance, given the channel, of a sum of gradients; `kernel` is its own."""
+    at = next((gradient.given.at for gradient in gradients if gradient.given is not None), None)
+    if at is None:
+        return None
+    parts = [known_at(gradient, at) for gradient in gradients]
+    scales = [float(np.exp(gradient.kernel.log_scale - kernel.log_scale)) for gradient in gradients]
+    return Given(sum((scale * part.covariance for scale, part in zip(scales, parts, strict=True)), np.zeros(1)), at)
+
+
+def known_at(gradient: Gradient, at: Cubature) -> Given:
+    """Return the covariance of a gradient, given the channel."""
+    if gradient.given is None:
+        return Given(assemble(gradient.kernel)[:, :, None], at)
+    return gradient.given.sized(gradient.kernel)
 
 
 def stepped_back(gradient: Gradient, step: Callable[[Drawn], Drawn]) -> Callable[[], Drawn] | None:

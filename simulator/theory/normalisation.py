@@ -11,6 +11,7 @@ from varprop.simulator.network import BatchNorm
 from varprop.simulator.theory.convolution import centred_edges, with_edges
 from varprop.simulator.theory.corrections import batch_variances, levelled, missing, paired, shifted
 from varprop.simulator.theory.depthwise import depthwise_law, position_gains
+from varprop.simulator.theory.few_points import Cubature, gaussian
 from varprop.simulator.theory.levels import divided, nodes
 from varprop.simulator.theory.pair_series import mean_square_correlation
 from varprop.simulator.theory.pairs import PairKernel, windows
@@ -98,6 +99,14 @@ def batch_normalised(operation: BatchNorm, signal: Signal) -> Signal:
     else:
         # Far below eps the variance says nothing any more, and may be out of range.
         kernel = signal.kernel.centred.scaled(1 / operation.eps if operation.eps > 0 else 0.0)
+    cubature = _cubature(signal, operation.eps) if taps is None and law.ratio > _VANISHED else None
+    if cubature is not None:
+        assert cubature.inverse is not None
+        kernel = cubature.kernel(signal.kernel, cubature.values)
+        inverse = float(cubature.inverse @ cubature.weights)
+        seen = law.weighted_inverse * (inverse / law.inverse)
+        ratio = kernel.second_moment * float(np.exp(kernel.log_scale))
+        law = replace(law, ratio=ratio, inverse=inverse, weighted_inverse=seen)
     return Signal(
         kernel,
         np.zeros_like(kernel.diagonal),
@@ -110,6 +119,7 @@ def batch_normalised(operation: BatchNorm, signal: Signal) -> Signal:
         law=law,
         behind=signal.behind,
         summands=signal.summands,
+        cubature=cubature,
     )
 
 
@@ -179,6 +189,20 @@ def _normalised(signal: Signal, eps: float, edges: float) -> tuple[VarianceLaw, 
     for factor, vector in zip(values * more, vectors, strict=False):  # `lead` has any direction
         damped += factor * vector[layout.left][:, :, None] * vector[layout.right][:, None, :]
     return law, divided_alike(centred, replace(centred, values=damped))
+
+
+def _cubature(signal: Signal, eps: float) -> Cubature | None:
+    """Return the law of a channel behind a normalisation over few points."""
+    if signal.cubature is not None:
+        return signal.cubature.normalised(eps)
+    origin = signal.gaussian
+    if origin is None or signal.amplitude is not None:
+        return None
+    strayed = 0.0 if signal.weighted is None else signal.weighted.strays.variance
+    found = gaussian(origin.kernel.centred if origin.function is None else origin.kernel, eps, strayed)
+    if found is not None and origin.function is not None:
+        found = found.activated(origin.function)
+    return None if found is None else found.normalised(eps)
 
 
 def _sampled_law(signal: Signal, gaussian: VarianceLaw, eps: float) -> VarianceLaw:

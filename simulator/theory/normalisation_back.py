@@ -10,7 +10,7 @@ from varprop.simulator.generated.layers import batch_norm_gradient
 from varprop.simulator.network import BatchNorm
 from varprop.simulator.theory.depthwise import excess
 from varprop.simulator.theory.drawn import Drawn
-from varprop.simulator.theory.gradient import Gradient, stepped_back
+from varprop.simulator.theory.gradient import Gradient, known_at, stepped_back
 from varprop.simulator.theory.levels import power
 from varprop.simulator.theory.levels import projected as projected_levels
 from varprop.simulator.theory.opposition import in_common, projected
@@ -48,6 +48,10 @@ def through_normalisation(op: BatchNorm, gradient: Gradient, source: Signal, out
     sampled = output.sample is not None and output.behind is None
     tilt = _together(gradient, output) if sampled else gradient.tilt
     left_of_it, kernel = kernel, kernel.scaled(own.inverse * tilt)
+    given = None
+    if output.cubature is not None:
+        given = known_at(gradient, output.cubature).back()
+        kernel = given.kernel(kernel).scaled(1.0, gradient.kernel.log_scale)
 
     def divided(found: Drawn) -> Drawn:
         inverse, found = output.draw().inverse, found.centred(left_of_it)
@@ -63,7 +67,7 @@ def through_normalisation(op: BatchNorm, gradient: Gradient, source: Signal, out
     if source.weighted is not None:
         leaning = leaning * power(source.weighted.strays.levels, own.levels)
     crossings = tuple(part.kept(size / before) for part in gradient.crossings) if before > 0 else ()
-    return replace(back, opposition=opposition, leaning=leaning, crossings=crossings)
+    return replace(back, given=given, opposition=opposition, leaning=leaning, crossings=crossings)
 
 
 def _together(gradient: Gradient, output: Signal) -> float:

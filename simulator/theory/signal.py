@@ -15,6 +15,7 @@ from varprop.simulator.initializers import WeightLaw
 from varprop.simulator.network import Padding
 from varprop.simulator.theory.depthwise import Taps
 from varprop.simulator.theory.duals import Duals
+from varprop.simulator.theory.few_points import Cubature
 from varprop.simulator.theory.maps import Size, Window
 from varprop.simulator.theory.pairs import PairKernel
 from varprop.simulator.theory.relations import Relations, unrelated
@@ -130,6 +131,8 @@ class Signal:
         Behind a depthwise layer its taps and input map, until the next activation has looked at them.
     summands
         The channels behind activations that its channels are sums of.
+    cubature
+        Behind a normalisation over few points, the law of a channel.
     duals, law, relations
         What an activation or a normalisation found on the way, for the backward pass.
     """
@@ -150,6 +153,7 @@ class Signal:
     far: Array | None = None
     terms: tuple[Signal, ...] = ()
     slopes: Array | None = None
+    cubature: Cubature | None = None
     duals: Duals | None = None
     law: VarianceLaw | None = None
     behind: tuple[Taps, Size] | None = None
