@@ -90,6 +90,10 @@ WIDTH_128 = 0.01
 """The signal behind two normalised layers of width 128 on a batch of six: channels stray by 1 / 128 at first order, of
 which the normalisation leaves the second."""
 
+KNOWN_SLOPES = 0.15
+"""Products of slopes at three samples of three channels of 144 positions, each of a spread of half its size, and the
+gradients that are drawn there: four standard errors of 4%."""
+
 RANDOM_MATRIX = 0.012
 """Free products of random covariances of 7 to 128 dimensions, of which the first three moments are followed and the
 shape is that of a family: 1 / dimensions of what a layer changes, beyond the draws' own standard errors."""

@@ -72,8 +72,8 @@ def through_activation(op: Activation, gradient: Gradient, source: Signal, outpu
 
     def gated(found: Drawn) -> Drawn:
         gates = output.draw().slopes
-        # Of data only the values are kept.
-        return found.times(activation(op.function).derivative(source.draw().values) if gates is None else gates)
+        assert gates is not None
+        return found.times(gates)
 
     draws = stepped_back(gradient, gated)
     if gradient.tied > 0.0 and draws is not None and gradient.drawn is not None:

@@ -29,13 +29,14 @@ from varprop.simulator.network import (
 )
 from varprop.simulator.report import Batch
 from varprop.simulator.theory.duals import Duals
+from varprop.simulator.theory.few_points import Cubature
 from varprop.simulator.theory.gradient import Gradient
 from varprop.simulator.theory.known import channel_variance, draws_weights
 from varprop.simulator.theory.maps import Size, apart_by, clipped_offsets, offsets, pairs_apart, products_by_offset
 from varprop.simulator.theory.pairs import CUT, Layout, PairKernel
 from varprop.simulator.theory.representative import piece_of, representative, representative_pieces
 from varprop.simulator.theory.sample import Sample
-from varprop.simulator.theory.sampling import repeated
+from varprop.simulator.theory.sampling import of_size, repeated
 from varprop.simulator.theory.signal import Gaussian, Signal
 from varprop.simulator.theory.strays import NONE
 from varprop.simulator.theory.variance_law import VarianceLaw
@@ -50,6 +51,7 @@ _PIECE = 12  # rows and columns of its pieces
 _CHOICE = 2 / 3  # share of a batch's images that have a piece carried at most: more are less like the batch together
 _SMALL = 500_000  # kernel entries up to which an exchangeable batch is carried whole
 _EVENLY = np.array([0.7548776662466927, 0.5698402909980532])  # 1 / g and 1 / g^2, g^3 = g + 1
+_NODES = 2**22  # entries of a gradient's covariance, given each channel of the data, at most
 _FLAT = 128  # samples of flat data whose pairs are all carried
 
 
@@ -218,16 +220,45 @@ def known_signal(values: Array, operation: Operation, inputs: list[Signal], how:
         (before,) = inputs
         assert before.known is not None
         slopes = activation(operation.function).derivative(before.known)
+        derivative = _carried(slopes, how)[0]
         # Nothing before it has weights for a gradient to be opposed through.
-        duals = Duals(mean, kernel, _carried(slopes, how)[0], _carried(before.known * slopes, how)[0], 0.0)
+        duals = Duals(mean, kernel, derivative, _carried(before.known * slopes, how)[0], 0.0)
+
+        def sampled() -> Sample:
+            """Of a few samples slopes have the size that they have of all: alone it would be percents off."""
+            gates = of_size(_sample(slopes, how, derivative).values, derivative)
+            return replace(_sample(values, how, kernel), slopes=gates.values)
+
+        sample = cache(sampled)
     if isinstance(operation, BatchNorm):
         (before,) = inputs
         assert before.known is not None
         law = _variance_law(channel_variance(before.known), operation.eps)
+    cubature = _cubature(values, operation, inputs, how, kernel) if data is None else None
     return Signal(
         kernel, mean, width, strays, origin=origin, sample=sample, amplitude=amplitude, known=values, data=data,
-        places=None if data is None else how.places[how.order], duals=duals, law=law,
+        places=None if data is None else how.places[how.order], duals=duals, law=law, cubature=cubature,
     )  # fmt: skip
+
+
+def _cubature(
+    values: Array, operation: Operation, inputs: list[Signal], how: Start, kernel: PairKernel
+) -> Cubature | None:
+    """Return the channels themselves as the nodes of their law, where all points of the batch are carried."""
+    layout = kernel.layout
+    points = layout.batch * kernel.values.shape[1]
+    if layout.profiles != layout.batch or layout.pieces or points**2 * values.shape[1] > _NODES:
+        return None
+    if isinstance(operation, Activation | BatchNorm):
+        (before,) = (signal.cubature for signal in inputs)
+        if before is None:
+            return None
+        if isinstance(operation, BatchNorm):
+            return before.normalised(operation.eps)
+        return before.activated(activation(operation.function))
+    maps = values if values.ndim == 4 else values[:, :, None, None]
+    nodes = _pieces(maps, kernel.size, how).transpose(0, 2, 1).reshape(points, -1)
+    return Cubature(nodes, np.full(nodes.shape[1], 1.0 / nodes.shape[1]))
 
 
 def _carried(values: Array, how: Start) -> tuple[PairKernel, Array, Array | None, Array | None]:
