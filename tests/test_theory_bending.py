@@ -21,7 +21,7 @@ from varprop.simulator.report import Batch
 from varprop.simulator.theory import predict
 from varprop.simulator.theory.engine import _forward
 from varprop.simulator.theory.response import Response, followed
-from varprop.tests.tolerances import BENT_MAP, BENT_POINT, BENT_STEP, BEYOND, KINK
+from varprop.tests.tolerances import BENT_MAP, BENT_POINT, BENT_STEP, BEYOND, KINK, QUADRATURE
 
 Array = NDArray[np.float64]
 
@@ -260,3 +260,25 @@ def test_points_that_are_nearly_one_are_one():
     )
     # As README has it of photographs.
     assert theory[0] / theory[1] == pytest.approx(measured[0] / measured[1], rel=0.1)
+
+
+@pytest.mark.parametrize("function", ["tanh", "gelu", "relu"])
+@pytest.mark.parametrize("depth", [1, 3])
+def test_groups_are_narrow_networks_side_by_side(function, depth):
+    """Behind a first layer whose channels are independent, groups never meet: each is a narrow network of its own."""
+    batch = load_batch("gaussian", (3, 8, 8), batch=8, seed=0)
+    he, count, found = parse_initializer("he_normal"), 8, []
+    for groups in (1, count):
+        net = NetworkBuilder("groups", "torch", (3, 8, 8))
+        net.conv2d(2 * groups, 3, he)
+        for _ in range(depth):
+            net.activation(function)
+            net.conv2d(2 * groups, 3, he, groups=groups)
+        net.activation(function)
+        net.flatten()
+        net.linear(10, he)
+        found.append(predict(net.build(), batch, remarks=False).layers)
+    for one, other in zip(found[0][1:-1], found[1][1:-1], strict=True):
+        assert other.forward.second_moment == pytest.approx(one.forward.second_moment, rel=QUADRATURE)
+        # The head sees all groups, and its weights are the smaller.
+        assert other.backward.second_moment * count == pytest.approx(one.backward.second_moment, rel=QUADRATURE)

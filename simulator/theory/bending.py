@@ -126,7 +126,8 @@ def gained(
             products = sources * arriving
             apart = gradient.kernel.log_scale + before.kernel.log_scale - back.kernel.log_scale - unit
             total = float((products @ response.pairs(response.size)).mean())
-            more += total * math.exp(min(apart, _LARGEST)) * gradient.edges * network.nodes[after].shape[0]
+            channels = response.share * network.nodes[after].shape[0]
+            more += total * math.exp(min(apart, _LARGEST)) * gradient.edges * channels
             response = activated(response, found, before, signal)
         else:
             response = followed(operation, response, before, signal)

@@ -136,6 +136,8 @@ def behind_weights(place: Place, operation: Conv2d | Linear, signal: Signal, sou
     assert signal.weighted is not None
     window, size = signal.weighted.window, signal.kernel.size
     passage, law, channels = place.made, place.law, place.channels
+    if isinstance(operation, Conv2d):
+        channels /= operation.groups
     mean = law.mean(passage.square)
     relative = passage.square / mean if mean > 0 else np.ones_like(passage.square)
     inherited = max(law.mean(relative**2) - 1.0, 0.0)
@@ -152,7 +154,6 @@ def behind_weights(place: Place, operation: Conv2d | Linear, signal: Signal, sou
         loads = window.shares.reshape(window.kernel) / window.taps
         kept_by, noise_by = (under_window(field, window, size, loads) for field in (place.places, place.alike))
         spread = at_offsets(place.spread, *apart_by(size, window.stride))
-        channels /= operation.groups
     middle = len(kept_by) // 2, len(kept_by[0]) // 2
     kept, noise = (min(max(float(field[middle]), 0.0), 1.0) for field in (kept_by, noise_by))
     whole = inherited * kept + own * noise

@@ -100,12 +100,15 @@ class Response:
     parts
         r_0, r_1 and r_2 of each profile at each offset, without any, where r_1 has r_0, too, and between samples; in
         units of the kernel's over those of `Data`, shape (3, profiles, offsets + 1).
+    share
+        Of all channels those that respond at all: those of the input's group.
     """
 
     size: Size
     jump: Size
     ways: tuple[Array, Array]
     parts: Array
+    share: float = 1.0
 
     @property
     def own(self) -> Array:
@@ -142,7 +145,8 @@ def first(operation: Operation, shape: Shape, source: Signal, output: Signal) ->
     parts[:2, :, -2] = parts[1::-1, :, -2]
     rows = np.eye(size[0])
     ways = rows, rows if size[0] == size[1] else np.eye(size[1])
-    return followed(operation, Response(size, (1, 1), ways, parts), source, output)
+    share = 1.0 / operation.groups if isinstance(operation, Conv2d) else 1.0
+    return followed(operation, Response(size, (1, 1), ways, parts, share), source, output)
 
 
 def followed(operation: Operation, response: Response, before: Signal, after: Signal) -> Response:
@@ -151,7 +155,8 @@ def followed(operation: Operation, response: Response, before: Signal, after: Si
     match operation:
         case Linear(in_features=fan):
             assert after.weighted is not None
-            return replace(response, parts=response.parts * (fan * after.weighted.law.second_moment * scale))
+            unit = fan * after.weighted.law.second_moment * scale * response.share
+            return replace(response, parts=response.parts * unit, share=1.0)
         case Conv2d():
             assert after.weighted is not None
             window = after.weighted.window
@@ -165,7 +170,9 @@ def followed(operation: Operation, response: Response, before: Signal, after: Si
             ways = whole, whole if across is down and cols is rows else across @ cols
             jump = response.jump[0] * stride[0], response.jump[1] * stride[1]
             parts[1:] *= _both_read(window, stride, (len(rows), len(cols)), size)
-            return Response(size, jump, ways, parts * (gain * scale))
+            # All outputs of a group respond that has part of the channels that do.
+            share = max(response.share, 1.0 / operation.groups)
+            return Response(size, jump, ways, parts * (gain * scale * response.share / share), share)
         case BatchNorm():
             # Nearly all of what the mean is taken over is of other samples.
             parts = response.parts.copy()
@@ -179,7 +186,7 @@ def followed(operation: Operation, response: Response, before: Signal, after: Si
             around = Window((1, 1), (1, 1), (top, bottom, left, right))
             parts = _regridded(response, size, (1, 1))
             parts[1:] *= _both_read(around, (1, 1), (len(rows), len(cols)), size)
-            return Response(size, response.jump, ways, parts * scale)
+            return Response(size, response.jump, ways, parts * scale, response.share)
         case Add():
             return replace(response, parts=response.parts * scale)
     raise NotImplementedError(type(operation).__name__)
@@ -273,7 +280,7 @@ def activated(response: Response, found: Bends, before: Signal, after: Signal) -
     parts = response.parts * found.slopes + own * found.lifted
     parts[:, :, -2:-1] = own * found.growth
     parts *= math.exp(before.kernel.log_scale - after.kernel.log_scale)
-    return Response(response.size, response.jump, response.ways, parts)
+    return replace(response, parts=parts)
 
 
 def by_profile(kernel: PairKernel, samples: Layout | None, most: int) -> Array:
