@@ -306,6 +306,19 @@ def test_one_mode_has_a_closed_form(eps):
     assert law.damping[0] == pytest.approx((1 - eps * expected) / mode, rel=QUADRATURE)
 
 
+def test_parts_of_two_modes_in_a_variance():
+    """By draws of the modes: E[lambda_i xi_i^2 lambda_j xi_j^2 / (v + eps)^2]."""
+    leading, rest, eps = np.array([0.5, 0.2]), 0.3, 0.05
+    law = quadratic_form_law(leading, rest, rest**2 / 6, 8, eps)
+    assert law.modes is not None
+    xi = np.random.default_rng(5).normal(size=(200_000, 8)) ** 2
+    parts = xi * np.append(leading, np.full(6, rest / 6))
+    parts = parts[:, :2] / (parts.sum(axis=1, keepdims=True) + eps)
+    products = parts[:, :, None] * parts[:, None, :]
+    error = products.std(axis=0) / np.sqrt(len(products))
+    assert np.abs((products.mean(axis=0) - law.modes.both) / error).max() < BEYOND
+
+
 @pytest.mark.parametrize("eps", [0.0, 1e-3, 0.3])
 def test_quadratic_forms_against_direct_draws(eps):
     """Three large modes, eight equal ones and four weights that do not count."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +15,7 @@ from varprop.simulator.network import Conv2d, Network, Node
 from varprop.simulator.theory.depthwise import Taps, depthwise, tap_covariance
 from varprop.simulator.theory.maps import Size, Window, size_of, window_sum
 from varprop.simulator.theory.pairs import PairKernel, merged, plus, windows
-from varprop.simulator.theory.patches import between, gathered, levelled, matched, statistics
+from varprop.simulator.theory.patches import between, edges_behind, gathered, levelled, matched, statistics
 from varprop.simulator.theory.patchwork import apart, arranged, continued, laid_out, thinned
 from varprop.simulator.theory.representative import piece_of
 from varprop.simulator.theory.sample import Sample
@@ -40,6 +42,11 @@ def convolved(operation: Conv2d, node: Node, network: Network, signal: Signal) -
     kernel = windows(signal.kernel, np.diag(window.shares), window).scaled(
         float(linear_second_moment(per_group, law.variance, 1.0))
     )
+    if signal.amplitude is not None:
+        # Deep inside a map all positions are alike, which those that a stride leaves of a few pieces are not.
+        inside = float(window.shares.sum()) * per_group * law.variance * signal.kernel.second_moment
+        there = kernel.second_moment * float(np.exp(kernel.log_scale - signal.kernel.log_scale))
+        kernel = kernel.scaled(inside / there if there > 0 else 1.0)
     strays, seen = _strays(operation, node, signal, window, kernel)
     source, sample, taps, amplitude, common = signal.kernel, None, None, None, None
     far = None if signal.far is None else thinned(signal.far, operation.stride)
@@ -131,14 +138,19 @@ def _first_convolution(operation: Conv2d, node: Node, network: Network, signal: 
     small = layout.carried(node.shape)
     data = data[: affordable(layout, small[0] * small[1])]
     amplitude = common = far = None
+    divided: Callable[[float], Array] | None = None
     if small != size:
         assert signal.known is not None
         far = thinned(apart(signal.known), operation.stride) if layout.pieces else None
         amplitude = window_sum(np.mean(signal.known**2, axis=(0, 1)), window)
         under = (index >= 0).sum(axis=0)
-        inside = float(amplitude.ravel()[under == under.max()].mean())
-        amplitude = amplitude / inside if inside > 0 else np.ones(size)
-        maps = index.reshape(-1, *size)
+        inside = under == under.max()
+        amplitude = _over_inside(amplitude, inside)
+        divided = partial(_divided_edges, signal.known, window, law.second_moment, inside)
+        # At edges a window lacks taps, which `amplitude` knows.
+        deep = np.argwhere(inside.reshape(size))
+        (top, left), (bottom, right) = deep.min(axis=0), deep.max(axis=0) + 1
+        maps = index.reshape(-1, *size)[:, top:bottom, left:right]
         assert signal.places is not None
         places = signal.places[: len(data)]
         pieces = np.stack([piece_of(maps, small, place).reshape(len(maps), -1) for place in places])
@@ -175,8 +187,19 @@ def _first_convolution(operation: Conv2d, node: Node, network: Network, signal: 
         origin=Gaussian(kernel, key_of(node.name), features=features),
         amplitude=amplitude,
         common=common,
+        divided=divided,
         far=far,
     )
+
+
+def _divided_edges(maps: Array, window: Window, variance: float, inside: NDArray[np.bool_], eps: float) -> Array:
+    return _over_inside(edges_behind(maps, window, variance, eps), inside)
+
+
+def _over_inside(field: Array, inside: NDArray[np.bool_]) -> Array:
+    """Return a field over a map relative to its mean at the positions inside."""
+    mean = float(field.ravel()[inside].mean())
+    return field / mean if mean > 0 else np.ones_like(field)
 
 
 def _features(patches: Array, network: Network, node: Node, law: WeightLaw) -> Array:

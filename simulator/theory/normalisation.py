@@ -13,8 +13,9 @@ from varprop.simulator.theory.corrections import batch_variances, levelled, miss
 from varprop.simulator.theory.depthwise import depthwise_law, position_gains
 from varprop.simulator.theory.few_points import Cubature, gaussian
 from varprop.simulator.theory.levels import divided, nodes
+from varprop.simulator.theory.maps import pairs_apart, products_by_offset
 from varprop.simulator.theory.pair_series import mean_square_correlation
-from varprop.simulator.theory.pairs import PairKernel, windows
+from varprop.simulator.theory.pairs import ROUNDING, PairKernel, windows
 from varprop.simulator.theory.patchwork import continued, divided_alike, passed
 from varprop.simulator.theory.sample import Sample, channel_squares, normalised
 from varprop.simulator.theory.signal import Signal, fixed
@@ -57,13 +58,13 @@ def batch_normalised(operation: BatchNorm, signal: Signal) -> Signal:
             assert signal.behind is not None
             kernel = with_edges(kernel, position_gains(taps, law, signal.behind[1]))
     else:
-        law, kernel = _normalised(signal, operation.eps, edges)
+        law, kernel, own = _normalised(signal, operation.eps, edges)
         if signal.weighted is not None and law.modes is not None:
             whole, shared = signal.weighted.strays.variance, signal.weighted.shared
             second, third = law.strayed
             part = shared / whole if whole > 0 else 0.0
-            plain = _alike(kernel)
-            strays = strays.normalised(shared, (second * part, third * part**2), plain, law.levels, law.lead)
+            places, moments = signal.kernel.product_correlation, (second * part, third * part**2)
+            strays = strays.normalised(shared, moments, _alike(kernel), (places, own), law.levels, law.lead)
     if signal.sample is not None or (origin is not None and (any(signal.padding) or origin.function is not None)):
         if taps is None:
             law = _sampled_law(signal, law, operation.eps)
@@ -94,6 +95,11 @@ def batch_normalised(operation: BatchNorm, signal: Signal) -> Signal:
         shifted = None if signal.weighted is None else signal.weighted.strays.shifted(signal.kernel)
         origin = replace(origin, eps=operation.eps, variance=law.mean, edges=edges)
         origin = replace(origin, levels=levels, spots=spots, shifted=shifted)
+    if signal.divided is not None:
+        amplitude = signal.divided(operation.eps)
+    elif amplitude is not None and signal.common is not None and law.modes is not None:
+        amplitude = _edges_behind(signal, law)
+    edges = 1.0 if amplitude is None else float(amplitude.mean())
     if law.ratio > _VANISHED:
         kernel = replace(kernel, log_scale=0.0).scaled(law.ratio / (kernel.second_moment * edges))
     else:
@@ -123,8 +129,11 @@ def batch_normalised(operation: BatchNorm, signal: Signal) -> Signal:
     )
 
 
-def _normalised(signal: Signal, eps: float, edges: float) -> tuple[VarianceLaw, PairKernel]:
-    """Law of a channel's variance that sums many modes of the data, and the kernel after division, up to a factor."""
+def _normalised(signal: Signal, eps: float, edges: float) -> tuple[VarianceLaw, PairKernel, Array]:
+    """Law of a channel's variance that sums many modes of the data, and the kernel after division, up to a factor.
+
+    And what products of a single channel stray by then: see `_own_strays`.
+    """
     centred = signal.kernel.centred
     q, alike = centred.second_moment, _alike(centred)
     own = centred.share
@@ -188,7 +197,58 @@ def _normalised(signal: Signal, eps: float, edges: float) -> tuple[VarianceLaw, 
     damped = centred.values.copy()
     for factor, vector in zip(values * more, vectors, strict=False):  # `lead` has any direction
         damped += factor * vector[layout.left][:, :, None] * vector[layout.right][:, None, :]
-    return law, divided_alike(centred, replace(centred, values=damped))
+    kernel = divided_alike(centred, replace(centred, values=damped))
+    shares = values[: len(vectors)] * damping[: len(vectors)] * scale / law.ratio if law.ratio > 0 else np.zeros(0)
+    return law, kernel, _own_strays(kernel, law, shares, vectors)
+
+
+def _own_strays(kernel: PairKernel, law: VarianceLaw, shares: Array, vectors: Array) -> Array:
+    """Return what products of a single channel stray by behind a division, by offset of two pairs of positions.
+
+    A channel is z = sum_i sqrt(s_i) u_i times signs, its parts s_i in the modes u_i summing to one. So z(x) z(x')
+    varies by sum_ij E[s_i s_j] c_i c_j - sum_i p_i^2 c_i^2 at two pairs an offset apart, where c_i is the
+    autocorrelation of u_i and p_i = E s_i; at the same pair that is 1 - tr A^2. Leading modes are smooth, and would be
+    all that a window leaves of it. But what they stray by among themselves makes them larger and smaller, which the
+    next division undoes: that is left out. The others, a part 1 - s of the channel, count as having one
+    autocorrelation.
+
+    Parameters
+    ----------
+    kernel, law
+        Behind the division.
+    shares, vectors
+        p_i and u_i of the modes that stand out.
+    """
+    alike = kernel.correlation(kernel.pair_mean)
+    count, left = len(shares), 1.0 - float(shares.sum())
+    rest = max(_alike(kernel) - float(shares @ shares), 0.0)
+    if not count or law.modes is None:
+        return np.asarray((1.0 - rest) * alike**2)
+    both = law.modes.both[:count, :count] / law.ratio
+    fields = np.array([products_by_offset(vector.reshape(-1, 1, *kernel.size)) for vector in vectors[:count]])
+    fields /= len(vectors[0]) * pairs_apart(kernel.size)
+    others = (alike - np.tensordot(shares, fields, 1)) / left if left > ROUNDING else np.zeros_like(alike)
+    mixed = np.maximum(shares - both.sum(axis=1), 0.0)
+    among = max(1.0 - 2.0 * float(shares.sum()) + float(both.sum()) - rest, 0.0)
+    return np.asarray((2.0 * np.tensordot(mixed, fields, 1) + among * others) * others)
+
+
+def _edges_behind(signal: Signal, law: VarianceLaw) -> Array:
+    """Return the second moments over a large map behind a division, over that inside.
+
+    At an edge a channel lacks what its weights make of its inputs' mean under the missing taps. These weights are few
+    of all and have little part in v, so that this is divided as a direction of its own is, by E 1 / (v + eps). All else
+    is divided as the inside is, which makes v.
+    """
+    assert signal.amplitude is not None
+    assert signal.common is not None
+    whole, mean = signal.kernel.second_moment, signal.kernel.pair_mean
+    varied = whole - mean
+    if not varied > 0.0 or not law.ratio > 0.0:
+        return signal.amplitude
+    lacking = np.maximum(signal.amplitude + float(signal.common.mean()) - 2.0 * signal.common, 0.0)
+    alone = law.inverse * law.mean / law.ratio
+    return signal.amplitude + mean / varied * alone * lacking
 
 
 def _cubature(signal: Signal, eps: float) -> Cubature | None:

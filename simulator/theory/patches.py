@@ -80,15 +80,43 @@ def damped_taps(maps: Array, window: Window, variance: float, law: VarianceLaw) 
         Of the variance of its channels, for v and eps.
     """
     _, covariance = statistics(maps, window.index((maps.shape[2], maps.shape[3])), window)
-    values, vectors = np.linalg.eigh(covariance)
     # E[v / (v + eps)] = 1 - eps E[1 / (v + eps)]
-    eps = (1.0 - law.ratio) / law.inverse
-    modes = quadratic_form_law(np.maximum(values, 0.0) * variance, 0.0, 0.0, float(len(values)), eps).modes
-    if modes is None:
-        return np.eye(window.taps)
-    products = (vectors * modes.passed[: len(values)]) @ vectors.T
+    values, vectors = _divided(covariance, variance, (1.0 - law.ratio) / law.inverse)
+    products = (vectors * values) @ vectors.T
     channels = maps.shape[1]
     return np.asarray(np.einsum("ckcl->kl", products.reshape(channels, window.taps, channels, -1)) / channels)
+
+
+def edges_behind(maps: Array, window: Window, variance: float, eps: float) -> Array:
+    """Return E[(z - m)^2 / (v + eps)] at every position of the output, up to a factor, shape (height, width).
+
+    z is a channel of the convolution, m its mean and v its variance over all samples and positions. At edges a window
+    lacks taps. Where patches vary most in what all taps have in common, as those of images do, a channel that sees
+    little of that inside has a small v, and sees it at the edges.
+
+    Parameters
+    ----------
+    maps, window, variance
+        As of `damped_taps`.
+    eps
+        Of the normalisation.
+    """
+    index = window.index((maps.shape[2], maps.shape[3]))
+    mean, covariance = statistics(maps, index, window)
+    values, vectors = _divided(covariance, variance, eps)
+    roots = (vectors * np.sqrt(values)).T
+    found = np.zeros(index.shape[-1])
+    for sample in maps:
+        (patches,) = gathered(sample[None], index, window)
+        found += np.sum((roots @ (patches - mean[:, None])) ** 2, axis=0)
+    return found.reshape(window.out_size((maps.shape[2], maps.shape[3])))
+
+
+def _divided(covariance: Array, variance: float, eps: float) -> tuple[Array, Array]:
+    """Return eigenvalues and eigenvectors of E[w w' / (v + eps)] for v = w' C w, up to a factor."""
+    values, vectors = np.linalg.eigh(covariance)
+    modes = quadratic_form_law(np.maximum(values, 0.0) * variance, 0.0, 0.0, float(len(values)), eps).modes
+    return np.ones_like(values) if modes is None else modes.passed[: len(values)], vectors
 
 
 def matched(patches: Array, mean: Array, covariance: Array, pieces: Array) -> Array:

@@ -121,6 +121,8 @@ class Signal:
     common
         Of such a map: mean product of every position with all others, over that inside, where it does not fall off as
         the deviations do. Padding takes a tap from one of two positions, and what they have in common goes with it.
+    divided
+        Of such a map that a convolution of the data has made: `amplitude` behind a normalisation of a given eps.
     far
         Of pieces of images, what positions of one image have in common beyond their reach: see `patchwork`.
     terms
@@ -150,6 +152,7 @@ class Signal:
     data: Array | None = None
     places: Array | None = None
     common: Array | None = None
+    divided: Callable[[float], Array] | None = None
     far: Array | None = None
     terms: tuple[Signal, ...] = ()
     slopes: Array | None = None

@@ -186,7 +186,15 @@ class Strays:
         sources = {n: share * place_pairs.padded(np.asarray(c), padding, kernel.size) for n, c in roots.items()}
         return replace(self, sources=sources)
 
-    def normalised(self, before: float, after: tuple[float, float], plain: float, levels: float, lead: float) -> Strays:
+    def normalised(
+        self,
+        before: float,
+        after: tuple[float, float],
+        plain: float,
+        alone: tuple[Array, Array],
+        levels: float,
+        lead: float,
+    ) -> Strays:
         """Return the deviation after the channels of a weighted layer were divided by their variances.
 
         The kernel is a mean of n matrices of rank and trace one, so that with A their expectation, given the layers
@@ -199,6 +207,8 @@ class Strays:
             Variance of what the layer's input strayed by; variance and third moment of what that is in A.
         plain
             tr A^2 of the expected kernel, (tr A)^2 being one.
+        alone
+            What a single channel strays by, by offset as `places`: its correlation before, and its size behind.
         levels, lead
             In A.
         """
@@ -211,7 +221,8 @@ class Strays:
         *others, (name, newest) = self.sources.items()
         sources = {source: factor * c for source, c in others}
         inherited = max(left - sum(map(_square, sources.values())), 0.0)
-        sources[name] = newest * sqrt(max(inherited + fresh * (1 - plain), 0.0) / _square(newest))
+        more = fresh * alone[1]
+        sources[name] = newest * sqrt((inherited + here(more)) / _square(newest))
         third = (1 - fresh) * (1 - 2 * fresh) * third + 3 * left * fresh * (1 - 2 * plain)
         third += (1 - plain) * (1 - 2 * plain) * fresh**2
         kept = levels / (self.levels - 2 * fresh) if self.levels > 2 * fresh else 0.0
@@ -219,7 +230,12 @@ class Strays:
         before_division = here(self.walk[name]) ** 2
         own = max(kept * (before_division - 2 * fresh) + 2 * fresh, 0.0)
         walk[name] = sqrt(own / before_division) * self.walk[name]
-        return replace(self, sources=sources, third=third, walk=walk, lead=lead)
+        places = self.places
+        if places is not None:
+            common = self.variance * _known(places, alone[0]) - fresh * alone[0]
+            together = more + (left / before * common if before > 0 else 0.0)
+            places = together / here(together) if here(together) > 0 else places
+        return replace(self, sources=sources, third=third, places=places, walk=walk, lead=lead)
 
     def walked(self, name: str, gain: float, more: float, kernel: PairKernel) -> Strays:
         """Return levels whose variance has a gain, and what single channels of a kernel add of their own."""

@@ -33,6 +33,8 @@ class Modes:
     passed
         E[xi_i^2 / (v + eps)] over the same along a direction that has no part in v: of the gradient's second moment,
         what comes back along it through a channel's own weights.
+    both
+        E[lambda_i xi_i^2 lambda_j xi_j^2 / (v + eps)^2] of the leading ones, at their mean sizes.
     """
 
     counts: Array
@@ -40,6 +42,7 @@ class Modes:
     shares: Array
     damped: Array
     passed: Array
+    both: Array
 
 
 @dataclass(frozen=True)
@@ -209,12 +212,18 @@ def quadratic_form_law(
         # v / (v + eps) as the sum of its directions' shares, which does not cancel.
         ratio = share * float(leading @ own) + rest * float(damping[-1])
     damped = every * seen / ratio
-    modes = Modes(numbers, dimensions, every / total, damped, seen / alone)
+    modes = Modes(numbers, dimensions, every / total, damped, seen / alone, _both(expected, t, mass * t))
     # What is left of the expected kernel has its own leading modes, damped as these are.
     kept = np.append(expected, remainder) * damping
     after = _plain(kept[:-1] / kept.sum(), kept[-1] / kept.sum(), alike)
     found = _strayed((float(numbers @ damped**2), float(numbers @ damped**3)), after)
     return VarianceLaw(total, ratio, inverse, weighted, damping, parts=parts, modes=modes, strayed=found)
+
+
+def _both(sizes: Array, t: Array, mass: Array) -> Array:
+    """Return E[lambda_i xi_i^2 lambda_j xi_j^2 / (v + eps)^2], `mass` being what E (v + eps)^-2 is the sum of."""
+    part = sizes[:, None] / (1 + np.outer(2 * sizes, t))
+    return np.asarray((part * mass) @ part.T * (1 + 2 * np.eye(len(sizes))))
 
 
 def _parts(levels: Array, share: float, t: Array, decay: Array, slope: Array) -> Array:
