@@ -126,7 +126,8 @@ def laws(samples, width, depth):
         strayed = before.variance, before.third
         law = quadratic_form_law(np.zeros(0), 1.0, 1 / directions, float(width), 0.0, strayed)
         strays = before.plus(f"linear{depth_now}", 1 / width, kernel)
-        strays = strays.normalised(before.variance, law.strayed, 1 / directions, 0.0, 0.0)
+        alone = np.ones((1, 1)), np.full((1, 1), 1 - 1 / directions)
+        strays = strays.normalised(before.variance, law.strayed, 1 / directions, alone, 0.0, 0.0)
         found.append(law)
     return found
 

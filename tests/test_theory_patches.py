@@ -17,7 +17,7 @@ from varprop.simulator.theory.pairs import Layout, PairKernel
 from varprop.simulator.theory.patches import between, damped_taps, edges_behind, gathered, levelled, matched, statistics
 from varprop.simulator.theory.sampling import linear
 from varprop.simulator.theory.variance_law import VarianceLaw
-from varprop.tests.tolerances import BENT_STEP, BEYOND, DEEP_ROUNDING, NEAR, ROUNDING, STANDING_POOLED, STRAYED_STEP
+from varprop.tests.tolerances import BENT_STEP, BEYOND, DEEP_ROUNDING, NEAR, ROUNDING, STANDING_POOLED
 
 
 def plain_patches(maps, window):
@@ -268,16 +268,3 @@ def test_edges_lack_what_small_channels_do_not_see_inside():
     )
     assert right < BEYOND
     assert wrong > 2 * BEYOND
-
-
-@pytest.mark.parametrize(("activation", "rule"), [("tanh", "glorot_normal"), ("selu", "lecun_normal")])
-def test_what_images_have_in_common_does_not_stray(activation, rule):
-    """Plain convolutions of a photograph, whose channels were taken to differ more from draw to draw: steps 14% off."""
-    network = build(
-        "plain_conv", depth=4, width=16, size=32, activation=activation, init=parse_initializer(rule), norm="batch"
-    )
-    batch = load_batch("photo", network.nodes[0].shape, batch=16, seed=0)
-    found = compare(predict(network, batch, remarks=False), simulate(network, batch, trials=120, seed=1))
-    steps = [step.agreement for step in found.steps if step.agreement.relative is not None]
-    for step in steps[2:]:
-        assert abs(step.relative) < STRAYED_STEP

@@ -200,7 +200,3 @@ SMOOTH_STEP, SMOOTH_POOLED = 0.06, 0.1
 NAMED = 0.05
 """Range of six predictions of a gradient after five residual blocks, each with draws of its own: channels that are
 sampled at the four points of a batch leave half a percent of noise a prediction, tanh behind a normalisation more."""
-
-STRAYED_STEP = 0.075
-"""Steps of the gradient through plain normalised convolutions of photographs, of which pieces stand for the batch: what
-tanh's slopes see of edges, where a channel's law is not Gaussian, leaves 5% near the data; twice the run's noise."""

@@ -147,10 +147,7 @@ def _first_convolution(operation: Conv2d, node: Node, network: Network, signal: 
         inside = under == under.max()
         amplitude = _over_inside(amplitude, inside)
         divided = partial(_divided_edges, signal.known, window, law.second_moment, inside)
-        # At edges a window lacks taps, which `amplitude` knows.
-        deep = np.argwhere(inside.reshape(size))
-        (top, left), (bottom, right) = deep.min(axis=0), deep.max(axis=0) + 1
-        maps = index.reshape(-1, *size)[:, top:bottom, left:right]
+        maps = index.reshape(-1, *size)
         assert signal.places is not None
         places = signal.places[: len(data)]
         pieces = np.stack([piece_of(maps, small, place).reshape(len(maps), -1) for place in places])

@@ -65,6 +65,11 @@ def batch_normalised(operation: BatchNorm, signal: Signal) -> Signal:
             part = shared / whole if whole > 0 else 0.0
             places, moments = signal.kernel.product_correlation, (second * part, third * part**2)
             strays = strays.normalised(shared, moments, _alike(kernel), (places, own), law.levels, law.lead)
+    if signal.divided is not None:
+        amplitude = signal.divided(operation.eps)
+    elif amplitude is not None and signal.common is not None and law.modes is not None:
+        amplitude = _edges_behind(signal, law)
+    edges = 1.0 if amplitude is None else float(amplitude.mean())
     if signal.sample is not None or (origin is not None and (any(signal.padding) or origin.function is not None)):
         if taps is None:
             law = _sampled_law(signal, law, operation.eps)
@@ -95,11 +100,6 @@ def batch_normalised(operation: BatchNorm, signal: Signal) -> Signal:
         shifted = None if signal.weighted is None else signal.weighted.strays.shifted(signal.kernel)
         origin = replace(origin, eps=operation.eps, variance=law.mean, edges=edges)
         origin = replace(origin, levels=levels, spots=spots, shifted=shifted)
-    if signal.divided is not None:
-        amplitude = signal.divided(operation.eps)
-    elif amplitude is not None and signal.common is not None and law.modes is not None:
-        amplitude = _edges_behind(signal, law)
-    edges = 1.0 if amplitude is None else float(amplitude.mean())
     if law.ratio > _VANISHED:
         kernel = replace(kernel, log_scale=0.0).scaled(law.ratio / (kernel.second_moment * edges))
     else:
@@ -207,10 +207,9 @@ def _own_strays(kernel: PairKernel, law: VarianceLaw, shares: Array, vectors: Ar
 
     A channel is z = sum_i sqrt(s_i) u_i times signs, its parts s_i in the modes u_i summing to one. So z(x) z(x')
     varies by sum_ij E[s_i s_j] c_i c_j - sum_i p_i^2 c_i^2 at two pairs an offset apart, where c_i is the
-    autocorrelation of u_i and p_i = E s_i; at the same pair that is 1 - tr A^2. Leading modes are smooth, and would be
-    all that a window leaves of it. But what they stray by among themselves makes them larger and smaller, which the
-    next division undoes: that is left out. The others, a part 1 - s of the channel, count as having one
-    autocorrelation.
+    autocorrelation of u_i and p_i = E s_i; at the same pair that is 1 - tr A^2. What all channels have in common does
+    not stray, and leading modes are smooth: a window leaves less of the rest than the kernel's own autocorrelation
+    would say. Modes that do not stand out, a part 1 - s of the channel, count as having one autocorrelation.
 
     Parameters
     ----------
@@ -228,9 +227,10 @@ def _own_strays(kernel: PairKernel, law: VarianceLaw, shares: Array, vectors: Ar
     fields = np.array([products_by_offset(vector.reshape(-1, 1, *kernel.size)) for vector in vectors[:count]])
     fields /= len(vectors[0]) * pairs_apart(kernel.size)
     others = (alike - np.tensordot(shares, fields, 1)) / left if left > ROUNDING else np.zeros_like(alike)
-    mixed = np.maximum(shares - both.sum(axis=1), 0.0)
     among = max(1.0 - 2.0 * float(shares.sum()) + float(both.sum()) - rest, 0.0)
-    return np.asarray((2.0 * np.tensordot(mixed, fields, 1) + among * others) * others)
+    mixed = 2.0 * np.tensordot(np.maximum(shares - both.sum(axis=1), 0.0), fields, 1)
+    leading = np.einsum("ij,iyx,jyx->yx", both - np.diag(shares**2), fields, fields)
+    return np.asarray(leading + (mixed + among * others) * others)
 
 
 def _edges_behind(signal: Signal, law: VarianceLaw) -> Array:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from varprop.simulator.activations import ActivationFunction
 from varprop.simulator.network import Network, Node
-from varprop.simulator.theory.corrections import crossed, sized
+from varprop.simulator.theory.corrections import crossed
 from varprop.simulator.theory.pairs import Layout, PairKernel, on_pairs_of, plus
 from varprop.simulator.theory.sample import alike, position_squares
 from varprop.simulator.theory.sampling import of_size
@@ -100,12 +100,7 @@ def _of_means(one: Signal, other: Signal) -> PairKernel:
 
 
 def _summed(inputs: list[Signal]) -> Array:
-    return reduce(np.add, alike(*map(_drawn, inputs)))
-
-
-def _drawn(signal: Signal) -> Array:
-    """Draw channels of the size of their kernel, which a whole map's edges may make another than that of the draws."""
-    return sized(signal.draw(), signal.kernel).values
+    return reduce(np.add, alike(*[signal.draw().values for signal in inputs]))
 
 
 def _edges_of_sum(inputs: list[Signal], kernel: PairKernel) -> Array | None:
@@ -149,7 +144,7 @@ def edges_after_sum(function: ActivationFunction, terms: Sequence[Signal]) -> tu
     levels = rounded[:, place] / _TOLD_APART
     # Draws of one law are alike, images are not.
     first = slice(1) if terms[0].kernel.layout.profiles == 1 else slice(None)
-    drawn = alike(*[_drawn(term)[:, first] for term in terms])
+    drawn = alike(*[term.draw().values[:, first] for term in terms])
     some = slice(None, None, max(drawn[0].size // _VALUES, 1))
     total = np.column_stack([np.ones(len(terms)), levels]).T @ [values[some].ravel() for values in drawn]
     value, slope = function.value(total), function.derivative(total)
