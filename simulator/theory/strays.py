@@ -222,7 +222,7 @@ class Strays:
         sources = {source: factor * c for source, c in others}
         inherited = max(left - sum(map(_square, sources.values())), 0.0)
         more = fresh * alone[1]
-        sources[name] = newest * sqrt((inherited + here(more)) / _square(newest))
+        sources[name] = newest * sqrt(max(inherited + here(more), 0.0) / _square(newest))
         third = (1 - fresh) * (1 - 2 * fresh) * third + 3 * left * fresh * (1 - 2 * plain)
         third += (1 - plain) * (1 - 2 * plain) * fresh**2
         kept = levels / (self.levels - 2 * fresh) if self.levels > 2 * fresh else 0.0
