@@ -150,8 +150,9 @@ def block_bytes(plan: Plan, batch: int, trials: int, item: int) -> int:
         ledger.give(*lasting, lasting=True)
         if kept[index] and stored[index]:
             ledger.give((stored[index], item), lasting=True)
-    measured = {chain.windows for chain in plan.chains.values()}
-    asked = sum(node.shape[0] for i, node in enumerate(nodes) if plan.normalised[i] and i not in measured)
+    # What chains read they measure themselves, in memory of their links.
+    linked_nodes = {*plan.measured_later, *(chain.windows for chain in plan.chains.values())}
+    asked = sum(node.shape[0] for i, node in enumerate(nodes) if plan.normalised[i] and i not in linked_nodes)
     scaled = sum(node.shape[0] for i, node in enumerate(nodes) if plan.unstored[i] and i not in within)
     linked = sum(nodes[i].shape[0] for chain in plan.chains.values() for i in (chain.source, _between(chain)))
     return ledger.bytes + OBJECTS * len(nodes) + DOUBLE * trials * (2 * asked + scaled + 3 * linked)
