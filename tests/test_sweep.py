@@ -312,7 +312,10 @@ def test_workers_leave_with_a_sweep_that_is_killed(tmp_path):
 
 def test_an_interruption_ends_at_once_without_tracebacks(tmp_path):
     command = _command(tmp_path / "out", "--depth", "300", "--workers", "2")
+    # Jobs that a script puts into the background ignore Ctrl-C, and so does what they start.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    signal.signal(signal.SIGINT, before)
     deadline = time.monotonic() + 60
     while not list((tmp_path / "out").glob("store/*/*")) and time.monotonic() < deadline:
         time.sleep(0.05)
