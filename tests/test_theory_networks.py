@@ -571,6 +571,22 @@ def test_gradients_are_opposed_behind_normalised_layers():
     assert all(abs(step.agreement.relative) < OPPOSED for step in normalised)
 
 
+def test_gradients_opposed_in_two_channels():
+    """There projections can lose all that modes have, which no opposition takes: numbers, not an error."""
+    net, he, orthogonal = (
+        NetworkBuilder("two", "torch", (3, 8, 8)),
+        *map(parse_initializer, ("he_normal", "orthogonal")),
+    )
+    for channels, kernel, init, function in ((2, 3, orthogonal, "tanh"), (2, 1, he, "selu"), (16, 3, he, "linear")):
+        net.conv2d(channels, kernel, init)
+        net.batch_norm()
+        net.activation(function)
+    net.global_average_pool()
+    network = net.build()
+    layers = predict(network, load_batch("photo", (3, 8, 8), 4, 0)).layers
+    assert all(0 < layer.backward.second_moment < math.inf for layer in layers)
+
+
 @pytest.mark.parametrize(("function", "normalised"), [("relu", False), ("tanh", True)])
 def test_names_of_nodes_decide_little(function, normalised):
     """Sampled channels are drawn by the name of their node: few points are drawn in so many that it does not matter."""

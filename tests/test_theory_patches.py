@@ -261,7 +261,7 @@ def test_edges_lack_what_small_channels_do_not_see_inside():
         z = (z - z.mean(axis=(1, 2), keepdims=True)) / np.sqrt(z.var(axis=(1, 2), keepdims=True) + eps)
         squares.append(np.mean(z**2, axis=(0, 1)))
     drawn, error = np.mean(squares, axis=0), np.std(squares, axis=0) / np.sqrt(len(squares))
-    field = edges_behind(maps, window, variance, eps)
+    field = edges_behind(maps, window, statistics(maps, window.index((9, 8)), window), variance, eps)
     undivided = np.mean((patches - patches.mean(axis=(0, 2))[:, None]) ** 2, axis=(0, 1))
     right, wrong = (
         np.abs(drawn - one * (drawn.mean() / one.mean())).max() / error.max() for one in (field.ravel(), undivided)

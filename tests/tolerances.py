@@ -161,6 +161,9 @@ about one percent."""
 LEADING = 3e-3
 """Share of E[1 / v] that three sums over a spectrum leave open where leading modes are other ones in every draw."""
 
+SMOOTH_GRADIENTS = 0.1
+"""Of what weights along modes of the data lose: 16 input channels have modes that shifts of the map do change."""
+
 STRAYS = 0.05
 """Share of the mean square of all pairs: kernels behind sampled channels have one correction an offset."""
 

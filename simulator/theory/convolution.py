@@ -39,14 +39,11 @@ def convolved(operation: Conv2d, node: Node, network: Network, signal: Signal) -
     if signal.data is not None:
         return _first_convolution(operation, node, network, signal, law)
     window = Window(operation.kernel, operation.stride, operation.padding, signal.amplitude is not None, central)
-    kernel = windows(signal.kernel, np.diag(window.shares), window).scaled(
-        float(linear_second_moment(per_group, law.variance, 1.0))
-    )
-    if signal.amplitude is not None:
+    kernel = windows(signal.kernel, np.diag(window.shares), window)
+    if signal.amplitude is not None and kernel.second_moment > 0:
         # Deep inside a map all positions are alike, which those that a stride leaves of a few pieces are not.
-        inside = float(window.shares.sum()) * per_group * law.variance * signal.kernel.second_moment
-        there = kernel.second_moment * float(np.exp(kernel.log_scale - signal.kernel.log_scale))
-        kernel = kernel.scaled(inside / there if there > 0 else 1.0)
+        kernel = kernel.scaled(float(window.shares.sum()) * signal.kernel.second_moment / kernel.second_moment)
+    kernel = kernel.scaled(float(linear_second_moment(per_group, law.variance, 1.0)))
     strays, seen = _strays(operation, node, signal, window, kernel)
     source, sample, taps, amplitude, common = signal.kernel, None, None, None, None
     far = None if signal.far is None else thinned(signal.far, operation.stride)
@@ -137,16 +134,14 @@ def _first_convolution(operation: Conv2d, node: Node, network: Network, signal: 
     layout = signal.kernel.layout
     small = layout.carried(node.shape)
     data = data[: affordable(layout, small[0] * small[1])]
+    under = (index >= 0).sum(axis=0)
+    inside = under == under.max()
     amplitude = common = far = None
     divided: Callable[[float], Array] | None = None
     if small != size:
         assert signal.known is not None
         far = thinned(apart(signal.known), operation.stride) if layout.pieces else None
-        amplitude = window_sum(np.mean(signal.known**2, axis=(0, 1)), window)
-        under = (index >= 0).sum(axis=0)
-        inside = under == under.max()
-        amplitude = _over_inside(amplitude, inside)
-        divided = partial(_divided_edges, signal.known, window, law.second_moment, inside)
+        amplitude = _over_inside(window_sum(np.mean(signal.known**2, axis=(0, 1)), window), inside)
         maps = index.reshape(-1, *size)
         assert signal.places is not None
         places = signal.places[: len(data)]
@@ -161,6 +156,8 @@ def _first_convolution(operation: Conv2d, node: Node, network: Network, signal: 
         edges = 1.0 if amplitude is None else float(amplitude.mean())
         if small == size:
             patches = levelled(patches, gathered(signal.known, index, window))
+        else:
+            divided = partial(_divided_edges, signal.known, window, (mean, covariance), law.second_moment, inside)
         wanted = mean / np.sqrt(edges), covariance / edges, between(signal.known, index, window, size, small) / edges
         patches = matched(patches, *wanted)
         if len(others):
@@ -189,8 +186,10 @@ def _first_convolution(operation: Conv2d, node: Node, network: Network, signal: 
     )
 
 
-def _divided_edges(maps: Array, window: Window, variance: float, inside: NDArray[np.bool_], eps: float) -> Array:
-    return _over_inside(edges_behind(maps, window, variance, eps), inside)
+def _divided_edges(
+    maps: Array, window: Window, known: tuple[Array, Array], variance: float, inside: NDArray[np.bool_], eps: float
+) -> Array:
+    return _over_inside(edges_behind(maps, window, known, variance, eps), inside)
 
 
 def _over_inside(field: Array, inside: NDArray[np.bool_]) -> Array:

@@ -12,7 +12,15 @@ from varprop.simulator.network import Conv2d, Linear
 from varprop.simulator.theory.coherence import learnt
 from varprop.simulator.theory.gradient import Gradient, cut_inside, of_field
 from varprop.simulator.theory.maps import Size, Window, by_offset, size_of, walked_by_offset, window_scatter
-from varprop.simulator.theory.opposition import added, handed_here, handed_on, returned, together, unmoved
+from varprop.simulator.theory.opposition import (
+    added,
+    handed_here,
+    handed_on,
+    kept_of_smooth,
+    returned,
+    together,
+    unmoved,
+)
 from varprop.simulator.theory.pairs import PairKernel, unmerged, windows_transposed
 from varprop.simulator.theory.patches import damped_taps
 from varprop.simulator.theory.signal import Signal
@@ -118,6 +126,9 @@ def _returned(
     alone, fresh = returned(law.modes, 0.0, channels, outside)
     within = max(within, _LEAST)
     left, found = returned(law.modes, within, channels, outside)
+    # At the data all pairs of taps are counted one by one.
+    if window is not None and window.taps > 1 and source.known is None:
+        more *= kept_of_smooth(law.modes, gradient.kernel, window)
     handed = 1.0 + ((found - fresh) / within - 1.0) / groups
     opposition, held = gradient.opposition * handed, gradient.held * handed
     opposition[len(opposition) // 2, len(opposition[0]) // 2] += fresh

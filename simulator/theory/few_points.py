@@ -94,7 +94,7 @@ def gaussian(kernel: PairKernel, eps: float, strayed: float) -> Cubature | None:
     """
     layout, positions = kernel.layout, kernel.values.shape[1]
     points = layout.batch * positions
-    if layout.profiles != layout.batch or layout.pieces or points > _POINTS or abs(kernel.log_scale) > FAR:
+    if not layout.complete or points > _POINTS or abs(kernel.log_scale) > FAR:
         return None
     values, vectors = np.linalg.eigh(assemble(kernel) * float(np.exp(kernel.log_scale)))
     alive = values > _ROUNDING * values[-1]

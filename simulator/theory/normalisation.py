@@ -199,10 +199,31 @@ def _normalised(signal: Signal, eps: float, edges: float) -> tuple[VarianceLaw, 
         damped += factor * vector[layout.left][:, :, None] * vector[layout.right][:, None, :]
     kernel = divided_alike(centred, replace(centred, values=damped))
     shares = values[: len(vectors)] * damping[: len(vectors)] * scale / law.ratio if law.ratio > 0 else np.zeros(0)
-    return law, kernel, _own_strays(kernel, law, shares, vectors)
+    fields = _autocorrelations(kernel, shares, vectors)
+    if law.modes is not None:
+        without = np.repeat(fields[-1:], len(values) - len(vectors), axis=0)
+        law = replace(law, modes=replace(law.modes, fields=np.insert(fields, -1, without, axis=0)[law.modes.which]))
+    return law, kernel, _own_strays(kernel, law, shares, fields)
 
 
-def _own_strays(kernel: PairKernel, law: VarianceLaw, shares: Array, vectors: Array) -> Array:
+def _autocorrelations(kernel: PairKernel, shares: Array, vectors: Array) -> Array:
+    """Return how alike the modes of a kernel are at two positions, by offset, and last all that do not stand out.
+
+    Parameters
+    ----------
+    kernel
+        Behind the division.
+    shares, vectors
+        Parts in the kernel of the modes that stand out, and these.
+    """
+    alike, left = kernel.correlation(kernel.pair_mean), 1.0 - float(shares.sum())
+    fields = np.array([products_by_offset(vector.reshape(-1, 1, *kernel.size)) for vector in vectors[: len(shares)]])
+    fields = fields.reshape(-1, *alike.shape) / (kernel.layout.profiles * pairs_apart(kernel.size))
+    others = (alike - np.tensordot(shares, fields, 1)) / left if left > ROUNDING else np.zeros_like(alike)
+    return np.append(fields, others[None], axis=0)
+
+
+def _own_strays(kernel: PairKernel, law: VarianceLaw, shares: Array, fields: Array) -> Array:
     """Return what products of a single channel stray by behind a division, by offset of two pairs of positions.
 
     A channel is z = sum_i sqrt(s_i) u_i times signs, its parts s_i in the modes u_i summing to one. So z(x) z(x')
@@ -215,18 +236,14 @@ def _own_strays(kernel: PairKernel, law: VarianceLaw, shares: Array, vectors: Ar
     ----------
     kernel, law
         Behind the division.
-    shares, vectors
-        p_i and u_i of the modes that stand out.
+    shares, fields
+        p_i and c_i of the modes that stand out; the last field is that of all others.
     """
-    alike = kernel.correlation(kernel.pair_mean)
-    count, left = len(shares), 1.0 - float(shares.sum())
+    count, (*_, others) = len(shares), fields
     rest = max(_alike(kernel) - float(shares @ shares), 0.0)
     if not count or law.modes is None:
-        return np.asarray((1.0 - rest) * alike**2)
-    both = law.modes.both[:count, :count] / law.ratio
-    fields = np.array([products_by_offset(vector.reshape(-1, 1, *kernel.size)) for vector in vectors[:count]])
-    fields /= len(vectors[0]) * pairs_apart(kernel.size)
-    others = (alike - np.tensordot(shares, fields, 1)) / left if left > ROUNDING else np.zeros_like(alike)
+        return np.asarray((1.0 - rest) * others**2)
+    both, fields = law.modes.both[:count, :count] / law.ratio, fields[:count]
     among = max(1.0 - 2.0 * float(shares.sum()) + float(both.sum()) - rest, 0.0)
     mixed = 2.0 * np.tensordot(np.maximum(shares - both.sum(axis=1), 0.0), fields, 1)
     leading = np.einsum("ij,iyx,jyx->yx", both - np.diag(shares**2), fields, fields)

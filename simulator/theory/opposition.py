@@ -41,6 +41,7 @@ Array = NDArray[np.float64]
 
 _ROUNDS = 30  # of Newton's method, which needs about five
 _AGREED = 1e-10
+_MOST = 1.0 - 1e-6  # of what all modes can lose, which an opposition without bound takes
 
 
 def returned(modes: Modes, opposition: float, channels: int, outside: Array | None = None) -> tuple[float, float]:
@@ -93,6 +94,23 @@ def unmoved(source: PairKernel, output: PairKernel, window: Window) -> Array | N
     pattern = np.linalg.eigvalsh(apart @ apart.T / apart.shape[1])
     shares = pattern * (source.pair_mean * output.second_moment / whole / float(window.shares @ under))
     return np.asarray(shares * min(0.9 / max(float(shares.sum()), 1e-300), 1.0)) if shares[-1] > 0.0 else None
+
+
+def kept_of_smooth(modes: Modes, gradient: PairKernel, window: Window) -> float:
+    """Return what is left of a gradient behind a layer's weights over that of one that is another at every tap.
+
+    What comes back to a position is sum_t w_t g(x - t), of which E|w_t|^2 E[g^2] is a sum over equal taps. Weights of a
+    mode u are as alike under two taps as u is at two positions so far apart: with K the kernel of inputs, which shifts
+    of the map leave as it is, they are sum_x h(x + t) u(x) and have u' K_(t - t') u in common. So smooth gradients, as
+    poolings make them, meet the smooth modes of images at all taps at once: just those that make v large, and are lost.
+    """
+    pairs = overlaps(np.ones(window.kernel)) / window.taps
+    steps = [_divided(np.arange(1 - taps, taps), step) for taps, step in zip(window.kernel, window.stride, strict=True)]
+    alike = pairs * at_offsets(gradient.correlation(), *steps)
+    met = np.sum(alike * [at_offsets(field, *steps) for field in modes.fields], axis=(1, 2))
+    lost = modes.counts * (1 - modes.passed) / modes.dimensions
+    # No direction of the weights keeps less than the one that is damped most.
+    return max(1 - float(lost @ met), float(modes.passed.min())) / (1 - float(lost.sum()))
 
 
 def _whole(modes: Modes, opposition: float, channels: float) -> float:
@@ -219,6 +237,7 @@ def _taken(weights: Array, shares: Array, opposition: float) -> tuple[float, flo
 def _opposition(counts: Array, shares: Array, taken: float) -> float:
     """Return the opposition that takes so much, by Newton's method from below on a concave function."""
     found, weights = 0.0, counts * shares
+    taken = min(taken, _MOST * float(counts @ (shares > 0.0)))
     for _ in range(_ROUNDS):
         now, slope = _taken(weights, shares, found)
         if taken - now <= _AGREED * taken:

@@ -91,6 +91,11 @@ class Layout:
         """Whether its images, told apart, are fewer than the batch's or pieces of them."""
         return self.profiles > 1 and (self.pieces or self.profiles < self.batch)
 
+    @property
+    def complete(self) -> bool:
+        """Whether every sample of the batch is carried, and not a piece of it."""
+        return self.profiles == self.batch and not self.pieces
+
     def carried(self, shape: Shape) -> Size:
         """Size of the part of a map that kernels are carried on."""
         rows, cols = (side if side <= self.whole else self.cut for side in shape[1:])

@@ -87,7 +87,7 @@ def damped_taps(maps: Array, window: Window, variance: float, law: VarianceLaw) 
     return np.asarray(np.einsum("ckcl->kl", products.reshape(channels, window.taps, channels, -1)) / channels)
 
 
-def edges_behind(maps: Array, window: Window, variance: float, eps: float) -> Array:
+def edges_behind(maps: Array, window: Window, known: tuple[Array, Array], variance: float, eps: float) -> Array:
     """Return E[(z - m)^2 / (v + eps)] at every position of the output, up to a factor, shape (height, width).
 
     z is a channel of the convolution, m its mean and v its variance over all samples and positions. At edges a window
@@ -98,11 +98,12 @@ def edges_behind(maps: Array, window: Window, variance: float, eps: float) -> Ar
     ----------
     maps, window, variance
         As of `damped_taps`.
+    known
+        The mean and the covariance of all patches: see `statistics`.
     eps
         Of the normalisation.
     """
-    index = window.index((maps.shape[2], maps.shape[3]))
-    mean, covariance = statistics(maps, index, window)
+    index, (mean, covariance) = window.index((maps.shape[2], maps.shape[3])), known
     values, vectors = _divided(covariance, variance, eps)
     roots = (vectors * np.sqrt(values)).T
     found = np.zeros(index.shape[-1])

@@ -154,8 +154,7 @@ def behind_weights(place: Place, operation: Conv2d | Linear, signal: Signal, sou
         loads = window.shares.reshape(window.kernel) / window.taps
         kept_by, noise_by = (under_window(field, window, size, loads) for field in (place.places, place.alike))
         spread = at_offsets(place.spread, *apart_by(size, window.stride))
-    middle = len(kept_by) // 2, len(kept_by[0]) // 2
-    kept, noise = (min(max(float(field[middle]), 0.0), 1.0) for field in (kept_by, noise_by))
+    kept, noise = (min(max(here(field), 0.0), 1.0) for field in (kept_by, noise_by))
     whole = inherited * kept + own * noise
     places, others = np.ones_like(kept_by), 0.0
     if whole > 0.0:

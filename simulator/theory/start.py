@@ -247,7 +247,7 @@ def _cubature(
     """Return the channels themselves as the nodes of their law, where all points of the batch are carried."""
     layout = kernel.layout
     points = layout.batch * kernel.values.shape[1]
-    if layout.profiles != layout.batch or layout.pieces or points**2 * values.shape[1] > _NODES:
+    if not layout.complete or points**2 * values.shape[1] > _NODES:
         return None
     if isinstance(operation, Activation | BatchNorm):
         (before,) = (signal.cubature for signal in inputs)

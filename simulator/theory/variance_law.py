@@ -22,6 +22,8 @@ class Modes:
 
     Attributes
     ----------
+    which
+        The leading mode that each kind is of: its number, that of their count where it is of none.
     counts
         How many there are of each kind; all others of `dimensions` are idle.
     dimensions
@@ -35,14 +37,19 @@ class Modes:
         what comes back along it through a channel's own weights.
     both
         E[lambda_i xi_i^2 lambda_j xi_j^2 / (v + eps)^2] of the leading ones, at their mean sizes.
+    fields
+        Autocorrelation of each over the map, by offset: shape (kinds, 2 height - 1, 2 width - 1); one where they have
+        no places.
     """
 
+    which: NDArray[np.intp]
     counts: Array
     dimensions: float
     shares: Array
     damped: Array
     passed: Array
     both: Array
+    fields: Array = field(default_factory=lambda: np.ones((1, 1, 1)))
 
 
 @dataclass(frozen=True)
@@ -212,7 +219,8 @@ def quadratic_form_law(
         # v / (v + eps) as the sum of its directions' shares, which does not cancel.
         ratio = share * float(leading @ own) + rest * float(damping[-1])
     damped = every * seen / ratio
-    modes = Modes(numbers, dimensions, every / total, damped, seen / alone, _both(expected, t, mass * t))
+    which = np.append(np.tile(np.arange(len(expected)), len(scatter)), np.full(len(levels), len(expected)))
+    modes = Modes(which, numbers, dimensions, every / total, damped, seen / alone, _both(expected, t, mass * t))
     # What is left of the expected kernel has its own leading modes, damped as these are.
     kept = np.append(expected, remainder) * damping
     after = _plain(kept[:-1] / kept.sum(), kept[-1] / kept.sum(), alike)
