@@ -16,15 +16,25 @@ from varprop.simulator.montecarlo import simulate
 from varprop.simulator.network import NetworkBuilder
 from varprop.simulator.theory import predict
 from varprop.simulator.theory.convolution import regrown
+from varprop.simulator.theory.maps import Window
 from varprop.simulator.theory.pairs import Layout, PairKernel, merged
-from varprop.simulator.theory.patchwork import apart, continued, divided_alike, image_mean, laid_out, passed, thinned
+from varprop.simulator.theory.patchwork import (
+    Far,
+    apart,
+    continued,
+    divided_alike,
+    image_mean,
+    laid_out,
+    passed,
+    thinned,
+)
 from varprop.simulator.theory.sample import Sample
 from varprop.simulator.theory.sampling import assemble
-from varprop.tests.tolerances import BEYOND, PIECES_POOLED, POOLED_IMAGES, ROUNDING
+from varprop.tests.tolerances import BEYOND, ONE_ROOT, PIECES_MERGED, PIECES_POOLED, POOLED_IMAGES, ROUNDING
 
 BATCH = 40
 FAR = np.random.default_rng(3).uniform(-0.2, 0.4, size=(7, 9))  # of offsets up to 3 and 4
-FAR = (FAR + FAR[::-1, ::-1]) / 2
+FAR = Far((FAR + FAR[::-1, ::-1]) / 2, np.random.default_rng(6).uniform(size=(4, 5)))
 
 
 def pieces_of_images(count, size):
@@ -88,7 +98,7 @@ def test_points_of_one_image_go_together_by_offset():
         ]
         products = sum(kernel.values[:4, p, q].sum() for p, q in pairs)
         sizes = sum((root[:, p] * root[:, q]).sum() for p, q in pairs)
-        beyond = kernel.pair_mean + kernel.variance * FAR[down + 3, across + 4]
+        beyond = kernel.pair_mean + kernel.variance * FAR.apart[down + 3, across + 4]
         wanted = products / sizes if pairs else beyond / root.mean() ** 2
         assert correlations[one[0] * 4 + one[1], other[0] * 4 + other[1]] == pytest.approx(wanted)
 
@@ -105,7 +115,7 @@ def test_pieces_of_one_law_are_continued_by_offset():
             for i, j in product(range(h), range(w))
             if 0 <= i + down < h and 0 <= j + across < w
         ]
-        beyond = kernel.pair_mean + (block == 0) * kernel.variance * FAR[down + 3, across + 4]
+        beyond = kernel.pair_mean + (block == 0) * kernel.variance * FAR.apart[down + 3, across + 4]
         wanted = np.mean(known) if known else beyond
         assert found.values[block, one[0] * 4 + one[1], other[0] * 4 + other[1]] == pytest.approx(wanted)
 
@@ -128,21 +138,82 @@ def test_sampled_pieces_are_laid_out_side_by_side():
 
 
 def test_mean_over_a_map_of_images_beyond_the_pieces():
-    """By loops over all pairs of positions; two images have in common what their pieces have."""
+    """By loops over all pairs of positions: two images have in common what their pieces have, and one what is known."""
     kernel, (h, w), size = pieces_of_images(3, (2, 3)), (2, 3), (4, 5)
-    own = np.arange(len(kernel.values)) < 3
-    total = np.zeros(len(kernel.values))
+    total, known = np.zeros(len(kernel.values)), 0.0
     positions = list(product(range(size[0]), range(size[1])))
     for one, other in product(positions, repeat=2):
         down, across = other[0] - one[0], other[1] - one[1]
-        known = [
+        near = [
             kernel.values[:, i * w + j, (i + down) * w + j + across]
             for i, j in product(range(h), range(w))
             if 0 <= i + down < h and 0 <= j + across < w
         ]
-        beyond = kernel.pair_mean + own * kernel.variance * FAR[down + 3, across + 4]
-        total += np.mean(known, axis=0) if known else beyond
-    np.testing.assert_allclose(image_mean(kernel, FAR, size), total / len(positions) ** 2, rtol=1e3 * ROUNDING)
+        total += np.mean(near, axis=0) - kernel.pair_mean if near else 0.0
+        known += kernel.variance * FAR.apart[down + 3, across + 4]
+    total[:3] += known - total[:3].mean()
+    wanted = kernel.pair_mean + total / len(positions) ** 2 * FAR.kept.mean()
+    np.testing.assert_allclose(image_mean(kernel, FAR), wanted, rtol=1e3 * ROUNDING)
+
+
+@pytest.mark.parametrize("strides", [(1, 1, 1), (2, 1)])
+def test_far_positions_meet_under_one_tap(strides):
+    """All pairs of positions, by loops over taps: zeros around the map under one of two leave nothing."""
+    far, pairs = Far.of(np.ones((1, 1, 12, 10))), np.ones((12, 10, 12, 10))
+    for layer, step in enumerate(strides):
+        window = Window((3, 3), (step, step), (1, 1, 1, 1))
+        size = window.out_size(pairs.shape[:2])
+        padded, total = np.pad(pairs, 1), np.zeros(2 * size)
+        for i, j in product(range(3), repeat=2):
+            rows, cols = (slice(t, t + step * n, step) for t, n in zip((i, j), size, strict=True))
+            total += padded[rows, cols, rows, cols] / 9
+        far, pairs = far.weighed(window), total
+        assert far.apart.shape == (2 * size[0] - 1, 2 * size[1] - 1)
+        np.testing.assert_allclose(far.kept, pairs.mean(axis=(2, 3)), atol=ONE_ROOT if layer else ROUNDING)
+    assert pairs.mean() < 0.7
+
+
+def test_far_positions_of_sums_poolings_and_activations():
+    window = Window((2, 2), (2, 2))
+    root = FAR.kept / np.sqrt(FAR.kept.mean())
+    pooled = root[:, :4].reshape(2, 2, 2, 2).mean(axis=(1, 3))
+    np.testing.assert_allclose(FAR.pooled(window).kept, pooled * pooled.mean())
+    np.testing.assert_array_equal(FAR.pooled(window).apart, FAR.apart[1::2, ::2])
+    slopes = np.random.default_rng(8).uniform(size=(4, 5))
+    bent, left = FAR.bent(0.5, slopes), root * np.sqrt(slopes)
+    np.testing.assert_allclose(bent.kept, left * left.mean())
+    np.testing.assert_array_equal(bent.apart, 0.5 * FAR.apart)
+    assert FAR.bent(0.5, None).kept is FAR.kept
+    padded = FAR.padded((1, 0, 0, 2)).kept
+    np.testing.assert_allclose(padded[1:, :5], FAR.kept * (20 / 35))
+    assert padded.shape == (5, 7)
+    assert not padded[0].any()
+    assert not padded[:, 5:].any()
+    whole = Far.together([FAR, bent], [1.0, 3.0])
+    np.testing.assert_allclose(whole.apart, 0.625 * FAR.apart)
+    np.testing.assert_allclose(whole.kept, (FAR.kept + 3.0 * bent.kept) / 4.0)
+
+
+def test_images_differ_in_what_their_far_positions_have_in_common():
+    """Behind ReLU: the arc-cosine kernel of each image, averaged. Of the mean correlation it would be 17% less."""
+    size, alike = (4, 4), np.array([-0.3, 0.9, 0.1, 0.0])
+    layout = Layout.all_pairs(4, BATCH)
+    values = np.zeros((10, 16, 16))
+    values[:4] = alike[:, None, None]
+    values[:4, range(16), range(16)] = 1.0
+
+    def activated(c):
+        return (np.sqrt(1 - c**2) + (np.pi - np.arccos(c)) * c) / (2 * np.pi)
+
+    layout = replace(layout, pieces=True)
+    before, after = PairKernel(layout, size, values), PairKernel(layout, size, activated(values))
+    apart, own = activated(0.0), activated(alike)
+    wanted = own.mean() - after.pair_mean
+    found = passed(before, after) * (alike.mean() - before.pair_mean) / before.variance
+    assert found * after.variance == pytest.approx(wanted)
+    of_mean = activated(alike.mean()) - after.pair_mean
+    assert of_mean < 0.9 * wanted
+    assert apart < after.pair_mean
 
 
 def test_images_have_far_positions_in_common():
@@ -164,28 +235,36 @@ def test_images_have_far_positions_in_common():
 
 
 def test_what_a_division_leaves_of_far_positions():
-    kernel = pieces_of_images(3, (4, 4)).centred
-    rows, cols = np.divmod(np.arange(16), 4)
-    near = (abs(rows[:, None] - rows) < 2) & (abs(cols[:, None] - cols) < 2)
-    values = kernel.values * np.where(near, 1.0, 0.3)
-    assert passed(kernel, PairKernel(kernel.layout, (4, 4), 5.0 * values, 2.0)) == pytest.approx(0.3)
+    """By loops over offsets, each counted as often as it occurs."""
+    kernel = pieces_of_images(3, (4, 4))
+    before = kernel.centred
+    after = replace(kernel, values=kernel.values**2)
+    found = [[], []]
+    for down, across in product(range(-3, 4), repeat=2):
+        pairs = [
+            (i * 4 + j, (i + down) * 4 + j + across)
+            for i, j in product(range(4), repeat=2)
+            if 0 <= i + down < 4 and 0 <= j + across < 4
+        ]
+        if max(abs(down), abs(across)) >= 2:
+            for one, means in zip((before, after), found, strict=True):
+                own = np.mean([one.values[:3, p, q] for p, q in pairs]) - one.pair_mean
+                means += [own / (one.second_moment - one.pair_mean)] * len(pairs)
+    first, second = np.array(found)
+    assert passed(before, after) == pytest.approx(float(first @ second / (first @ first)))
 
 
 def test_a_division_takes_across_seams_what_it_takes_within_pieces():
     """By loops over pairs of positions of a map of 4 x 4 that is laid out of pieces of 3 x 2."""
     kernel = pieces_of_images(3, (4, 4)).centred
     kernel = replace(kernel, layout=replace(kernel.layout, tile=(3, 2)))
-    values = kernel.values.copy()
-    for p, q in product(range(16), repeat=2):
-        (i, j), (k, m) = divmod(p, 4), divmod(q, 4)
-        torn = (i // 3, j // 2) != (k // 3, m // 2)
-        values[:, p, q] *= 1.0 if torn or not (2 * abs(i - k) >= 3 or 2 * abs(j - m) >= 2) else 0.3
-    after = PairKernel(kernel.layout, (4, 4), 5.0 * values, 2.0)
+    after = PairKernel(kernel.layout, (4, 4), 5.0 * kernel.values - 0.1, 2.0)
+    factor = passed(kernel, after) * after.variance / kernel.variance
     found = divided_alike(kernel, after)
     for p, q in product(range(16), repeat=2):
         (i, j), (k, m) = divmod(p, 4), divmod(q, 4)
         torn = (i // 3, j // 2) != (k // 3, m // 2)
-        wanted = 1.5 * kernel.values[:3, p, q] if torn else after.values[:3, p, q]
+        wanted = factor * kernel.values[:3, p, q] if torn else after.values[:3, p, q]
         np.testing.assert_allclose(found.values[:3, p, q], wanted, rtol=1e3 * ROUNDING)
     np.testing.assert_array_equal(found.values[3:], after.values[3:])
     whole = PairKernel(replace(kernel.layout, tile=None), (4, 4), kernel.values)
@@ -200,6 +279,13 @@ def test_strides_take_from_the_pieces_of_a_map():
     torn = replace(layout, tile=(2, 3)).torn((3, 4))
     for p, q in product(range(12), repeat=2):
         assert torn[p, q] == ((p // 4 // 2, p % 4 // 3) != (q // 4 // 2, q % 4 // 3))
+
+
+def test_frameworks_pad_maps_of_pieces():
+    """Keras pads before a stride by nodes of their own, below and to the right alone (such networks broke off)."""
+    network = build("mobilenet_v2", depth=2, size=64, framework="keras")
+    layers = predict(network, load_batch("photo", (3, 64, 64), 16, 0)).layers
+    assert all(0 < layer.forward.second_moment < 10 for layer in layers)
 
 
 @pytest.mark.parametrize("shortcut", ["average_pool", "max_pool", "stride"])
@@ -283,4 +369,4 @@ def test_mean_over_a_map_behind_a_stride_within_channels(depthwise):
     network, batch = net.build(), load_batch("photo", (3, size, size), 32, 2)
     found = compare(predict(network, batch), simulate(network, batch, trials=60, seed=1)).forward[-1]
     assert found.relative is not None
-    assert abs(found.relative) < PIECES_POOLED
+    assert abs(found.relative) < (PIECES_MERGED if depthwise else PIECES_POOLED)

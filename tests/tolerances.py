@@ -192,9 +192,17 @@ POOLED_IMAGES = 0.02
 """Second moments and variances on maps of photographs: 11 pieces of 12 x 12 stand for 64 images, whose points' root
 mean squares they have within 1%."""
 
+ONE_ROOT = 0.02
+"""Share that positions keep behind three layers of padded windows: what two keep is a product of one root each, while
+in truth those at one edge lack the same taps."""
+
 STANDING_POOLED, PIECES_POOLED = 0.03, 0.1
 """Mean over a map of crops of a photograph, of which a few stand for 32 (Monte Carlo's noise is .6%), or pieces behind
 a stride (noise 2%; edges, whose own directions pieces do not have, leave up to 8%)."""
+
+PIECES_MERGED = 0.25
+"""The same behind a depthwise stride, where samples become draws of one law (noise 2.5%). There the opposite corners of
+images go against one another as much as before, while in draws they have nothing in common (24%)."""
 
 SMOOTH_STEP, SMOOTH_POOLED = 0.06, 0.1
 """A backward step, and what pooling keeps, of four saturating layers on crops of a photograph: Monte Carlo's noise is

@@ -16,7 +16,7 @@ from varprop.simulator.theory.depthwise import Taps, depthwise, tap_covariance
 from varprop.simulator.theory.maps import Size, Window, size_of, window_sum
 from varprop.simulator.theory.pairs import PairKernel, merged, plus, windows
 from varprop.simulator.theory.patches import between, edges_behind, gathered, levelled, matched, statistics
-from varprop.simulator.theory.patchwork import apart, arranged, continued, laid_out, thinned
+from varprop.simulator.theory.patchwork import Far, arranged, continued, laid_out
 from varprop.simulator.theory.representative import piece_of
 from varprop.simulator.theory.sample import Sample
 from varprop.simulator.theory.sampling import affordable
@@ -46,7 +46,7 @@ def convolved(operation: Conv2d, node: Node, network: Network, signal: Signal) -
     kernel = kernel.scaled(float(linear_second_moment(per_group, law.variance, 1.0)))
     strays, seen = _strays(operation, node, signal, window, kernel)
     source, sample, taps, amplitude, common = signal.kernel, None, None, None, None
-    far = None if signal.far is None else thinned(signal.far, operation.stride)
+    far = None if signal.far is None else signal.far.weighed(replace(window, inside=False))
     if signal.amplitude is not None:
         full = replace(window, inside=False)
         amplitude = window_sum(signal.amplitude, full) / window.taps
@@ -140,7 +140,7 @@ def _first_convolution(operation: Conv2d, node: Node, network: Network, signal: 
     divided: Callable[[float], Array] | None = None
     if small != size:
         assert signal.known is not None
-        far = thinned(apart(signal.known), operation.stride) if layout.pieces else None
+        far = Far.of(signal.known).weighed(window) if layout.pieces else None
         amplitude = _over_inside(window_sum(np.mean(signal.known**2, axis=(0, 1)), window), inside)
         maps = index.reshape(-1, *size)
         assert signal.places is not None

@@ -36,6 +36,7 @@ from varprop.simulator.theory.maps import Size
 from varprop.simulator.theory.normalisation import batch_normalised
 from varprop.simulator.theory.pair_series import log_second_moment
 from varprop.simulator.theory.pairs import PairKernel
+from varprop.simulator.theory.patchwork import passed
 from varprop.simulator.theory.pooling import average_pooled, flattened, globally_averaged, max_pooled, zero_padded
 from varprop.simulator.theory.relations import Relations, relations, unrelated
 from varprop.simulator.theory.sample import (
@@ -161,14 +162,14 @@ def _(operation: Activation, node: Node, network: Network, inputs: list[Signal])
         # A channel's kernel is another after the activation, and the more so the less linear that is.
         known = followed() if followed is not None and signal.sample is not None else None
         factor = min(_response(function, signal, out, duals, known), 1.0)
-        far = None if far is None else factor * far
+        far = None if far is None else far.bent(passed(signal.kernel, out), slopes)
     if network.has_batch_norm:
         # A line is fitted to sampled channels at all positions, most of all where they vary most.
         varies = signal.kernel.diagonal.mean(axis=0)
-        passed = strays.through(factor, duals.derivative, np.ones_like(varies) if known is None else varies)
-        left = passed.variance / strays.variance if strays.variance > 0 else 1.0
+        behind = strays.through(factor, duals.derivative, np.ones_like(varies) if known is None else varies)
+        left = behind.variance / strays.variance if strays.variance > 0 else 1.0
         uneven = 0.0 if known is None else _uneven(known, signal.kernel.layout.batch)
-        strays = passed.plus(node.name, (1.0 - left + uneven) / signal.width, out)
+        strays = behind.plus(node.name, (1.0 - left + uneven) / signal.width, out)
         met, walked = duals.levels, signal.strays
         # Of the weighted layer's own noise, twice its products', the activation passes a part.
         gain = met.gain if known is None else (np.sqrt(met.gain) + lifted(known)) ** 2

@@ -50,7 +50,7 @@ def batch_normalised(operation: BatchNorm, signal: Signal) -> Signal:
         kernel = windows(signal.weighted.input, law.taps, signal.weighted.window).centred
         if kernel.size != signal.kernel.size:
             before = windows(signal.weighted.input, np.diag(signal.weighted.window.shares), signal.weighted.window)
-            left = None if far is None else far * passed(before.centred, kernel)
+            left = None if far is None else far.times(passed(before.centred, kernel))
             kernel = continued(kernel, left, signal.kernel.size)
         if signal.weighted.window.inside and amplitude is None:
             kernel = with_edges(kernel, signal.kernel.centred.diagonal.mean(axis=0))
@@ -121,7 +121,7 @@ def batch_normalised(operation: BatchNorm, signal: Signal) -> Signal:
         origin=origin if sample is None else None,
         sample=sample,
         amplitude=amplitude,
-        far=None if far is None else far * passed(signal.kernel.centred, kernel),
+        far=None if far is None else far.times(passed(signal.kernel.centred, kernel)),
         law=law,
         behind=signal.behind,
         summands=signal.summands,

@@ -8,22 +8,24 @@ Each pair of points of a piece is a pair that is known, and so is each pair of p
 one piece, as no two images share any.
 
 Across the seams of one map the correlation depends on the offset, as in the pieces. Positions beyond their reach have
-more in common than any two points, too: `far` is how much more, by offset, over the variance. Of the data it is known.
-Weights average it over pairs of the same offset, so that it stays; a normalisation leaves as much of it as within the
-pieces; a sum has the mean of its terms'; an activation multiplies the kernel's small entries by the squared mean slope
-and the variance by less. A pooling keeps it, as slopes under a window sum to one, and takes from the variance.
+more in common than any two points, too: `Far` says how much more. Of the data it is known. Weights average it over
+pairs of the same offset, so that it stays; a normalisation and an activation leave as much of it as within the pieces;
+a sum has the mean of its terms'. A pooling keeps it, as slopes under a window sum to one, and takes from the variance.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from varprop.simulator.theory.maps import (
     Ints,
+    Padding,
     Size,
+    Window,
     apart_by,
     at_offsets,
     by_offset,
@@ -31,6 +33,7 @@ from varprop.simulator.theory.maps import (
     offsets,
     pairs_apart,
     products_by_offset,
+    size_of,
 )
 from varprop.simulator.theory.pairs import Layout, PairKernel, offset_means, regridded
 from varprop.simulator.theory.sampling import assemble
@@ -40,8 +43,75 @@ Array = NDArray[np.float64]
 _ENTRIES = 450_000  # of the kernel of all pairs of such images
 
 
+@dataclass(frozen=True)
+class Far:
+    """What positions of one image have in common beyond the reach of the pieces that are carried.
+
+    Attributes
+    ----------
+    apart
+        Inside the map, over the variance, by offset: what is more than any two points have in common; nothing at
+        offsets that are not in it.
+    kept
+        Share of that which a position has with the average one: shape (height, width). Padding takes a tap from one of
+        two positions, and what they have in common under it goes with it.
+    """
+
+    apart: Array
+    kept: Array
+
+    @staticmethod
+    def of(maps: Array) -> Far:
+        """Return that of known images, shape (samples, channels, height, width), with zeros around them or not."""
+        return Far(apart(maps), np.any(maps, axis=(0, 1)).astype(np.float64))
+
+    def times(self, factor: float) -> Far:
+        """Return what is left behind an operation that leaves a factor of it."""
+        return replace(self, apart=factor * self.apart)
+
+    def bent(self, factor: float, slopes: Array | None) -> Far:
+        """Do the same behind an activation whose E phi'^2 over that inside is known by position."""
+        if slopes is None:
+            return self.times(factor)
+        root = np.sqrt(slopes) * self._root
+        return Far(factor * self.apart, root * root.mean())
+
+    def weighed(self, window: Window) -> Far:
+        """Return that behind weights of their own under each tap: two positions meet under the same one alone."""
+        under = self._under(window) * np.sqrt(window.shares / window.taps)[:, None]
+        return self._behind(window, under.mean(axis=1) @ under)
+
+    def pooled(self, window: Window) -> Far:
+        """Return that behind means under a window, over what the inside had before."""
+        mean = self._under(window).mean(axis=0)
+        return self._behind(window, mean * mean.mean())
+
+    def padded(self, padding: Padding) -> Far:
+        """Return that with zeros around the map."""
+        top, bottom, left, right = padding
+        root = np.pad(self._root, ((top, bottom), (left, right)))
+        return Far(self.apart, root * root.mean())
+
+    @staticmethod
+    def together(terms: Sequence[Far], shares: Sequence[float]) -> Far:
+        """Return that of a sum of terms with these variances."""
+        fields = ((term.apart for term in terms), (term.kept for term in terms))
+        return Far(*(np.average(list(field), axis=0, weights=shares) for field in fields))
+
+    @property
+    def _root(self) -> Array:
+        whole = float(self.kept.mean())
+        return self.kept / np.sqrt(whole) if whole > 0 else np.zeros_like(self.kept)
+
+    def _under(self, window: Window) -> Array:
+        return np.append(self._root.ravel(), 0.0)[window.index(size_of(self.kept))]
+
+    def _behind(self, window: Window, kept: Array) -> Far:
+        return Far(thinned(self.apart, window.stride), kept.reshape(window.out_size(size_of(self.kept))))
+
+
 def apart(maps: Array) -> Array:
-    """Return `far` of known images, shape (samples, channels, height, width), at all offsets."""
+    """Return `Far.apart` of known images, shape (samples, channels, height, width)."""
     samples, channels, height, width = maps.shape
     products = products_by_offset(maps) / (samples * channels * pairs_apart((height, width)))
     common = float(np.mean(maps.mean(axis=(0, 2, 3)) ** 2))
@@ -50,18 +120,19 @@ def apart(maps: Array) -> Array:
 
 
 def thinned(far: Array, stride: Size) -> Array:
-    """Return `far` of every so many rows and columns."""
+    """Return a field by offset of every so many rows and columns."""
     rows, cols = (slice(side // 2 % step, None, step) for side, step in zip(far.shape, stride, strict=True))
     return far[rows, cols]
 
 
 def passed(before: PairKernel, after: PairKernel) -> float:
-    """Return what is left of `far` behind a division that takes more from some directions of the data than from others.
+    """Return what an operation on every point leaves of `Far.apart`: as much as of the furthest pairs of a piece.
 
-    As much as of the pairs of a piece that are more than half of it apart.
+    A division takes more from some directions of the data than from others. An activation leaves small correlations
+    its mean slope's square, but some images have more in common with themselves than others, which its even terms tell
+    from none, and points of one image have levels in common.
     """
-    varied = after.second_moment
-    return _left(before, after) * before.second_moment / varied if varied > 0 else 1.0
+    return _left(before, after)
 
 
 def divided_alike(before: PairKernel, after: PairKernel) -> PairKernel:
@@ -76,25 +147,37 @@ def divided_alike(before: PairKernel, after: PairKernel) -> PairKernel:
     if layout.tile is None:
         return after
     torn, values = layout.torn(before.size), after.values.copy()
-    values[: layout.profiles, torn] = _left(before, after) * before.values[: layout.profiles, torn]
+    left = _left(before, after) * after.variance / (before.variance or 1.0)
+    values[: layout.profiles, torn] = left * before.values[: layout.profiles, torn]
     return replace(after, values=values)
 
 
 def _left(before: PairKernel, after: PairKernel) -> float:
-    """Return the ratio of two kernels at pairs of a piece that are more than half of it apart, by least squares."""
-    layout, (height, width) = before.layout, before.layout.tile or before.size
-    rows, cols = np.divmod(np.arange(before.values.shape[1]), before.size[1])
+    """Return the ratio of correlations at the offsets that are more than half of a piece, by least squares.
+
+    Of averages over the pairs of an offset, as far ones are: single pairs say most where images are large, and there a
+    division takes most.
+    """
+    (count, first), (_, second) = map(_furthest, (before, after))
+    squares, products = float(count @ first**2), float(count @ (first * second))
+    return products / squares if squares > 0 else 1.0
+
+
+def _furthest(kernel: PairKernel) -> tuple[Array, Array]:
+    """Return numbers of pairs at each offset that is more than half of a piece, and their mean correlation."""
+    height, width = kernel.layout.tile or kernel.size
+    rows, cols = np.divmod(np.arange(kernel.values.shape[1]), kernel.size[1])
     beyond = 2 * np.abs(np.subtract.outer(rows, rows)) >= height
     beyond |= 2 * np.abs(np.subtract.outer(cols, cols)) >= width
-    beyond &= ~layout.torn(before.size)
-    first, second = (kernel.values[: layout.profiles, beyond] for kernel in (before, after))
-    squares, products = float(np.vdot(first, first)), float(np.vdot(first, second))
-    if squares > 0:
-        return products / squares
-    return after.second_moment / before.second_moment if before.second_moment else 1.0
+    beyond &= ~kernel.layout.torn(kernel.size)
+    where = offsets(kernel.size)[beyond]
+    common = kernel.values[: kernel.layout.profiles, beyond].mean(axis=0) - kernel.pair_mean
+    count = np.bincount(where)
+    total = np.bincount(where, common) / (kernel.variance or 1.0)
+    return count[count > 0].astype(np.float64), total[count > 0] / count[count > 0]
 
 
-def continued(kernel: PairKernel, far: Array | None, size: Size) -> PairKernel:
+def continued(kernel: PairKernel, far: Far | None, size: Size) -> PairKernel:
     """Return the kernel of maps of `size` from that of pieces of images that count as draws of one law, by offset.
 
     Where nothing is known of far positions they have in common what the furthest do.
@@ -105,13 +188,13 @@ def continued(kernel: PairKernel, far: Array | None, size: Size) -> PairKernel:
     down, across = apart_by(size)
     known = np.outer(np.abs(down) < kernel.size[0], np.abs(across) < kernel.size[1])
     found = np.full((len(profile), *known.shape), kernel.pair_mean)
-    found[0] += kernel.variance * at_offsets(far, down, across)
+    found[0] += kernel.variance * at_offsets(far.apart, down, across)
     near = np.take(profile, clipped_offsets(down, across, kernel.size), axis=1)
     values = np.where(known, near, found).reshape(len(profile), -1)
     return replace(kernel, size=size, values=np.take(values, offsets(size), axis=1))
 
 
-def laid_out(kernel: PairKernel, far: Array, size: Size) -> PairKernel:
+def laid_out(kernel: PairKernel, far: Far, size: Size) -> PairKernel:
     """Return the kernel of maps of `size` from that of pieces of images, at its second moment."""
     layout, before = kernel.layout, kernel.layout.profiles
     count = before
@@ -151,28 +234,33 @@ def arranged(count: int, piece: Size, size: Size) -> tuple[Ints, Ints]:
     return (turn + turn // count) % count, row * piece[1] + col
 
 
-def image_mean(kernel: PairKernel, far: Array, size: Size) -> Array:
-    """Mean of each block over all pairs of positions of images of `size`, of which the kernel's are pieces."""
-    profile = offset_means(kernel)
+def image_mean(kernel: PairKernel, far: Far) -> Array:
+    """Mean of each block over all pairs of positions of images of which the kernel's are pieces.
+
+    What the positions of an image have in common the data say best, of which `far` is what the operations have left;
+    images differ in it as their pieces do. What all points have in common is that inside, and what varies as much of it
+    as positions keep.
+    """
+    size, count = size_of(far.kept), kernel.layout.profiles
     down, across = apart_by(size)
     pairs = pairs_apart(size) / (size[0] * size[1]) ** 2
-    known = np.outer(np.abs(down) < kernel.size[0], np.abs(across) < kernel.size[1])
+    pairs *= np.outer(np.abs(down) < kernel.size[0], np.abs(across) < kernel.size[1])
     where = clipped_offsets(down, across, kernel.size)
-    near = profile @ np.bincount(where.ravel(), (pairs * known).ravel(), minlength=profile.shape[1])
-    beyond = pairs * ~known
-    found = near + kernel.pair_mean * float(beyond.sum())
-    found[: kernel.layout.profiles] += kernel.variance * float(np.sum(beyond * at_offsets(far, down, across)))
-    return np.asarray(found)
+    near = offset_means(kernel) - kernel.pair_mean
+    found = near @ np.bincount(where.ravel(), pairs.ravel(), minlength=near.shape[1])
+    whole = kernel.variance * float(np.sum(pairs_apart(size) * at_offsets(far.apart, down, across)))
+    found[:count] += whole / (size[0] * size[1]) ** 2 - found[:count].mean()
+    return np.asarray(kernel.pair_mean + found * float(far.kept.mean()))
 
 
-def _correlations(kernel: PairKernel, far: Array, root: Array, size: Size) -> Array:
+def _correlations(kernel: PairKernel, far: Far, root: Array, size: Size) -> Array:
     """Return the correlation of two positions of an image by their offset; `root` is every point's root mean square."""
     own, (height, width) = root.reshape(kernel.layout.profiles, -1), kernel.size
     products = by_offset(kernel.values[: len(own)].sum(axis=0), kernel.size)
     unit = by_offset(own.T @ own, kernel.size)
     down, across = apart_by(size)
     square = float(root.mean()) ** 2
-    found = (kernel.pair_mean + kernel.variance * at_offsets(far, down, across)) / (square if square > 0 else 1.0)
+    found = (kernel.pair_mean + kernel.variance * at_offsets(far.apart, down, across)) / (square if square > 0 else 1.0)
     near = np.ix_(np.abs(down) < height, np.abs(across) < width)
     rows, cols = (
         slice(max(old - new, 0), min(old + new, 2 * old) - 1) for old, new in zip(kernel.size, size, strict=True)

@@ -13,7 +13,7 @@ from varprop.simulator.theory.convolution import framed, regrown
 from varprop.simulator.theory.corrections import controlled, levelled, matched, paired
 from varprop.simulator.theory.maps import Window, size_of, window_sum
 from varprop.simulator.theory.pairs import PairKernel, merged, whole_map_mean
-from varprop.simulator.theory.patchwork import arranged, continued, image_mean, laid_out, thinned
+from varprop.simulator.theory.patchwork import arranged, continued, image_mean, laid_out
 from varprop.simulator.theory.sample import Sample, mapped, squares_apart
 from varprop.simulator.theory.signal import Gaussian, Signal, fixed
 
@@ -45,7 +45,7 @@ def _after_pooling(pooled: Signal, signal: Signal, window: Window, node: Node) -
     kernel, wanted, far = pooled.kernel, signal.kernel.layout.carried(node.shape), None
     if signal.far is not None:
         varied = signal.kernel.variance * float(np.exp(signal.kernel.log_scale - kernel.log_scale))
-        far = thinned(signal.far, window.stride) * (varied / kernel.variance if kernel.variance > 0 else 1.0)
+        far = signal.far.pooled(window).times(varied / kernel.variance if kernel.variance > 0 else 1.0)
     root = np.sqrt(np.maximum(kernel.diagonal, 0.0))
     share = np.divide(pooled.mean, root, out=np.zeros_like(root), where=root > 0)  # of a point's root mean square
     sample, size = pooled.draw(), kernel.size
@@ -81,9 +81,12 @@ def globally_averaged(node: Node, signal: Signal) -> Signal:
     common = root if signal.duals is None else float(signal.common_root.mean())
     positions = signal.kernel.values.shape[1]
     pooled = _linear_map(signal, np.full((1, positions), common / positions), window)
-    size = size_of(signal.amplitude)
-    whole = whole_map_mean(signal.kernel, size) if signal.far is None else image_mean(signal.kernel, signal.far, size)
-    values = whole * root**2 + signal.kernel.pair_mean * (common**2 - root**2)
+    shared = signal.kernel.pair_mean
+    if signal.far is None:
+        varied = (whole_map_mean(signal.kernel, size_of(signal.amplitude)) - shared) * root**2
+    else:
+        varied = image_mean(signal.kernel, signal.far) - shared
+    values = varied + shared * common**2
     kernel = replace(signal.kernel, size=(1, 1), values=values[:, None, None]).scaled(1.0)
     return replace(pooled, kernel=kernel, mean=pooled.mean * kernel.unit(pooled.kernel.log_scale), amplitude=None)
 
@@ -156,7 +159,13 @@ def zero_padded(operation: ZeroPad, signal: Signal) -> Signal:
         root = np.pad(signal.common_root, rows)
         common = None if signal.common is None else root * float(root.mean())
         return replace(
-            signal, amplitude=np.pad(signal.amplitude, rows), common=common, duals=None, law=None, weighted=None
+            signal,
+            amplitude=np.pad(signal.amplitude, rows),
+            common=common,
+            far=None if signal.far is None else signal.far.padded(operation.padding),
+            duals=None,
+            law=None,
+            weighted=None,
         )
     kernel = signal.kernel
     (h, w), n = kernel.size, len(kernel.values)

@@ -18,6 +18,7 @@ from varprop.simulator.theory.duals import Duals
 from varprop.simulator.theory.few_points import Cubature
 from varprop.simulator.theory.maps import Size, Window
 from varprop.simulator.theory.pairs import PairKernel
+from varprop.simulator.theory.patchwork import Far
 from varprop.simulator.theory.relations import Relations, unrelated
 from varprop.simulator.theory.sample import Sample, activated, alike, mirrored, normalised
 from varprop.simulator.theory.sampling import draw, draw_strayed, filtered, linear
@@ -153,7 +154,7 @@ class Signal:
     places: Array | None = None
     common: Array | None = None
     divided: Callable[[float], Array] | None = None
-    far: Array | None = None
+    far: Far | None = None
     terms: tuple[Signal, ...] = ()
     slopes: Array | None = None
     cubature: Cubature | None = None

@@ -14,6 +14,7 @@ from varprop.simulator.activations import ActivationFunction
 from varprop.simulator.network import Network, Node
 from varprop.simulator.theory.corrections import crossed
 from varprop.simulator.theory.pairs import Layout, PairKernel, on_pairs_of, plus
+from varprop.simulator.theory.patchwork import Far
 from varprop.simulator.theory.sample import alike, position_squares
 from varprop.simulator.theory.sampling import of_size
 from varprop.simulator.theory.signal import Gaussian, Signal, key_of
@@ -123,10 +124,10 @@ def _common_of_sum(inputs: list[Signal]) -> Array | None:
     return np.average(fields, axis=0, weights=sizes) if any(sizes) else None
 
 
-def _far_of_sum(inputs: list[Signal], shares: list[float]) -> Array | None:
+def _far_of_sum(inputs: list[Signal], shares: list[float]) -> Far | None:
     """Return `Signal.far` of a sum, whose terms have these variances."""
     fields = [signal.far for signal in inputs if signal.far is not None]
-    return np.average(fields, axis=0, weights=shares) if len(fields) == len(inputs) and any(shares) else None
+    return Far.together(fields, shares) if len(fields) == len(inputs) and any(shares) else None
 
 
 def edges_after_sum(function: ActivationFunction, terms: Sequence[Signal]) -> tuple[Array, Array, Array]:
