@@ -30,7 +30,7 @@ from varprop.simulator.theory.patchwork import (
 )
 from varprop.simulator.theory.sample import Sample
 from varprop.simulator.theory.sampling import assemble
-from varprop.tests.tolerances import BEYOND, ONE_ROOT, PIECES_MERGED, PIECES_POOLED, POOLED_IMAGES, ROUNDING
+from varprop.tests.tolerances import BEYOND, ONE_ROOT, PIECES_POOLED, POOLED_IMAGES, ROUNDING
 
 BATCH = 40
 FAR = np.random.default_rng(3).uniform(-0.2, 0.4, size=(7, 9))  # of offsets up to 3 and 4
@@ -184,7 +184,7 @@ def test_far_positions_of_sums_poolings_and_activations():
     np.testing.assert_allclose(bent.kept, left * left.mean())
     np.testing.assert_array_equal(bent.apart, 0.5 * FAR.apart)
     assert FAR.bent(0.5, None).kept is FAR.kept
-    padded = FAR.padded((1, 0, 0, 2)).kept
+    padded = FAR.padded(((1, 0), (0, 2))).kept
     np.testing.assert_allclose(padded[1:, :5], FAR.kept * (20 / 35))
     assert padded.shape == (5, 7)
     assert not padded[0].any()
@@ -195,7 +195,7 @@ def test_far_positions_of_sums_poolings_and_activations():
 
 
 def test_images_differ_in_what_their_far_positions_have_in_common():
-    """Behind ReLU: the arc-cosine kernel of each image, averaged. Of the mean correlation it would be 17% less."""
+    """Behind ReLU: the arc-cosine kernel of each image, averaged. Of the mean correlation it were a quarter less."""
     size, alike = (4, 4), np.array([-0.3, 0.9, 0.1, 0.0])
     layout = Layout.all_pairs(4, BATCH)
     values = np.zeros((10, 16, 16))
@@ -234,32 +234,41 @@ def test_images_have_far_positions_in_common():
     assert behind[1, 1] == found[3, 2]
 
 
-def test_what_a_division_leaves_of_far_positions():
-    """By loops over offsets, each counted as often as it occurs."""
-    kernel = pieces_of_images(3, (4, 4))
-    before = kernel.centred
-    after = replace(kernel, values=kernel.values**2)
+def least_squares_of_the_furthest(before, after, tile):
+    """Slope of mean correlations over offsets of more than half a tile, by loops over pairs of positions of 4 x 4."""
+    pairs = {}
+    for p, q in product(range(16), repeat=2):
+        (i, j), (k, m) = divmod(p, 4), divmod(q, 4)
+        within = (i // tile[0], j // tile[1]) == (k // tile[0], m // tile[1])
+        if within and (2 * abs(i - k) >= tile[0] or 2 * abs(j - m) >= tile[1]):
+            pairs.setdefault((k - i, m - j), []).append((p, q))
     found = [[], []]
-    for down, across in product(range(-3, 4), repeat=2):
-        pairs = [
-            (i * 4 + j, (i + down) * 4 + j + across)
-            for i, j in product(range(4), repeat=2)
-            if 0 <= i + down < 4 and 0 <= j + across < 4
-        ]
-        if max(abs(down), abs(across)) >= 2:
-            for one, means in zip((before, after), found, strict=True):
-                own = np.mean([one.values[:3, p, q] for p, q in pairs]) - one.pair_mean
-                means += [own / (one.second_moment - one.pair_mean)] * len(pairs)
+    for places in pairs.values():
+        for one, means in zip((before, after), found, strict=True):
+            own = np.mean([one.values[:3, p, q] for p, q in places]) - one.pair_mean
+            means += [own / (one.second_moment - one.pair_mean)] * len(places)
     first, second = np.array(found)
-    assert passed(before, after) == pytest.approx(float(first @ second / (first @ first)))
+    return float(first @ second / (first @ first))
+
+
+def test_what_a_division_leaves_of_far_positions():
+    """Each offset is counted as often as it occurs."""
+    kernel = pieces_of_images(3, (4, 4))
+    before, after = kernel.centred, replace(kernel, values=kernel.values**2)
+    assert passed(before, after) == pytest.approx(least_squares_of_the_furthest(before, after, (4, 4)))
 
 
 def test_a_division_takes_across_seams_what_it_takes_within_pieces():
     """By loops over pairs of positions of a map of 4 x 4 that is laid out of pieces of 3 x 2."""
     kernel = pieces_of_images(3, (4, 4)).centred
     kernel = replace(kernel, layout=replace(kernel.layout, tile=(3, 2)))
-    after = PairKernel(kernel.layout, (4, 4), 5.0 * kernel.values - 0.1, 2.0)
-    factor = passed(kernel, after) * after.variance / kernel.variance
+    values = kernel.values.copy()
+    for p, q in product(range(16), repeat=2):
+        (i, j), (k, m) = divmod(p, 4), divmod(q, 4)
+        torn = (i // 3, j // 2) != (k // 3, m // 2)
+        values[:, p, q] *= 1.0 if torn or not (2 * abs(i - k) >= 3 or 2 * abs(j - m) >= 2) else 0.3
+    after = PairKernel(kernel.layout, (4, 4), 5.0 * values, 2.0)
+    factor = least_squares_of_the_furthest(kernel, after, (3, 2)) * after.variance / kernel.variance
     found = divided_alike(kernel, after)
     for p, q in product(range(16), repeat=2):
         (i, j), (k, m) = divmod(p, 4), divmod(q, 4)
@@ -349,7 +358,10 @@ def test_channels_of_images_behind_strides():
             assert sample.forward.variance == pytest.approx(theory.forward.variance, rel=POOLED_IMAGES), node.name
 
 
-@pytest.mark.parametrize("depthwise", [False, True])
+MERGED = "samples become draws of one law there; the opposite corners of images stay as different as they were (24%)"
+
+
+@pytest.mark.parametrize("depthwise", [False, pytest.param(True, marks=pytest.mark.xfail(strict=True, reason=MERGED))])
 def test_mean_over_a_map_behind_a_stride_within_channels(depthwise):
     """Far positions of an image stay as alike behind poolings and depthwise layers (it was 28% of theory's)."""
     size, he = 32 if depthwise else 36, parse_initializer("he_normal")
@@ -369,4 +381,4 @@ def test_mean_over_a_map_behind_a_stride_within_channels(depthwise):
     network, batch = net.build(), load_batch("photo", (3, size, size), 32, 2)
     found = compare(predict(network, batch), simulate(network, batch, trials=60, seed=1)).forward[-1]
     assert found.relative is not None
-    assert abs(found.relative) < (PIECES_MERGED if depthwise else PIECES_POOLED)
+    assert abs(found.relative) < PIECES_POOLED

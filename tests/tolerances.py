@@ -200,10 +200,6 @@ STANDING_POOLED, PIECES_POOLED = 0.03, 0.1
 """Mean over a map of crops of a photograph, of which a few stand for 32 (Monte Carlo's noise is .6%), or pieces behind
 a stride (noise 2%; edges, whose own directions pieces do not have, leave up to 8%)."""
 
-PIECES_MERGED = 0.25
-"""The same behind a depthwise stride, where samples become draws of one law (noise 2.5%). There the opposite corners of
-images go against one another as much as before, while in draws they have nothing in common (24%)."""
-
 SMOOTH_STEP, SMOOTH_POOLED = 0.06, 0.1
 """A backward step, and what pooling keeps, of four saturating layers on crops of a photograph: Monte Carlo's noise is
 2% of either, sampled channels leave as much, and steps differ by up to 3%."""

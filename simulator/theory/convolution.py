@@ -13,7 +13,7 @@ from varprop.simulator.generated.layers import bias_second_moment, linear_second
 from varprop.simulator.initializers import WeightLaw, bias_square, weight_law
 from varprop.simulator.network import Conv2d, Network, Node
 from varprop.simulator.theory.depthwise import Taps, depthwise, tap_covariance
-from varprop.simulator.theory.maps import Size, Window, size_of, window_sum
+from varprop.simulator.theory.maps import Size, Window, under_taps, window_sum
 from varprop.simulator.theory.pairs import PairKernel, merged, plus, windows
 from varprop.simulator.theory.patches import between, edges_behind, gathered, levelled, matched, statistics
 from varprop.simulator.theory.patchwork import Far, arranged, continued, laid_out
@@ -50,8 +50,7 @@ def convolved(operation: Conv2d, node: Node, network: Network, signal: Signal) -
     if signal.amplitude is not None:
         full = replace(window, inside=False)
         amplitude = window_sum(signal.amplitude, full) / window.taps
-        under = np.append(signal.common_root.ravel(), 0.0)[full.index(size_of(signal.amplitude))]
-        under *= np.sqrt(window.shares / window.taps)[:, None]
+        under = under_taps(signal.common_root, full)
         common = (under.mean(axis=1) @ under).reshape(amplitude.shape)
     if operation.depthwise:
         edges = 1.0 if amplitude is None else float(centred_edges(kernel, amplitude, common).mean())

@@ -158,12 +158,12 @@ def _(operation: Activation, node: Node, network: Network, inputs: list[Signal])
     out = duals.kernel
     amplitude, slopes, shifts = _edges_after(function, signal)
     strays, far = signal.strays, signal.far
-    if network.has_batch_norm or far is not None:
+    if far is not None:
+        far = far.bent(passed(signal.kernel, out), slopes)
+    if network.has_batch_norm:
         # A channel's kernel is another after the activation, and the more so the less linear that is.
         known = followed() if followed is not None and signal.sample is not None else None
         factor = min(_response(function, signal, out, duals, known), 1.0)
-        far = None if far is None else far.bent(passed(signal.kernel, out), slopes)
-    if network.has_batch_norm:
         # A line is fitted to sampled channels at all positions, most of all where they vary most.
         varies = signal.kernel.diagonal.mean(axis=0)
         behind = strays.through(factor, duals.derivative, np.ones_like(varies) if known is None else varies)

@@ -118,6 +118,18 @@ def window_sum(field: Array, window: Window) -> Array:
     return np.asarray(window.shares @ padded[window.index(size)]).reshape(window.out_size(size))
 
 
+def one_root(field: Array) -> Array:
+    """Return the root of what two positions keep, of rank one, given what each keeps with the mean one."""
+    whole = float(field.mean())
+    return np.asarray(field / np.sqrt(whole)) if whole > 0 else np.zeros_like(field)
+
+
+def under_taps(root: Array, window: Window) -> Array:
+    """Return such a root under every tap, shape (taps, outputs): two windows meet under the same taps alone."""
+    under = np.append(root.ravel(), 0.0)[window.index(size_of(root))]
+    return np.asarray(under * np.sqrt(window.shares / window.taps)[:, None])
+
+
 def window_scatter(field: Array, window: Window, size: Size) -> Array:
     """Adjoint of `window_sum`: every output adds its value to each input under its window."""
     index = window.index(size)

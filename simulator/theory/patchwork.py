@@ -23,7 +23,6 @@ from numpy.typing import NDArray
 
 from varprop.simulator.theory.maps import (
     Ints,
-    Padding,
     Size,
     Window,
     apart_by,
@@ -31,9 +30,12 @@ from varprop.simulator.theory.maps import (
     by_offset,
     clipped_offsets,
     offsets,
+    one_root,
     pairs_apart,
     products_by_offset,
     size_of,
+    under_taps,
+    window_sum,
 )
 from varprop.simulator.theory.pairs import Layout, PairKernel, offset_means, regridded
 from varprop.simulator.theory.sampling import assemble
@@ -73,23 +75,22 @@ class Far:
         """Do the same behind an activation whose E phi'^2 over that inside is known by position."""
         if slopes is None:
             return self.times(factor)
-        root = np.sqrt(slopes) * self._root
+        root = np.sqrt(slopes) * one_root(self.kept)
         return Far(factor * self.apart, root * root.mean())
 
     def weighed(self, window: Window) -> Far:
         """Return that behind weights of their own under each tap: two positions meet under the same one alone."""
-        under = self._under(window) * np.sqrt(window.shares / window.taps)[:, None]
+        under = under_taps(one_root(self.kept), window)
         return self._behind(window, under.mean(axis=1) @ under)
 
     def pooled(self, window: Window) -> Far:
         """Return that behind means under a window, over what the inside had before."""
-        mean = self._under(window).mean(axis=0)
+        mean = window_sum(one_root(self.kept), window) / window.taps
         return self._behind(window, mean * mean.mean())
 
-    def padded(self, padding: Padding) -> Far:
-        """Return that with zeros around the map."""
-        top, bottom, left, right = padding
-        root = np.pad(self._root, ((top, bottom), (left, right)))
+    def padded(self, sides: tuple[Size, Size]) -> Far:
+        """Return that with so many rows and columns of zeros before and behind the map."""
+        root = np.pad(one_root(self.kept), sides)
         return Far(self.apart, root * root.mean())
 
     @staticmethod
@@ -97,14 +98,6 @@ class Far:
         """Return that of a sum of terms with these variances."""
         fields = ((term.apart for term in terms), (term.kept for term in terms))
         return Far(*(np.average(list(field), axis=0, weights=shares) for field in fields))
-
-    @property
-    def _root(self) -> Array:
-        whole = float(self.kept.mean())
-        return self.kept / np.sqrt(whole) if whole > 0 else np.zeros_like(self.kept)
-
-    def _under(self, window: Window) -> Array:
-        return np.append(self._root.ravel(), 0.0)[window.index(size_of(self.kept))]
 
     def _behind(self, window: Window, kept: Array) -> Far:
         return Far(thinned(self.apart, window.stride), kept.reshape(window.out_size(size_of(self.kept))))
@@ -131,8 +124,13 @@ def passed(before: PairKernel, after: PairKernel) -> float:
     A division takes more from some directions of the data than from others. An activation leaves small correlations
     its mean slope's square, but some images have more in common with themselves than others, which its even terms tell
     from none, and points of one image have levels in common.
+
+    That is the ratio of their correlations, by least squares. Of averages over the pairs of an offset, as far ones are:
+    single pairs say most where images are large, and there a division takes most.
     """
-    return _left(before, after)
+    (count, first), (_, second) = map(_furthest, (before, after))
+    squares, products = float(count @ first**2), float(count @ (first * second))
+    return products / squares if squares > 0 else 1.0
 
 
 def divided_alike(before: PairKernel, after: PairKernel) -> PairKernel:
@@ -147,20 +145,9 @@ def divided_alike(before: PairKernel, after: PairKernel) -> PairKernel:
     if layout.tile is None:
         return after
     torn, values = layout.torn(before.size), after.values.copy()
-    left = _left(before, after) * after.variance / (before.variance or 1.0)
+    left = passed(before, after) * after.variance / (before.variance or 1.0)
     values[: layout.profiles, torn] = left * before.values[: layout.profiles, torn]
     return replace(after, values=values)
-
-
-def _left(before: PairKernel, after: PairKernel) -> float:
-    """Return the ratio of correlations at the offsets that are more than half of a piece, by least squares.
-
-    Of averages over the pairs of an offset, as far ones are: single pairs say most where images are large, and there a
-    division takes most.
-    """
-    (count, first), (_, second) = map(_furthest, (before, after))
-    squares, products = float(count @ first**2), float(count @ (first * second))
-    return products / squares if squares > 0 else 1.0
 
 
 def _furthest(kernel: PairKernel) -> tuple[Array, Array]:

@@ -162,7 +162,7 @@ def zero_padded(operation: ZeroPad, signal: Signal) -> Signal:
             signal,
             amplitude=np.pad(signal.amplitude, rows),
             common=common,
-            far=None if signal.far is None else signal.far.padded(operation.padding),
+            far=None if signal.far is None else signal.far.padded(rows),
             duals=None,
             law=None,
             weighted=None,

@@ -16,7 +16,7 @@ from varprop.simulator.network import Padding
 from varprop.simulator.theory.depthwise import Taps
 from varprop.simulator.theory.duals import Duals
 from varprop.simulator.theory.few_points import Cubature
-from varprop.simulator.theory.maps import Size, Window
+from varprop.simulator.theory.maps import Size, Window, one_root
 from varprop.simulator.theory.pairs import PairKernel
 from varprop.simulator.theory.patchwork import Far
 from varprop.simulator.theory.relations import Relations, unrelated
@@ -180,8 +180,7 @@ class Signal:
         assert self.amplitude is not None
         if self.common is None:
             return np.sqrt(self.amplitude)
-        whole = float(self.common.mean())
-        return self.common / np.sqrt(whole) if whole > 0 else np.zeros_like(self.common)
+        return one_root(self.common)
 
     @property
     def gaussian(self) -> Gaussian | None:
