@@ -42,6 +42,10 @@ SAMPLED = 1.5e-2
 """Averages over sampled channels: four standard errors of 2^15 maxima of spread 0.7, with room for shared samples;
 their squares, of spread 2, get twice that."""
 
+EVENLY = 0.35
+"""Noise of E[1 / v] over 512 channels whose v takes its quantiles, over that of as many draws: the directions that rule
+keep theirs where the weights' covariance is made exact, and leave .3."""
+
 CUBATURE = 5e-3
 """Averages over 2^15 low-discrepancy kernels of nine weights and over sampled input channels, whose variances are known
 to one or two percent; a ratio v / (v + eps) feels a quarter of that."""

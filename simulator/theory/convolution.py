@@ -170,7 +170,7 @@ def _first_convolution(operation: Conv2d, node: Node, network: Network, signal: 
         float(linear_second_moment(per_group, law.variance, 1.0))
     )
     kernel = with_bias(kernel, node, network)
-    features = _features(np.concatenate([patches, others]), network, node, law) if len(others) else None
+    features = _features(np.concatenate([patches, others]), network, node, law)
     return Signal(
         kernel,
         np.zeros_like(kernel.diagonal),
