@@ -14,7 +14,7 @@ from varprop.simulator.initializers import parse_initializer
 from varprop.simulator.inputs import load_batch
 from varprop.simulator.montecarlo import simulate
 from varprop.simulator.network import NetworkBuilder
-from varprop.simulator.theory import predict
+from varprop.simulator.theory import engine, predict
 from varprop.simulator.theory.convolution import regrown
 from varprop.simulator.theory.maps import Window
 from varprop.simulator.theory.pairs import Layout, PairKernel, merged
@@ -29,8 +29,8 @@ from varprop.simulator.theory.patchwork import (
     thinned,
 )
 from varprop.simulator.theory.sample import Sample
-from varprop.simulator.theory.sampling import assemble
-from varprop.tests.tolerances import BEYOND, ONE_ROOT, PIECES_POOLED, POOLED_IMAGES, ROUNDING
+from varprop.simulator.theory.sampling import assemble, draw
+from varprop.tests.tolerances import BEYOND, ONE_ROOT, PIECES_POOLED, POOLED_IMAGES, ROUNDING, SEAMS
 
 BATCH = 40
 FAR = np.random.default_rng(3).uniform(-0.2, 0.4, size=(7, 9))  # of offsets up to 3 and 4
@@ -135,6 +135,30 @@ def test_sampled_pieces_are_laid_out_side_by_side():
         source = min(i, 3 - i) * 3 + min(j, 5 - j)
         for new, old in ((mirrored.values, values), (mirrored.slopes, slopes)):
             np.testing.assert_array_equal(new[i * 4 + j], old[source])
+
+
+def test_drawn_neighbours_go_together_as_in_their_piece():
+    """Maps laid out of pieces are no covariance: neighbours of what is nearest to one went together 7% less."""
+    he, size = parse_initializer("he_normal"), 36
+    net = NetworkBuilder("laid", "torch", (3, size, size))
+    net.conv2d(32, 3, he)
+    net.batch_norm()
+    net.activation("relu")
+    net.max_pool(2, stride=2)
+    net.conv2d(32, 3, he)
+    net.batch_norm()
+    signal = engine._forward(net.build(), load_batch("photo", (3, size, size), 16, 0), None)[-1]
+    kernel, (rows, cols) = signal.kernel, signal.kernel.size
+    assert kernel.layout.tile is not None
+    place = np.arange(rows * cols).reshape(rows, cols)
+    near = ~kernel.layout.torn(kernel.size)
+    one, other = np.concatenate([(place[:, :-1], place[:, 1:]), (place[:-1].T, place[1:].T)], axis=2).reshape(2, -1)
+    one, other = one[near[one, other]], other[near[one, other]]
+    own = kernel.values[: kernel.layout.profiles]
+    wanted = own[:, one, other].mean() / own[:, one, one].mean()
+    drawn = [draw(kernel, key).values for key in range(8)]
+    found = [np.mean(values[one] * values[other]) / np.mean(values[one] ** 2) for values in drawn]
+    assert abs(np.mean(found) - wanted) < SEAMS * wanted
 
 
 def test_mean_over_a_map_of_images_beyond_the_pieces():

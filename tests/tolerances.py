@@ -196,6 +196,10 @@ POOLED_IMAGES = 0.02
 """Second moments and variances on maps of photographs: 11 pieces of 12 x 12 stand for 64 images, whose points' root
 mean squares they have within 1%."""
 
+SEAMS = 0.01
+"""Products of drawn neighbours within a piece: windows across seams leave it .4% of negative directions, and as much
+more of the others."""
+
 ONE_ROOT = 0.02
 """Share that positions keep behind three layers of padded windows: what two keep is a product of one root each, while
 in truth those at one edge lack the same taps."""

@@ -103,10 +103,14 @@ class Layout:
 
     def torn(self, size: Size) -> NDArray[np.bool_]:
         """Tell which pairs of positions of a map of a size lie in different pieces."""
+        pieces = self.piece_of(size)
+        return np.asarray(pieces[:, None] != pieces)
+
+    def piece_of(self, size: Size) -> Ints:
+        """Return a number of the piece that each position of a map of a size lies in."""
         height, width = self.tile or size
         rows, cols = np.divmod(np.arange(size[0] * size[1]), size[1])
-        pieces = rows // height * size[1] + cols // width
-        return np.asarray(pieces[:, None] != pieces)
+        return np.asarray(rows // height * size[1] + cols // width)
 
     def strided(self, stride: Size) -> Layout:
         """Return the layout behind a stride, which takes from the pieces, too."""

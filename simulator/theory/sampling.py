@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
 from statistics import NormalDist
@@ -11,9 +11,10 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from varprop.simulator.theory.maps import Size, at_offsets, by_offset, offsets
+from varprop.simulator.theory.maps import Ints, Size, at_offsets, by_offset, offsets
 from varprop.simulator.theory.pairs import Layout, PairKernel
 from varprop.simulator.theory.sample import Sample, channel_squares
+from varprop.simulator.theory.transport import transport
 
 Array = NDArray[np.float64]
 Noise = Callable[[np.random.Generator, Size], Array]
@@ -73,7 +74,7 @@ def _drawn(kernel: PairKernel, key: int, noise: Noise, values: int) -> Array:
     rng = np.random.Generator(np.random.SFC64(key))
     half = channels // 2
     if layout.profiles > 1:
-        z = _coloured(noise, rng, 1, half, assemble(kernel)).reshape(samples, positions, half)
+        z = _coloured(noise, rng, 1, half, assemble(kernel), tiles=_tiles(kernel)).reshape(samples, positions, half)
         z = np.ascontiguousarray(z.transpose(1, 0, 2))
     elif layout.batch == 1:
         z = _coloured(noise, rng, 1, half, kernel.values[0], kernel.size)
@@ -214,9 +215,23 @@ def repeated(channels: Array, layout: Layout) -> Sample:
 
 
 def _coloured(
-    noise: Noise, rng: np.random.Generator, samples: int, channels: int, covariance: Array, size: Size | None = None
+    noise: Noise,
+    rng: np.random.Generator,
+    samples: int,
+    channels: int,
+    covariance: Array,
+    size: Size | None = None,
+    tiles: Sequence[Ints] = (),
 ) -> Array:
-    """Draw channels of a covariance, shape (points, samples, channels); `size` is that of points that are a map."""
+    """Draw channels of a covariance, shape (points, samples, channels).
+
+    Parameters
+    ----------
+    size
+        That of points that are a map.
+    tiles
+        Points that go together as the covariance says, which as a whole is none: see `patchwork`.
+    """
     root = _root(covariance, size)
     drawn = root @ noise(rng, (root.shape[1], samples * channels))
     # What a few leading directions leave of a point is a matter of near points, which go together the less for it.
@@ -225,7 +240,21 @@ def _coloured(
         drawn += np.sqrt(alone)[:, None] * noise(rng, drawn.shape)
     if samples == 1 and noise is not signs:
         _evenly(drawn, covariance)
+    for tile in tiles:
+        # What the whole has of negative directions makes neighbours more alike, and the larger of two smaller.
+        found = root[tile] @ root[tile].T + np.diag(alone[tile])
+        drawn[tile] = transport(found, covariance[np.ix_(tile, tile)]) @ drawn[tile]
     return np.asarray(drawn.reshape(len(drawn), samples, channels))
+
+
+def _tiles(kernel: PairKernel) -> list[Ints]:
+    """Return the points of each piece that maps are laid out of side by side."""
+    layout, points = kernel.layout, kernel.values.shape[1]
+    if layout.tile is None:
+        return []
+    pieces = layout.piece_of(kernel.size)
+    tiles = [np.flatnonzero(pieces == piece) for piece in np.unique(pieces)]
+    return [tile + profile * points for profile in range(layout.profiles) for tile in tiles]
 
 
 def _evenly(draws: Array, covariance: Array) -> None:
