@@ -196,6 +196,9 @@ POOLED_IMAGES = 0.02
 """Second moments and variances on maps of photographs: 11 pieces of 12 x 12 stand for 64 images, whose points' root
 mean squares they have within 1%."""
 
+WHOLE_MAP = 0.02
+"""Mean over a map of images that are all carried whole: the bound on the forward second moment."""
+
 SEAMS = 0.01
 """Products of drawn neighbours within a piece: windows across seams leave it .4% of negative directions, and as much
 more of the others."""

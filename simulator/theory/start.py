@@ -109,9 +109,12 @@ def _chosen(batch: Batch, network: Network) -> Start:
     padded = {node.shape for node in network.nodes if isinstance(node.operation, ZeroPad)}
     unpadded = [shape for shape in maps if shape not in padded]
     whole = all(max(shape[1:]) <= CUT for shape in unpadded)
-    if samples <= _FLAT and _entries(samples, maps, CUT) <= (_WHOLE if whole else _BUDGET):
-        chosen, places = representative_pieces(batch.data, samples, _seen(batch.data, maps, CUT))
-        return Start(chosen, Layout.all_pairs(samples, samples), places, lean)
+    # Few images are carried whole, however large: of pieces alone nobody knows what far positions have in common.
+    side = max((max(shape[1:]) for shape in maps), default=1)
+    for cut, most in ((max(side, CUT), _BUDGET), (CUT, _WHOLE if whole else _BUDGET)):
+        if samples <= _FLAT and _entries(samples, maps, cut) <= most:
+            chosen, places = representative_pieces(batch.data, samples, _seen(batch.data, maps, cut))
+            return Start(chosen, replace(Layout.all_pairs(samples, samples), whole=cut, cut=cut), places, lean)
     # Maps that are carried whole have their true edges; of larger ones many small pieces say more than few large ones.
     cut = max((max(shape[1:]) for shape in maps), default=1) if whole else _PIECE
     keep = min(samples if whole else math.ceil(_CHOICE * samples), _FLAT)
