@@ -241,7 +241,7 @@ def _coloured(
     if samples == 1 and noise is not signs:
         _evenly(drawn, covariance)
     for tile in tiles:
-        # What the whole has of negative directions makes neighbours more alike, and the larger of two smaller.
+        # What the whole has of negative directions changes how neighbours go together, and with it the larger of two.
         found = root[tile] @ root[tile].T + np.diag(alone[tile])
         drawn[tile] = transport(found, covariance[np.ix_(tile, tile)]) @ drawn[tile]
     return np.asarray(drawn.reshape(len(drawn), samples, channels))

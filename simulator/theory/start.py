@@ -111,12 +111,13 @@ def _chosen(batch: Batch, network: Network) -> Start:
     whole = all(max(shape[1:]) <= CUT for shape in unpadded)
     # Few images are carried whole, however large: of pieces alone nobody knows what far positions have in common.
     side = max((max(shape[1:]) for shape in maps), default=1)
-    for cut, most in ((max(side, CUT), _BUDGET), (CUT, _WHOLE if whole else _BUDGET)):
+    some = _SMALL if batch.exchangeable else _BUDGET
+    for cut, most in ((max(side, CUT), some), (CUT, _WHOLE if whole else _BUDGET)):
         if samples <= _FLAT and _entries(samples, maps, cut) <= most:
             chosen, places = representative_pieces(batch.data, samples, _seen(batch.data, maps, cut))
             return Start(chosen, replace(Layout.all_pairs(samples, samples), whole=cut, cut=cut), places, lean)
     # Maps that are carried whole have their true edges; of larger ones many small pieces say more than few large ones.
-    cut = max((max(shape[1:]) for shape in maps), default=1) if whole else _PIECE
+    cut = side if whole else _PIECE
     keep = min(samples if whole else math.ceil(_CHOICE * samples), _FLAT)
     while keep > 2 and _entries(keep, unpadded, cut) > _BUDGET:
         keep -= 1
