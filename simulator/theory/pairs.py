@@ -103,10 +103,10 @@ class Layout:
 
     def torn(self, size: Size) -> NDArray[np.bool_]:
         """Tell which pairs of positions of a map of a size lie in different pieces."""
-        pieces = self.piece_of(size)
-        return np.asarray(pieces[:, None] != pieces)
+        tiles = self.tile_of(size)
+        return np.asarray(tiles[:, None] != tiles)
 
-    def piece_of(self, size: Size) -> Ints:
+    def tile_of(self, size: Size) -> Ints:
         """Return a number of the piece that each position of a map of a size lies in."""
         height, width = self.tile or size
         rows, cols = np.divmod(np.arange(size[0] * size[1]), size[1])

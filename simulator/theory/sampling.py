@@ -252,8 +252,8 @@ def _tiles(kernel: PairKernel) -> list[Ints]:
     layout, points = kernel.layout, kernel.values.shape[1]
     if layout.tile is None:
         return []
-    pieces = layout.piece_of(kernel.size)
-    tiles = [np.flatnonzero(pieces == piece) for piece in np.unique(pieces)]
+    numbers = layout.tile_of(kernel.size)
+    tiles = [np.flatnonzero(numbers == number) for number in np.unique(numbers)]
     return [tile + profile * points for profile in range(layout.profiles) for tile in tiles]
 
 
