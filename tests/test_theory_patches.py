@@ -12,9 +12,19 @@ from varprop.simulator.inputs import load_batch
 from varprop.simulator.montecarlo import simulate
 from varprop.simulator.network import NetworkBuilder
 from varprop.simulator.theory import engine, predict
-from varprop.simulator.theory.maps import Window
+from varprop.simulator.theory.maps import Window, one_root
 from varprop.simulator.theory.pairs import Layout, PairKernel
-from varprop.simulator.theory.patches import between, damped_taps, edges_behind, gathered, levelled, matched, statistics
+from varprop.simulator.theory.patches import (
+    between,
+    damped_taps,
+    directions,
+    divided,
+    gathered,
+    interior,
+    levelled,
+    matched,
+    statistics,
+)
 from varprop.simulator.theory.sampling import linear
 from varprop.simulator.theory.variance_law import VarianceLaw
 from varprop.tests.tolerances import (
@@ -292,6 +302,34 @@ def test_normalised_channels_of_images_are_not_gaussian():
     assert abs(found - measured.second_moment) < BEYOND * measured.standard_error + NEAR * found
 
 
+def test_directions_of_the_whole_are_those_of_its_covariance():
+    """What pieces vary by, taken apart along them, is what they vary by, and shares are of all patches."""
+    rng = np.random.default_rng(5)
+    patches, covariance = rng.normal(size=(3, 6, 20)), np.cov(rng.normal(size=(6, 50)))
+    shares, parts = directions(patches, covariance)
+    assert np.all(np.diff(shares) <= 0)
+    assert shares.sum() == pytest.approx(1.0)
+    vectors = np.linalg.eigh(covariance)[1][:, ::-1]
+    apart = patches - patches.mean(axis=(0, 2))[:, None]
+    for k, vector in enumerate(vectors.T):
+        along = np.einsum("e,sep->sp", vector, apart) / np.sqrt(np.mean(np.sum(apart**2, axis=1)))
+        np.testing.assert_allclose(abs(parts[k]), abs(along), atol=1e3 * ROUNDING)
+
+
+def test_channels_of_pieces_are_divided_by_what_they_vary_over_the_map():
+    """By loops: the variance of every channel, whose weights the values give back, over all patches and over these."""
+    rng = np.random.default_rng(2)
+    features, whole = rng.normal(size=(5, 4, 9)), np.cov(rng.normal(size=(4, 40)))
+    layout = Layout.all_pairs(5, 8)
+    kernel = PairKernel(layout, (3, 3), np.ones((len(layout.left), 9, 9)))
+    sample = linear(features, kernel, 7, whole)
+    flat = features.transpose(1, 0, 2).reshape(4, -1)
+    weights = np.linalg.lstsq(flat.T, sample.values.transpose(1, 0, 2).reshape(45, -1), rcond=None)[0]
+    assert sample.over_map is not None
+    for own, ratio in zip(weights.T[:20], sample.over_map, strict=False):
+        assert ratio == pytest.approx((own @ whole @ own) / np.var(own @ flat))
+
+
 def test_edges_lack_what_small_channels_do_not_see_inside():
     """By explicit channels: where a smooth image's window lacks taps, filters that see differences see the image."""
     rng = np.random.default_rng(3)
@@ -303,14 +341,25 @@ def test_edges_lack_what_small_channels_do_not_see_inside():
     )
     window, eps, variance = Window((3, 3), (1, 1), (1, 1, 1, 1)), 0.05, 0.3
     patches = plain_patches(maps, window)
-    squares = []
+    squares, with_mean, far = [], [], []
     for _ in range(40):
         weights = rng.normal(size=(250, 18)) * np.sqrt(variance)
         z = np.einsum("fi,sip->fsp", weights, patches)
         z = (z - z.mean(axis=(1, 2), keepdims=True)) / np.sqrt(z.var(axis=(1, 2), keepdims=True) + eps)
         squares.append(np.mean(z**2, axis=(0, 1)))
+        inner = z.reshape(250, 4, 9, 8)[:, :, 1:-1, 1:-1]
+        with_mean.append(np.mean(z.reshape(250, 4, 9, 8) * inner.mean(axis=(2, 3), keepdims=True), axis=(0, 1)))
+        common = np.mean(inner.mean(axis=(1, 2, 3)) ** 2)
+        far.append((np.mean(inner[:, :, :3] * inner[:, :, 4:]) - common) / (np.mean(inner**2) - common))
     drawn, error = np.mean(squares, axis=0), np.std(squares, axis=0) / np.sqrt(len(squares))
-    field = edges_behind(maps, window, statistics(maps, window.index((9, 8)), window), variance, eps)
+    index = window.index((9, 8))
+    found = divided(maps, window, interior(index, (9, 8)), statistics(maps, index, window), variance, eps)
+    field = found.amplitude
+    assert abs(found.far.apart[8 - 4, 7] - np.mean(far)) < BEYOND * np.std(far) / np.sqrt(len(far))
+    kept, inner = one_root(found.far.kept), slice(1, -1)
+    for (i, j), (rows, cols) in {(0, 0): (0, 0), (0, 3): (0, inner), (4, 7): (inner, 7)}.items():
+        gaps = [np.mean(one[rows, cols]) - kept[i, j] / kept[4, 4] * np.mean(one[inner, inner]) for one in with_mean]
+        assert abs(np.mean(gaps)) < BEYOND * np.std(gaps) / np.sqrt(len(gaps))
     undivided = np.mean((patches - patches.mean(axis=(0, 2))[:, None]) ** 2, axis=(0, 1))
     right, wrong = (
         np.abs(drawn - one * (drawn.mean() / one.mean())).max() / error.max() for one in (field.ravel(), undivided)

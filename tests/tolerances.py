@@ -218,3 +218,6 @@ SMOOTH_STEP, SMOOTH_POOLED = 0.06, 0.1
 NAMED = 0.05
 """Range of six predictions of a gradient after five residual blocks, each with draws of its own: channels that are
 sampled at the four points of a batch leave half a percent of noise a prediction, tanh behind a normalisation more."""
+
+SMOOTH_EDGES = 0.02
+"""What theory is meant to keep within forward."""

@@ -12,10 +12,20 @@ from numpy.typing import NDArray
 from varprop.simulator.generated.layers import bias_second_moment, linear_second_moment
 from varprop.simulator.initializers import WeightLaw, bias_square, weight_law
 from varprop.simulator.network import Conv2d, Network, Node
-from varprop.simulator.theory.depthwise import Taps, depthwise, tap_covariance
-from varprop.simulator.theory.maps import Size, Window, under_taps, window_sum
+from varprop.simulator.theory.depthwise import Edges, Taps, depthwise, tap_covariance
+from varprop.simulator.theory.maps import Ints, Size, Window, under_taps, window_sum
 from varprop.simulator.theory.pairs import PairKernel, merged, plus, windows
-from varprop.simulator.theory.patches import between, edges_behind, gathered, levelled, matched, statistics
+from varprop.simulator.theory.patches import (
+    Divided,
+    between,
+    directions,
+    divided,
+    gathered,
+    interior,
+    levelled,
+    matched,
+    statistics,
+)
 from varprop.simulator.theory.patchwork import Far, arranged, continued, laid_out
 from varprop.simulator.theory.representative import piece_of
 from varprop.simulator.theory.sample import Sample
@@ -25,6 +35,7 @@ from varprop.simulator.theory.strays import NONE, Strays
 
 Array = NDArray[np.float64]
 
+_EVEN = 1e-3  # share of what varies over a map below which its inside counts as even
 _MERGE = 16  # positions of a map from which on samples that stand for a real batch count as draws of one law
 
 
@@ -53,13 +64,10 @@ def convolved(operation: Conv2d, node: Node, network: Network, signal: Signal) -
         under = under_taps(signal.common_root, full)
         common = (under.mean(axis=1) @ under).reshape(amplitude.shape)
     if operation.depthwise:
-        edges = 1.0 if amplitude is None else float(centred_edges(kernel, amplitude, common).mean())
-        expected = tap_covariance(signal.kernel, window) * (edges * float(np.exp(signal.kernel.log_scale)))
-        sample, taps = _depthwise(signal, window, law, expected)
-    behind = None if taps is None else (taps, _unpadded(signal))
+        sample, taps = _depthwise(signal, window, law)
     shrinks = kernel.values.shape[1] < signal.kernel.values.shape[1]
     few = signal.amplitude is not None or kernel.values.shape[1] <= _MERGE
-    if kernel.layout.stands_for_more and shrinks and few and (far is None or operation.depthwise):
+    if kernel.layout.stands_for_more and shrinks and few and far is None:
         apart = kernel.centred.diagonal
         kernel, more = _pooled_over_samples(kernel)
         if network.has_batch_norm:
@@ -77,11 +85,13 @@ def convolved(operation: Conv2d, node: Node, network: Network, signal: Signal) -
                 kernel = laid_out(kernel, far, wanted)
             else:
                 kernel = continued(kernel, far, wanted)
-            sample = (
-                None
-                if sample is None
-                else regrown(sample, window.out_size(signal.kernel.size), kernel.size, far is not None)
-            )
+            if sample is not None and taps is not None:
+                out, maps = window.out_size(signal.kernel.size), None if far is None else kernel.layout.profiles
+                if maps is not None:
+                    # The piece that each map begins with is followed back to where it comes from.
+                    pieces, _ = arranged(sample.values.shape[1], maps, out, out)
+                    taps = replace(taps, source=taps.source.at(pieces[:, 0]))
+                sample = regrown(sample, out, kernel.size, maps)
         if kernel.size == amplitude.shape:
             kernel, amplitude, common, far = framed(kernel, amplitude, under.T @ under), None, None, None
     kernel = with_bias(kernel, node, network)
@@ -106,7 +116,7 @@ def convolved(operation: Conv2d, node: Node, network: Network, signal: Signal) -
         origin=Gaussian(kernel, key_of(node.name), summands=parts),
         sample=fixed(sample),
         summands=parts,
-        behind=behind,
+        behind=None if taps is None else (taps, _unpadded(signal)),
         amplitude=amplitude,
         common=common,
         far=far,
@@ -133,15 +143,15 @@ def _first_convolution(operation: Conv2d, node: Node, network: Network, signal: 
     layout = signal.kernel.layout
     small = layout.carried(node.shape)
     data = data[: affordable(layout, small[0] * small[1])]
-    under = (index >= 0).sum(axis=0)
-    inside = under == under.max()
-    amplitude = common = far = None
-    divided: Callable[[float], Array] | None = None
+    amplitude = common = far = known_directions = None
+    behind: Callable[[float], Divided] | None = None
     if small != size:
         assert signal.known is not None
         far = Far.of(signal.known).weighed(window) if layout.pieces else None
-        amplitude = _over_inside(window_sum(np.mean(signal.known**2, axis=(0, 1)), window), inside)
-        maps = index.reshape(-1, *size)
+        inner = _inner(signal.known, index, window, size, small) if layout.pieces else _everywhere(size)
+        field = window_sum(np.mean(signal.known**2, axis=(0, 1)), window).reshape(size)
+        amplitude = field / (float(field[inner].mean()) or 1.0)
+        maps = index.reshape(-1, *size)[:, *inner]
         assert signal.places is not None
         places = signal.places[: len(data)]
         pieces = np.stack([piece_of(maps, small, place).reshape(len(maps), -1) for place in places])
@@ -149,21 +159,27 @@ def _first_convolution(operation: Conv2d, node: Node, network: Network, signal: 
     else:
         patches = gathered(data, index, window)
     patches, others = patches[: layout.profiles], patches[layout.profiles :]
+    whole: Array | None = None
     if small != size or layout.profiles < layout.batch:
         assert signal.known is not None
         mean, covariance = statistics(signal.known, index, window)
-        edges = 1.0 if amplitude is None else float(amplitude.mean())
         if small == size:
             patches = levelled(patches, gathered(signal.known, index, window))
+            wanted = mean, covariance, between(signal.known, index, window, size, small)
         else:
-            divided = partial(_divided_edges, signal.known, window, (mean, covariance), law.second_moment, inside)
-        wanted = mean / np.sqrt(edges), covariance / edges, between(signal.known, index, window, size, small) / edges
+            behind = partial(divided, signal.known, window, inner, (mean, covariance), law.second_moment)
+            # Pieces are of the inside; what there is at edges, channels' variances have, too.
+            inside, shape = maps.reshape(len(maps), -1), (maps.shape[1], maps.shape[2])
+            wanted = *statistics(signal.known, inside, window), between(signal.known, inside, window, shape, small)
+            whole = covariance
         patches = matched(patches, *wanted)
         if len(others):
             others = matched(others, *wanted)
-        if amplitude is not None and mean.any():
+        if whole is not None:
+            known_directions = directions(patches, whole)
+        if amplitude is not None and wanted[0].any():
             (everywhere,) = gathered(signal.known.mean(axis=0)[None], index, window)
-            common = (mean @ everywhere).reshape(size) * (edges / float(mean @ mean))
+            common = (mean @ everywhere).reshape(size) / float(wanted[0] @ wanted[0])
     gram = patches.transpose(0, 2, 1)[layout.left] @ patches[layout.right]
     per_group = operation.in_channels // operation.groups
     kernel = PairKernel(layout, small, gram / operation.in_channels).scaled(
@@ -171,30 +187,37 @@ def _first_convolution(operation: Conv2d, node: Node, network: Network, signal: 
     )
     kernel = with_bias(kernel, node, network)
     features = _features(np.concatenate([patches, others]), network, node, law)
+    if whole is not None:
+        more = features.shape[1] - len(whole)
+        whole = np.pad(whole * law.second_moment, (0, more))
     return Signal(
         kernel,
         np.zeros_like(kernel.diagonal),
         operation.out_channels,
         strays=NONE.plus(node.name, 1 / operation.out_channels, kernel) if network.has_batch_norm else NONE,
         weighted=Weighted(law, per_group * window.live, signal.kernel, window=window),
-        origin=Gaussian(kernel, key_of(node.name), features=features),
+        origin=Gaussian(kernel, key_of(node.name), features=features, over_map=whole),
         amplitude=amplitude,
         common=common,
-        divided=divided,
+        divided=behind,
+        directions=known_directions,
         far=far,
     )
 
 
-def _divided_edges(
-    maps: Array, window: Window, known: tuple[Array, Array], variance: float, inside: NDArray[np.bool_], eps: float
-) -> Array:
-    return _over_inside(edges_behind(maps, window, known, variance, eps), inside)
+def _inner(maps: Array, index: Ints, window: Window, size: Size, least: Size) -> tuple[slice, slice]:
+    """Return rows and columns of an output of which pieces are carried: its inside, if anything varies there.
+
+    Where nothing is known of what else there is on a map, or images are of one colour each, pieces stand for all of it.
+    """
+    inner = interior(index, size, least)
+    inside = index.reshape(-1, *size)[:, *inner].reshape(len(index), -1)
+    varied, whole = (float(np.trace(statistics(maps, where, window)[1])) for where in (inside, index))
+    return inner if varied > _EVEN * whole else _everywhere(size)
 
 
-def _over_inside(field: Array, inside: NDArray[np.bool_]) -> Array:
-    """Return a field over a map relative to its mean at the positions inside."""
-    mean = float(field.ravel()[inside].mean())
-    return field / mean if mean > 0 else np.ones_like(field)
+def _everywhere(size: Size) -> tuple[slice, slice]:
+    return slice(size[0]), slice(size[1])
 
 
 def _features(patches: Array, network: Network, node: Node, law: WeightLaw) -> Array:
@@ -226,11 +249,13 @@ def _strays(operation: Conv2d, node: Node, signal: Signal, window: Window, after
     return averaged, averaged if part is whole else part.averaged(node.name, window, signal.kernel, after)
 
 
-def _depthwise(signal: Signal, window: Window, law: WeightLaw, expected: Array) -> tuple[Sample, Taps]:
+def _depthwise(signal: Signal, window: Window, law: WeightLaw) -> tuple[Sample, Taps]:
     """Sample channels of a depthwise layer; they are those of the node before any zero padding."""
     inputs, batch = signal.draw_inside(), signal.kernel.layout.batch
-    if window.inside:
-        return depthwise(inputs, signal.kernel.size, window, law, expected, batch)
+    expected = tap_covariance(signal.kernel, window) * float(np.exp(signal.kernel.log_scale))
+    if signal.amplitude is not None:
+        edges = Edges.of(signal.kernel, signal.amplitude, signal.common_root, replace(window, inside=False))
+        return depthwise(inputs, signal.kernel.size, window, law, expected, batch, edges)
     (top, bottom, left, right), before = window.padding, signal.padding
     padding = top + before[0], bottom + before[1], left + before[2], right + before[3]
     padded = Window(window.kernel, window.stride, padding)
@@ -275,16 +300,16 @@ def centred_edges(kernel: PairKernel, amplitude: Array, common: Array | None) ->
     return np.asarray((kernel.second_moment * amplitude + product) / inside)
 
 
-def regrown(sample: Sample, size: Size, wanted: Size, apart: bool) -> Sample:
+def regrown(sample: Sample, size: Size, wanted: Size, maps: int | None) -> Sample:
     """Continue sampled channels on a larger piece of the map.
 
-    Of images, whose far positions are known `apart`, by those of others side by side, as in `laid_out`: mirrored ones
-    would give far positions much in common. Otherwise mirrored, as no neighbours are torn apart then.
+    Of images, whose far positions are known, by those of others side by side, on as many `maps` as `laid_out` has them:
+    mirrored ones would give far positions much in common. Otherwise mirrored, as no neighbours are torn apart then.
     """
     count = sample.values.shape[1]
     pieces = np.arange(count)[:, None]
-    if apart:
-        pieces, where = arranged(count, size, wanted)
+    if maps is not None:
+        pieces, where = arranged(count, maps, size, wanted)
     else:
         rows, cols = (
             np.pad(np.arange(old), (0, new - old), mode="symmetric") for old, new in zip(size, wanted, strict=True)
@@ -296,7 +321,7 @@ def regrown(sample: Sample, size: Size, wanted: Size, apart: bool) -> Sample:
 
     values = laid(sample.values)
     assert values is not None
-    return Sample(values, sample.inverse, laid(sample.slopes))
+    return Sample(values, sample.inverse, laid(sample.slopes), over_map=sample.over_map)
 
 
 def with_bias(kernel: PairKernel, node: Node, network: Network) -> PairKernel:

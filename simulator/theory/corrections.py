@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from varprop.simulator.theory.duals import Duals
 from varprop.simulator.theory.maps import Ints, near_offsets, offsets
 from varprop.simulator.theory.pairs import Layout, PairKernel
+from varprop.simulator.theory.patchwork import torn_alike
 from varprop.simulator.theory.sample import Sample, channel_means, channel_squares, kernels, position_squares
 from varprop.simulator.theory.sampling import of_size
 
@@ -62,7 +63,7 @@ def correct(duals: Duals, after: Sample, before: PairKernel, mean: Array) -> Dua
         factor = np.where(varies, np.sqrt(exact / gaussian), 1.0)
         derivative = replace(derivative, values=derivative.values * np.outer(factor, factor)).scaled(1.0)
     if before.layout.profiles > 1:
-        kernel = paired(before, mean, after.inputs, after.values)
+        kernel = torn_alike(before, paired(before, mean, after.inputs, after.values))
         means = after.values.mean(axis=2).T[: len(mean)] * kernel.unit(0.0)
         return replace(duals, mean=means, kernel=kernel, derivative=derivative)
     gaps = missing(before, after.inputs)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from statistics import NormalDist
 
@@ -12,10 +12,19 @@ from numpy.typing import NDArray
 
 from varprop.simulator.initializers import WeightLaw
 from varprop.simulator.theory.corrections import share_of_batch
-from varprop.simulator.theory.maps import Ints, Size, Window, bordered, clipped_offsets, offsets, pairs_apart
-from varprop.simulator.theory.pairs import PairKernel, grown, offset_means
+from varprop.simulator.theory.maps import (
+    Ints,
+    Size,
+    Window,
+    bordered,
+    clipped_offsets,
+    offsets,
+    pairs_apart,
+    size_of,
+)
+from varprop.simulator.theory.pairs import PairKernel, offset_means
 from varprop.simulator.theory.sample import Sample, mirrored
-from varprop.simulator.theory.stencils import Stencils, moments, pairs_of_taps
+from varprop.simulator.theory.stencils import Stencils, moments, moments_inside, pairs_of_taps
 from varprop.simulator.theory.transport import transport
 from varprop.simulator.theory.variance_law import VarianceLaw
 
@@ -26,6 +35,57 @@ _EVERY = 2  # of the channels, one is asked how far samples differ
 
 
 @dataclass(frozen=True)
+class Edges:
+    """What there is under the taps of a window on a large map, over what there is inside; nothing on zero padding.
+
+    Attributes
+    ----------
+    windows
+        What lies under those inside: see `windows_inside`.
+    level
+        Mean square of the channels' means inside.
+    deviations
+        Root mean square of the deviations from the positions' means, shape (taps, outputs).
+    means
+        Part of a channel's mean inside by which it has more there than at the same tap on average, of that shape.
+    """
+
+    windows: Ints
+    level: float
+    deviations: Array
+    means: Array
+
+    @staticmethod
+    def of(kernel: PairKernel, amplitude: Array, common: Array, window: Window) -> Edges:
+        """Return those of a map, given the `amplitude` and the `common_root` of its signal and the kernel inside."""
+        mean, whole = max(kernel.pair_mean, 0.0), kernel.second_moment
+        square = whole * amplitude - mean * common**2
+        root = np.sqrt(np.maximum(square / (whole - mean), 0.0)) if whole > mean else np.zeros_like(square)
+        index = window.index(size_of(amplitude))
+        deviations, means = (np.append(field, 0.0)[index] for field in (root, common))
+        level = mean * float(np.exp(kernel.log_scale))
+        return Edges(windows_inside(kernel, window), level, deviations, means - means.mean(axis=1, keepdims=True))
+
+    def over_map(self, covariances: Array, means: Array) -> Array:
+        """Return covariances of taps over all of the map, shape (channels, taps, taps), given those inside."""
+        points = self.means.shape[1]
+        shared, lacking = (field @ field.T / points for field in (self.deviations, self.means))
+        return np.asarray(covariances * shared + means[:, None, None] * lacking)
+
+    def by_position(self, covariances: Array, means: Array, products: Array) -> Array:
+        """Return the mean square of sums with weights of these `products` at every output, over that inside.
+
+        All are of single channels, shapes (channels, taps, taps), of their squared means (channels,).
+        """
+        inside = np.mean(products * covariances, axis=0)
+        lacking = np.tensordot(means, products, 1) / len(means)
+        found = np.einsum("kp,kl,lp->p", self.deviations, inside, self.deviations, optimize=True)
+        found += np.einsum("kp,kl,lp->p", self.means, lacking, self.means, optimize=True)
+        whole = float(inside.sum())
+        return found / whole if whole > 0 else np.ones_like(found)
+
+
+@dataclass(frozen=True)
 class Taps:
     """What normalisation needs of a depthwise layer.
 
@@ -33,6 +93,9 @@ class Taps:
     ----------
     covariances
         Of each sampled input channel's values under the taps over the data, shape (channels / 2, taps, taps).
+    inside, means, edges
+        Of a larger map the same inside of it, squares of the channels' means there, shape (channels / 2,), and what its
+        edges change; None of a map that is carried whole.
     law
         Of the weights.
     source
@@ -52,6 +115,9 @@ class Taps:
     shifted: dict[Size, Array]
     size: Size
     share: float = 1.0
+    inside: Array | None = None
+    means: Array | None = None
+    edges: Edges | None = None
 
     @property
     def levels(self) -> Array:
@@ -69,21 +135,36 @@ def excess(first: Array, second: Array) -> float:
 
 
 def depthwise(
-    inputs: Sample, size: Size, window: Window, law: WeightLaw, expected: Array, batch: int
+    inputs: Sample,
+    size: Size,
+    window: Window,
+    law: WeightLaw,
+    expected: Array,
+    batch: int,
+    edges: Edges | None = None,
 ) -> tuple[Sample, Taps]:
-    """Convolve sampled channels with kernels of their own; `expected` is the mean of the taps' covariances.
+    """Convolve sampled channels with kernels of their own.
 
     Every other input channel is used, with a kernel and with its negative, as likely as itself.
+
+    Parameters
+    ----------
+    expected
+        Mean of the taps' covariances, inside a larger map.
+    edges
+        Of such a map.
     """
     field = np.ascontiguousarray(inputs.values[..., ::2])
     _, samples, count = field.shape
-    values = Stencils(tap_nodes(window.taps, law, count).T, window, size).forward(field)
-    found = moments(field, window, size)
+    weights = tap_nodes(window.taps, law, count)
+    values = Stencils(weights.T, window, size).forward(field)
+    index = window.index(size) if edges is None else edges.windows
+    found = moments(field, window, size) if edges is None else moments_inside(field, index)
     mean = found.mean
     covariances = found.products - mean[:, :, None] * mean[:, None, :]
     share = 1.0
     if samples < batch:
-        under = np.pad(field, ((0, 1), (0, 0), (0, 0)))[:, :, ::_EVERY][window.index(size)]
+        under = np.pad(field, ((0, 1), (0, 0), (0, 0)))[:, :, ::_EVERY][index]
         fixed = [known[:, :: 2 * _EVERY] for known in inputs.normalised]
         share = _share(under - mean[::_EVERY].T[:, None, None], fixed, batch)
         whole = covariances.mean(axis=0)
@@ -93,7 +174,24 @@ def depthwise(
         onto = transport(covariances.mean(axis=0) / trace, expected / (wanted or 1.0))
         covariances = onto @ covariances @ onto
         covariances *= wanted / trace
-    return mirrored(Sample(values)), Taps(covariances, law, window, inputs.half(), found.shifted, size, share)
+    taps = Taps(covariances, law, window, inputs.half(), found.shifted, size, share)
+    if edges is None:
+        return mirrored(Sample(values)), taps
+    taps, over_map = _with_edges(taps, edges, np.mean(mean**2, axis=1), weights)
+    return mirrored(Sample(values, over_map=over_map)), taps
+
+
+def _with_edges(taps: Taps, edges: Edges, means: Array, weights: Array) -> tuple[Taps, Array]:
+    """Return what is known of taps inside a larger map for all of it, `means` being squares of the channels' means.
+
+    And by how much the variance of every sum with these weights is larger over the map.
+    """
+    inside, own = taps.covariances, float(means.mean())
+    means = means * (edges.level / own) if own > 0 else means
+    whole = edges.over_map(inside, means)
+    before, after = (np.einsum("ckl,ck,cl->c", field, weights, weights) for field in (inside, whole))
+    over_map = np.divide(after, before, out=np.ones_like(after), where=before > 0)
+    return replace(taps, covariances=whole, inside=inside, means=means, edges=edges), over_map
 
 
 def _share(under: Array, fixed: Sequence[Array], batch: int) -> float:
@@ -131,6 +229,24 @@ def depthwise_law(channels: Taps, eps: float) -> VarianceLaw:
         products=square * products,
         tilt=1.0 if channels.source.inverse is None else excess(gain, channels.source.inverse),
     )
+
+
+def edges_behind(channels: Taps, law: VarianceLaw) -> Array:
+    """Return mean squares over a large map behind a division by each channel's own variance, over that inside.
+
+    A channel whose taps nearly cancel has a small variance where neighbours are alike, and at an edge, where taps fall
+    on zeros, they do not cancel.
+
+    Parameters
+    ----------
+    law
+        Of the division.
+    """
+    assert channels.edges is not None
+    assert channels.inside is not None
+    assert channels.means is not None
+    assert law.products is not None
+    return channels.edges.by_position(channels.inside, channels.means, law.products)
 
 
 def position_gains(channels: Taps, law: VarianceLaw, size: Size) -> Array:
@@ -179,15 +295,31 @@ def tap_covariance(kernel: PairKernel, window: Window) -> Array:
     """
     if window.inside and kernel.layout.profiles == 1:
         return _tap_covariance_by_offset(kernel, window)
-    if window.inside:
-        kernel, window = grown(kernel, window), Window(window.kernel, window.stride)
-    index = window.index(kernel.size)
+    index = windows_inside(kernel, window) if window.inside else window.index(kernel.size)
     layout, positions = kernel.layout, kernel.values.shape[1]
     same = bordered(kernel.values[: layout.profiles].mean(axis=0))
-    mean = bordered(np.tensordot(layout.weight, kernel.values, axes=1))
+    mean = np.tensordot(layout.weight, kernel.values, axes=1)
+    mean = bordered((mean + mean.T) / 2)  # of two samples one pair is carried
     moment = same[index[:, None, :], index[None, :, :]].mean(axis=2)
     select = np.stack([np.bincount(k % (positions + 1), minlength=positions + 1) for k in index]) / index.shape[1]
-    return np.asarray(moment - select @ mean @ select.T, dtype=np.float64)
+    found = np.asarray(moment - select @ mean @ select.T, dtype=np.float64)
+    if not window.inside:
+        return found
+    # Windows of a single piece are some of all, and points of one part of a piece may be larger than others.
+    level = float(np.trace(found)) / window.taps
+    return found * (kernel.variance / level) if level > 0 else found
+
+
+def windows_inside(kernel: PairKernel, window: Window) -> Ints:
+    """Return what lies under windows on a kernel's map, the inside of a larger one, as `Window.index` does.
+
+    Those that look beyond it see its border again, and what such a map is laid out of are pieces of different images:
+    only windows that see a single piece count, if there are any.
+    """
+    index = Window(window.kernel, (1, 1), inside=True).index(kernel.size)
+    under, once = kernel.layout.tile_of(kernel.size)[index], np.sort(index, axis=0)
+    single = np.all(under == under[0], axis=0) & np.all(once[1:] != once[:-1], axis=0)
+    return index[:, single] if single.any() else index
 
 
 def _tap_covariance_by_offset(kernel: PairKernel, window: Window) -> Array:

@@ -69,6 +69,7 @@ from varprop.simulator.theory.gradient import Gradient
 from varprop.simulator.theory.maps import Window
 from varprop.simulator.theory.pair_series import log_second_moment, mean_square_correlation, pair_mean, square_series
 from varprop.simulator.theory.pairs import PairKernel
+from varprop.simulator.theory.patchwork import beside, shared_with_inside
 from varprop.simulator.theory.signal import Signal
 from varprop.simulator.theory.strays import together as summed_up
 
@@ -277,6 +278,9 @@ def _activated(function: ActivationFunction, node: Node, signal: Signal, source:
         if function.homogeneous:
             # E phi^4 / (E phi^2)^2 is proportional to 3 + excess kurtosis; z^2 knows of one.
             own += before.kurtosis * ((1.0 + float(squares.series.sum()) + 2.0) / 3.0 - 1.0)
+        if source.law is not None:
+            # Of normalised points, on a sphere of d dimensions, (z^2)^2 is d / (d + 2) of what it is of normal ones.
+            own /= 1.0 + 2.0 / source.law.own_sphere
         own /= node.shape[0]
         channels = slope**2 * before.channels + own
     assert signal.duals is not None
@@ -409,13 +413,13 @@ def _size(kernel: PairKernel) -> float:
 
 
 def _inside(of: Signal | Gradient) -> float:
-    """Share of a map's positions that a cut-out carries; pieces of images stand for all of theirs.
+    """Share of a map's positions that a cut-out carries; pieces of images stand for all of theirs, but for edges.
 
     Means over channels are taken out of these pieces, so that their correlations cancel; those of positions further
     apart would not.
     """
     if of.amplitude is None or of.kernel.layout.profiles > 1 or of.kernel.layout.pieces:
-        return 1.0
+        return beside(shared_with_inside(of.far, of.amplitude)) if isinstance(of, Signal) else 1.0
     return float(of.kernel.values.shape[1] / of.amplitude.size)
 
 

@@ -10,16 +10,16 @@ from numpy.typing import NDArray
 from varprop.simulator.network import BatchNorm
 from varprop.simulator.theory.convolution import centred_edges, with_edges
 from varprop.simulator.theory.corrections import batch_variances, levelled, missing, paired, shifted
-from varprop.simulator.theory.depthwise import depthwise_law, position_gains
+from varprop.simulator.theory.depthwise import depthwise_law, edges_behind, position_gains
 from varprop.simulator.theory.few_points import Cubature, gaussian
 from varprop.simulator.theory.levels import divided, nodes
 from varprop.simulator.theory.maps import pairs_apart, products_by_offset
 from varprop.simulator.theory.pair_series import mean_square_correlation
 from varprop.simulator.theory.pairs import ROUNDING, PairKernel, windows
-from varprop.simulator.theory.patchwork import continued, divided_alike, passed
+from varprop.simulator.theory.patchwork import beside, continued, laid_out, passed, shared_with_inside, torn_alike
 from varprop.simulator.theory.sample import Sample, channel_squares, normalised
 from varprop.simulator.theory.signal import Signal, fixed
-from varprop.simulator.theory.strays import NONE
+from varprop.simulator.theory.strays import NONE, Strays
 from varprop.simulator.theory.variance_law import VarianceLaw, quadratic_form_law
 
 Array = NDArray[np.float64]
@@ -30,13 +30,14 @@ _MODES = 8  # leading modes of the data that a channel's variance is resolved in
 
 def batch_normalised(operation: BatchNorm, signal: Signal) -> Signal:
     """Return the signal after batch normalisation by the statistics of the batch."""
-    sample, origin, strays = None, signal.origin, signal.strays
+    sample, own, origin, strays = None, None, signal.origin, signal.strays
     amplitude = signal.amplitude
     if amplitude is not None:
         amplitude = centred_edges(signal.kernel, amplitude, signal.common)
     edges = 1.0 if amplitude is None else float(amplitude.mean())
     taps = signal.weighted.taps if signal.weighted is not None else None
     far = signal.far
+    shared = shared_with_inside(far, amplitude)
     if taps is not None:
         assert signal.weighted is not None
         assert signal.weighted.window is not None
@@ -51,30 +52,34 @@ def batch_normalised(operation: BatchNorm, signal: Signal) -> Signal:
         if kernel.size != signal.kernel.size:
             before = windows(signal.weighted.input, np.diag(signal.weighted.window.shares), signal.weighted.window)
             left = None if far is None else far.times(passed(before.centred, kernel))
-            kernel = continued(kernel, left, signal.kernel.size)
+            if left is not None and kernel.layout.profiles > 1:
+                kernel = laid_out(kernel, left, signal.kernel.size)
+            else:
+                kernel = continued(kernel, left, signal.kernel.size)
         if signal.weighted.window.inside and amplitude is None:
             kernel = with_edges(kernel, signal.kernel.centred.diagonal.mean(axis=0))
         elif amplitude is None:
             assert signal.behind is not None
             kernel = with_edges(kernel, position_gains(taps, law, signal.behind[1]))
     else:
-        law, kernel, own = _normalised(signal, operation.eps, edges)
-        if signal.weighted is not None and law.modes is not None:
-            whole, shared = signal.weighted.strays.variance, signal.weighted.shared
-            second, third = law.strayed
-            part = shared / whole if whole > 0 else 0.0
-            places, moments = signal.kernel.product_correlation, (second * part, third * part**2)
-            strays = strays.normalised(shared, moments, _alike(kernel), (places, own), law.levels, law.lead)
+        law, kernel, own = _normalised(signal, operation.eps, edges, shared)
     if signal.divided is not None:
-        amplitude = signal.divided(operation.eps)
+        known = signal.divided(operation.eps)
+        amplitude = known.amplitude
+    elif taps is not None and taps.edges is not None and signal.amplitude is not None:
+        amplitude = edges_behind(taps, law).reshape(signal.amplitude.shape)
     elif amplitude is not None and signal.common is not None and law.modes is not None:
         amplitude = _edges_behind(signal, law)
     edges = 1.0 if amplitude is None else float(amplitude.mean())
+    if far is not None:
+        far = far.times(passed(signal.kernel.centred, kernel)) if signal.divided is None else known.far
+    if own is not None:
+        strays = _strays_behind(signal, law, kernel, own, shared_with_inside(far, amplitude))
     if signal.sample is not None or (origin is not None and (any(signal.padding) or origin.function is not None)):
         if taps is None:
-            law = _sampled_law(signal, law, operation.eps)
+            law = _sampled_law(signal, law, operation.eps, shared)
         drawn = signal.draw()
-        found = normalised(drawn, operation.eps, law.mean, edges)
+        found = normalised(drawn, operation.eps, law.mean, edges, shared)
         sample = fixed(found)
         if taps is not None and kernel.second_moment > 0:
             # Sizes at edges are known already, but not what channels' own kernels do to the variances that divide them.
@@ -83,7 +88,7 @@ def batch_normalised(operation: BatchNorm, signal: Signal) -> Signal:
         if centred.layout.profiles > 1:
             deviations, sizes = drawn.values - drawn.values.mean(axis=(0, 1)), kernel.diagonal.mean(axis=0)
             kernel = paired(centred, np.zeros_like(centred.diagonal), deviations, found.values)
-            kernel = divided_alike(centred, kernel) if taps is None else kernel
+            kernel = torn_alike(centred, kernel)
             if taps is not None:
                 own = kernel.diagonal.mean(axis=0)
                 kernel = with_edges(kernel, np.divide(sizes, own, out=np.ones_like(own), where=own > 0))
@@ -98,7 +103,7 @@ def batch_normalised(operation: BatchNorm, signal: Signal) -> Signal:
         levels = max((1 + law.levels) * (1 + 2 / law.sphere) / (1 + 2 / law.own_sphere) - 1, 0.0)
         spots = signal.strays.spots_on(signal.kernel)
         shifted = None if signal.weighted is None else signal.weighted.strays.shifted(signal.kernel)
-        origin = replace(origin, eps=operation.eps, variance=law.mean, edges=edges)
+        origin = replace(origin, eps=operation.eps, variance=law.mean, edges=edges, shared=shared)
         origin = replace(origin, levels=levels, spots=spots, shifted=shifted)
     if law.ratio > _VANISHED:
         kernel = replace(kernel, log_scale=0.0).scaled(law.ratio / (kernel.second_moment * edges))
@@ -121,7 +126,7 @@ def batch_normalised(operation: BatchNorm, signal: Signal) -> Signal:
         origin=origin if sample is None else None,
         sample=sample,
         amplitude=amplitude,
-        far=None if far is None else far.times(passed(signal.kernel.centred, kernel)),
+        far=far,
         law=law,
         behind=signal.behind,
         summands=signal.summands,
@@ -129,10 +134,11 @@ def batch_normalised(operation: BatchNorm, signal: Signal) -> Signal:
     )
 
 
-def _normalised(signal: Signal, eps: float, edges: float) -> tuple[VarianceLaw, PairKernel, Array]:
+def _normalised(signal: Signal, eps: float, edges: float, shared: float) -> tuple[VarianceLaw, PairKernel, Array]:
     """Law of a channel's variance that sums many modes of the data, and the kernel after division, up to a factor.
 
-    And what products of a single channel stray by then: see `_own_strays`.
+    And what products of a single channel stray by then: see `_own_strays`. Over a larger map the variance is `edges`
+    times that inside, of which a part is `shared` with it: modes are those of the inside.
     """
     centred = signal.kernel.centred
     q, alike = centred.second_moment, _alike(centred)
@@ -147,14 +153,25 @@ def _normalised(signal: Signal, eps: float, edges: float) -> tuple[VarianceLaw, 
         if signal.weighted.law.matrix is not None:
             # A row is part of a point on a sphere of N dimensions: E |w|^4 / (E |w|^2)^2 = (1 + 2 / n) N / (N + 2).
             kurtosis = -2.0 * (fan_in + 2.0) / (max(signal.weighted.law.matrix) + 2.0)
-    values, vectors = centred.modes(int(min(_MODES, fan_in)))
+    if signal.directions is None:
+        values, vectors = centred.modes(int(min(_MODES, fan_in)))
+        values, seen = values * shared, np.full(len(values), 1.0 / (shared or 1.0))
+        alike, pair_square = alike * beside(shared), centred.pair_square_mean * beside(shared)
+    else:
+        every, vectors = (field[:_MODES] for field in signal.directions)
+        sizes = np.mean(vectors**2, axis=(1, 2))
+        # Of directions that only edges have there is nothing inside.
+        vectors = vectors / np.sqrt(np.where(sizes > 0, sizes, 1.0))[:, None, None]
+        values, seen = q * every, np.divide(sizes, every, out=np.zeros_like(sizes), where=every > 0)
+        alike = float(np.sum(signal.directions[0] ** 2))
+        pair_square = alike * q**2
     # Where entries stray, a mode below the average of as many as there are weights has no direction of its own.
     values = values[values > (q / fan_in if strayed[0] > 0.0 else 0.0)]
     if len(values) and not _stands_out(values[0] / q, alike, strayed[0]):
         values = values[:0]
-    vectors = vectors[: len(values)]
+    vectors, seen = vectors[: len(values)], seen[: len(values)]
     rest = max(q - float(values.sum()), 0.0)
-    rest_square = max(centred.pair_square_mean - float(np.sum(values**2)), 0.0)
+    rest_square = max(pair_square - float(np.sum(values**2)), 0.0)
     if centred.layout.profiles > 1 and len(values):
         # All modes were looked at: none of the rest is larger than the least of the leading ones.
         rest_square = min(rest_square, rest * float(values[-1]))
@@ -195,11 +212,14 @@ def _normalised(signal: Signal, eps: float, edges: float) -> tuple[VarianceLaw, 
     more = damping[:-1] / damping[-1] - 1.0
     layout = centred.layout
     damped = centred.values.copy()
-    for factor, vector in zip(values * more, vectors, strict=False):  # `lead` has any direction
+    there = values[: len(vectors)] * seen  # `lead` has any direction
+    for factor, vector in zip(there * more[: len(vectors)], vectors, strict=True):
         damped += factor * vector[layout.left][:, :, None] * vector[layout.right][:, None, :]
-    kernel = divided_alike(centred, replace(centred, values=damped))
+    kernel = torn_alike(centred, replace(centred, values=damped))
     shares = values[: len(vectors)] * damping[: len(vectors)] * scale / law.ratio if law.ratio > 0 else np.zeros(0)
-    fields = _autocorrelations(kernel, shares, vectors)
+    left = 1.0 + more[: len(shares)]
+    inside = there[: len(shares)] * left / kernel.second_moment if kernel.second_moment > 0 else there[: len(shares)]
+    fields = _autocorrelations(kernel, inside, vectors)
     if law.modes is not None:
         without = np.repeat(fields[-1:], len(values) - len(vectors), axis=0)
         law = replace(law, modes=replace(law.modes, fields=np.insert(fields, -1, without, axis=0)[law.modes.which]))
@@ -282,13 +302,13 @@ def _cubature(signal: Signal, eps: float) -> Cubature | None:
     return None if found is None else found.normalised(eps)
 
 
-def _sampled_law(signal: Signal, gaussian: VarianceLaw, eps: float) -> VarianceLaw:
+def _sampled_law(signal: Signal, gaussian: VarianceLaw, eps: float, shared: float) -> VarianceLaw:
     """Law of the variance of channels that are not Gaussian, from a sample of them; its mean is known."""
     v = batch_variances(signal.draw().values, (), signal.kernel.layout.batch)
     size = float(v.mean())
     if size <= 0.0 or not v.var():
         return gaussian
-    v = v * (gaussian.mean / size)
+    v = (shared * v + (1.0 - shared) * size) * (gaussian.mean / size)
     inverse = 1.0 / (v + eps)
     return VarianceLaw(gaussian.mean, float(np.mean(v * inverse)), float(inverse.mean()), float(inverse.mean()))
 
@@ -323,6 +343,21 @@ def _shifted(kernel: PairKernel, found: Sample, before: PairKernel, left: float)
     assert found.inverse is not None
     undivided = found.values / np.sqrt(found.inverse)
     return shifted(kernel, found, [gap * left for gap in missing(before, undivided)])
+
+
+def _strays_behind(signal: Signal, law: VarianceLaw, kernel: PairKernel, own: Array, shared: float) -> Strays:
+    """Return how the kernel strays behind a division; `shared` is the part of a larger map's that its inside has."""
+    if signal.weighted is None or law.modes is None:
+        return signal.strays
+    whole, by_all = signal.weighted.strays.variance, signal.weighted.shared
+    second, third = law.strayed
+    part = by_all / whole if whole > 0 else 0.0
+    places, moments = signal.kernel.product_correlation, (second * part, third * part**2)
+    # Pairs of an edge and the inside have less in common, but not a pair with itself.
+    left = np.full_like(own, beside(shared))
+    left[len(own) // 2, len(own[0]) // 2] = 1.0
+    alike = _alike(kernel) * beside(shared)
+    return signal.strays.normalised(by_all, moments, alike, (places, own * left), law.levels, law.lead)
 
 
 def _sphere(alike: float, ratio: float) -> float:

@@ -1,19 +1,24 @@
 """What the first convolution sees of the data: patches of a few pieces that stand for all of the batch.
 
 Every channel of that convolution is a linear function of a patch. So the mean and the covariance of all patches say all
-that there is to know of its mean and variance over the data, and the pieces whose pairs are carried are given both; the
-covariance of their own mean patches says how much of that is left of a mean over positions, and they are given it, too.
-Images that are carried whole are given the mean and the spread at each position before that.
+that there is to know of its mean and variance over the data. Images that are carried whole are given both, and the mean
+and the spread at each position before that. Pieces are of the inside of the map, where windows lack no taps, and are
+given the mean and the covariance of the patches there: near edges, patches vary in directions that the inside, where
+neighbours are alike, does not. What a channel's own variance over the whole map makes of the inside and of the edges,
+when it is divided by it, follows from the covariance of all patches. The covariance of the mean patches of pieces says
+how much is left of a mean over positions, and they are given it, too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from varprop.simulator.theory.maps import Ints, Size, Window
+from varprop.simulator.theory.maps import Ints, Size, Window, pairs_apart, products_by_offset
+from varprop.simulator.theory.patchwork import Far
 from varprop.simulator.theory.transport import transport
 from varprop.simulator.theory.variance_law import VarianceLaw, quadratic_form_law
 
@@ -87,8 +92,26 @@ def damped_taps(maps: Array, window: Window, variance: float, law: VarianceLaw) 
     return np.asarray(np.einsum("ckcl->kl", products.reshape(channels, window.taps, channels, -1)) / channels)
 
 
-def edges_behind(maps: Array, window: Window, known: tuple[Array, Array], variance: float, eps: float) -> Array:
-    """Return E[(z - m)^2 / (v + eps)] at every position of the output, up to a factor, shape (height, width).
+@dataclass(frozen=True)
+class Divided:
+    """What a division by each channel's own variance leaves of the first convolution, of images carried as pieces.
+
+    Attributes
+    ----------
+    amplitude
+        Second moment at every position of the output over that inside, shape (height, width).
+    far
+        What positions of one image have in common.
+    """
+
+    amplitude: Array
+    far: Far
+
+
+def divided(
+    maps: Array, window: Window, inner: tuple[slice, slice], known: tuple[Array, Array], variance: float, eps: float
+) -> Divided:
+    """Return E[(z - m)^2 / (v + eps)] and what else is to know of it.
 
     z is a channel of the convolution, m its mean and v its variance over all samples and positions. At edges a window
     lacks taps. Where patches vary most in what all taps have in common, as those of images do, a channel that sees
@@ -98,19 +121,69 @@ def edges_behind(maps: Array, window: Window, known: tuple[Array, Array], varian
     ----------
     maps, window, variance
         As of `damped_taps`.
+    inner
+        Where the output's inside lies: see `interior`.
     known
         The mean and the covariance of all patches: see `statistics`.
     eps
         Of the normalisation.
     """
     index, (mean, covariance) = window.index((maps.shape[2], maps.shape[3])), known
+    size = window.out_size((maps.shape[2], maps.shape[3]))
     values, vectors = _divided(covariance, variance, eps)
     roots = (vectors * np.sqrt(values)).T
-    found = np.zeros(index.shape[-1])
+    found, with_mean = np.zeros(size), np.zeros(size)
+    products: Array = np.zeros(())
+    total: Array = np.zeros(())
     for sample in maps:
         (patches,) = gathered(sample[None], index, window)
-        found += np.sum((roots @ (patches - mean[:, None])) ** 2, axis=0)
-    return found.reshape(window.out_size((maps.shape[2], maps.shape[3])))
+        parts = (roots @ (patches - mean[:, None])).reshape(-1, *size)
+        found += np.sum(parts**2, axis=0)
+        inside = parts[:, *inner]
+        products, summed = products + products_by_offset(inside), inside.mean(axis=(1, 2))
+        with_mean += np.tensordot(summed, parts, 1)
+        total = total + summed
+    inside = found[inner]
+    level, common = float(inside.mean()) or 1.0, float(total @ total) / len(maps)
+    varied = level - common
+    apart = (products / pairs_apart(inside.shape) - common) / (varied if varied > 0 else 1.0)
+    sides = [(whole - part, whole - part) for whole, part in zip(size, inside.shape, strict=True)]
+    # Of positions that lack the same taps all are alike.
+    _, kind = np.unique(index >= 0, axis=1, return_inverse=True)
+    kept = (np.bincount(kind, with_mean.ravel()) / np.bincount(kind))[kind].reshape(size)
+    kept /= float(kept[inner].mean()) or 1.0
+    return Divided(found / level, Far(np.pad(apart, sides, mode="edge"), kept * kept.mean()))
+
+
+def interior(index: Ints, size: Size, least: Size = (1, 1)) -> tuple[slice, slice]:
+    """Return rows and columns of a map whose windows, as `Window.index` has them, lack no taps.
+
+    All of them, if those are fewer than at least are wanted.
+    """
+    under = (index >= 0).sum(axis=0).reshape(size)
+    whole = under == under.max()
+    rows, cols = (
+        np.flatnonzero(whole.any(axis=axis)) if whole.any(axis=axis).sum() >= few else np.arange(side)
+        for axis, side, few in zip((1, 0), size, least, strict=True)
+    )
+    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(cols[0]), int(cols[-1]) + 1)
+
+
+def directions(patches: Array, covariance: Array) -> tuple[Array, Array]:
+    """Return the directions in which all patches of a covariance vary, and some patches' parts in them.
+
+    Returns
+    -------
+    shares
+        Of each direction in the covariance, the largest first.
+    parts
+        Shape (directions, samples, outputs); their mean squares sum to one.
+    """
+    values, vectors = (part[..., ::-1] for part in np.linalg.eigh(covariance))
+    apart = patches - patches.mean(axis=(0, 2))[:, None]
+    parts = np.einsum("ek,sep->ksp", vectors, apart, optimize=True)
+    values, size = np.maximum(values, 0.0), float(np.mean(np.sum(parts**2, axis=0)))
+    return values / (float(values.sum()) or 1.0), parts / np.sqrt(size if size > 0 else 1.0)
 
 
 def _divided(covariance: Array, variance: float, eps: float) -> tuple[Array, Array]:

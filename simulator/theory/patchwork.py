@@ -7,10 +7,11 @@ of the data that a channel's variance consists of. So an image is laid out with 
 Each pair of points of a piece is a pair that is known, and so is each pair of points of two maps, which are never of
 one piece, as no two images share any.
 
-Across the seams of one map the correlation depends on the offset, as in the pieces. Positions beyond their reach have
-more in common than any two points, too: `Far` says how much more. Of the data it is known. Weights average it over
-pairs of the same offset, so that it stays; a normalisation and an activation leave as much of it as within the pieces;
-a sum has the mean of its terms'. A pooling keeps it, as slopes under a window sum to one, and takes from the variance.
+Across the seams of one map points have in common what those of two images have, and more by their offset, as in the
+pieces. Positions beyond their reach have more in common than any two points, too: `Far` says how much more. Of the data
+it is known. Weights average it over pairs of the same offset, so that it stays; a normalisation and an activation leave
+as much of it as within the pieces; a sum has the mean of its terms'. A pooling keeps it, as slopes under a window sum
+to one, and takes from the variance.
 """
 
 from __future__ import annotations
@@ -112,6 +113,24 @@ def apart(maps: Array) -> Array:
     return (products - common) / variance if variance > 0 else np.zeros_like(products)
 
 
+def shared_with_inside(far: Far | None, amplitude: Array | None) -> float:
+    """Return the part of what varies over a larger map that its inside, of which pieces are, has in its own directions.
+
+    `amplitude` is the second moment at every position over that inside.
+    """
+    if far is None or amplitude is None:
+        return 1.0
+    return min(float(np.mean(one_root(far.kept) ** 2)) / (float(amplitude.mean()) or 1.0), 1.0)
+
+
+def beside(shared: float) -> float:
+    """Return the mean squared correlation of two points of a map over that inside, of which it has a part in common.
+
+    What edges have beside is as many directions again.
+    """
+    return shared**2 + (1.0 - shared) ** 2
+
+
 def thinned(far: Array, stride: Size) -> Array:
     """Return a field by offset of every so many rows and columns."""
     rows, cols = (slice(side // 2 % step, None, step) for side, step in zip(far.shape, stride, strict=True))
@@ -133,20 +152,23 @@ def passed(before: PairKernel, after: PairKernel) -> float:
     return products / squares if squares > 0 else 1.0
 
 
-def divided_alike(before: PairKernel, after: PairKernel) -> PairKernel:
-    """Leave behind such a division as much of what points of different pieces have in common as of those of one.
+def torn_alike(before: PairKernel, after: PairKernel) -> PairKernel:
+    """Leave behind such an operation as much of what points of different pieces have in common as of those of one.
 
     Dividing by v + eps takes E[xi^2 / (v + eps)] less along each leading direction u of the data than along the others:
     of a kernel K(p, q) what goes with u(p) u(q), which for positions of one image is positive, as u is smooth. Pieces
     of one map are of different images, of which u(p) u(q) has the mean zero: what is laid out across their seams is in
-    no direction, and nothing would be taken of it.
+    no direction, and nothing would be taken of it. Nor do sampled channels know of it.
     """
     layout = before.layout
     if layout.tile is None:
         return after
-    torn, values = layout.torn(before.size), after.values.copy()
+    count, torn, values = layout.profiles, layout.torn(before.size), after.values.copy()
     left = passed(before, after) * after.variance / (before.variance or 1.0)
-    values[: layout.profiles, torn] = left * before.values[: layout.profiles, torn]
+    # What any two points have in common are those of two maps.
+    values[:count, torn] = after.values[count:].mean() + left * (
+        before.values[:count, torn] - before.values[count:].mean()
+    )
     return replace(after, values=values)
 
 
@@ -187,37 +209,40 @@ def laid_out(kernel: PairKernel, far: Far, size: Size) -> PairKernel:
     count = before
     while count > 2 and count * (count + 1) // 2 * (size[0] * size[1]) ** 2 > _ENTRIES:
         count -= 1
-    pieces, places = arranged(before, kernel.size, size)
-    pieces, points = pieces[:count], len(kernel.values[0])
+    pieces, places = arranged(before, count, kernel.size, size)
+    points = len(kernel.values[0])
     full, laid = assemble(kernel), Layout.all_pairs(count, layout.batch)
     laid = replace(laid, paired=layout.paired, whole=layout.whole, cut=layout.cut, pieces=layout.pieces)
     laid = replace(laid, tile=layout.tile or kernel.size)
     left, right = pieces[laid.left][:, :, None], pieces[laid.right][:, None, :]
+    torn = replace(laid, tile=kernel.size).torn(size)
     twice = left == right
-    twice[:count] = False
+    twice[:count] &= torn
     values = full[left * points + places[:, None], np.where(twice, (right + 1) % before, right) * points + places]
     root = np.sqrt(np.maximum(kernel.diagonal, 0.0)).ravel()
     sizes = root[pieces * points + places]
-    apart = sizes[:, :, None] * sizes[:, None, :] * _correlations(kernel, far, root, size)
-    values[:count] = np.where(left[:count] == right[:count], values[:count], apart)
+    # Two pieces of a map have in common what two images have, and more by their offset.
+    common = float(kernel.values[before:].mean()) / (float(root.mean()) ** 2 or 1.0)
+    apart = sizes[:, :, None] * sizes[:, None, :] * (_by_size(kernel, far, root, size) - common)
+    values[:count] += np.where(torn, apart, 0.0)
     found = PairKernel(laid, size, values, kernel.log_scale)
     return found.scaled(kernel.second_moment / found.second_moment) if found.second_moment else found
 
 
-def arranged(count: int, piece: Size, size: Size) -> tuple[Ints, Ints]:
-    """Lay pieces side by side on as many maps of `size`, all as often and in places that differ.
+def arranged(count: int, maps: int, piece: Size, size: Size) -> tuple[Ints, Ints]:
+    """Lay `count` pieces side by side on maps of `size`, all as often and in places that differ.
 
     Returns
     -------
     pieces
-        Number of the piece that each position is of, shape (count, positions).
+        Number of the piece that each position is of, shape (maps, positions).
     places
         The position there, shape (positions,).
     """
     rows, cols = np.divmod(np.arange(size[0] * size[1]), size[1])
     (down, row), (across, col) = np.divmod(rows, piece[0]), np.divmod(cols, piece[1])
     tile = down * -(-size[1] // piece[1]) + across
-    turn = np.arange(count)[:, None] * (int(tile.max()) + 1) + tile
+    turn = np.arange(maps)[:, None] * (int(tile.max()) + 1) + tile
     return (turn + turn // count) % count, row * piece[1] + col
 
 
@@ -240,17 +265,19 @@ def image_mean(kernel: PairKernel, far: Far) -> Array:
     return np.asarray(kernel.pair_mean + found * float(far.kept.mean()))
 
 
-def _correlations(kernel: PairKernel, far: Far, root: Array, size: Size) -> Array:
-    """Return the correlation of two positions of an image by their offset; `root` is every point's root mean square."""
-    own, (height, width) = root.reshape(kernel.layout.profiles, -1), kernel.size
-    products = by_offset(kernel.values[: len(own)].sum(axis=0), kernel.size)
-    unit = by_offset(own.T @ own, kernel.size)
+def _by_size(kernel: PairKernel, far: Far, root: Array, size: Size) -> Array:
+    """Return the mean product of two positions of an image by their offset, over that of points of different images.
+
+    `root` is every point's root mean square. Points of one image are of about one size, those of pieces side by side
+    are not: with the correlation alone their products would be smaller on average.
+    """
+    count, (height, width) = kernel.layout.profiles, kernel.size
+    products = by_offset(kernel.values[:count].mean(axis=0), kernel.size)
     down, across = apart_by(size)
-    square = float(root.mean()) ** 2
-    found = (kernel.pair_mean + kernel.variance * at_offsets(far.apart, down, across)) / (square if square > 0 else 1.0)
+    found = kernel.pair_mean + kernel.variance * at_offsets(far.apart, down, across)
     near = np.ix_(np.abs(down) < height, np.abs(across) < width)
     rows, cols = (
         slice(max(old - new, 0), min(old + new, 2 * old) - 1) for old, new in zip(kernel.size, size, strict=True)
     )
-    found[near] = np.divide(products, unit, out=np.zeros_like(unit), where=unit > 0)[rows, cols]
-    return np.take(found, offsets(size))
+    found[near] = products[rows, cols]
+    return np.take(found / (float(root.mean()) ** 2 or 1.0), offsets(size))

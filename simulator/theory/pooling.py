@@ -42,6 +42,7 @@ def _after_pooling(pooled: Signal, signal: Signal, window: Window, node: Node) -
     if signal.amplitude is None:
         return pooled
     amplitude: Array | None = window_sum(signal.amplitude, window) / window.taps
+    maps: int | None = None
     kernel, wanted, far = pooled.kernel, signal.kernel.layout.carried(node.shape), None
     if signal.far is not None:
         varied = signal.kernel.variance * float(np.exp(signal.kernel.log_scale - kernel.log_scale))
@@ -50,9 +51,11 @@ def _after_pooling(pooled: Signal, signal: Signal, window: Window, node: Node) -
     share = np.divide(pooled.mean, root, out=np.zeros_like(root), where=root > 0)  # of a point's root mean square
     sample, size = pooled.draw(), kernel.size
     if far is not None and kernel.layout.profiles > 1:
-        pieces, places = arranged(kernel.layout.profiles, size, wanted)
+        count = kernel.layout.profiles
         kernel = laid_out(kernel, far, wanted)
-        share = share[pieces[: kernel.layout.profiles], places]
+        maps = kernel.layout.profiles
+        pieces, places = arranged(count, maps, size, wanted)
+        share = share[pieces, places]
     else:
         kernel, share = continued(merged(kernel), far, wanted), share.mean(keepdims=True)
     assert amplitude is not None
@@ -63,7 +66,7 @@ def _after_pooling(pooled: Signal, signal: Signal, window: Window, node: Node) -
         kernel=kernel,
         mean=share * np.sqrt(np.maximum(kernel.diagonal, 0.0)),
         origin=None,
-        sample=lambda: regrown(sample, size, kernel.size, signal.far is not None),
+        sample=lambda: regrown(sample, size, kernel.size, maps),
         amplitude=amplitude,
         far=far,
     )

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from varprop.simulator.activations import ActivationFunction
-from varprop.simulator.theory.maps import Size
+from varprop.simulator.theory.maps import Ints, Size
 
 Array = NDArray[np.float64]
 
@@ -38,6 +38,9 @@ class Sample:
         Of the activation that gave the values, of their shape; None where none did.
     lift
         What that normalisation took for each channel's mean, divided as the rest, shape (channels,).
+    over_map
+        Of a larger map's inside, each channel's variance over all of the map over that at the sampled positions; None
+        where that is not known.
     """
 
     values: Array
@@ -45,6 +48,7 @@ class Sample:
     slopes: Array | None = None
     inputs: Array | None = None
     lift: Array | None = None
+    over_map: Array | None = None
 
     @cached_property
     def varies(self) -> NDArray[np.bool_]:
@@ -62,6 +66,15 @@ class Sample:
             return ()
         return self.inputs.mean(axis=0), np.einsum("psc,psc->sc", self.inputs, self.inputs) / len(self.inputs)
 
+    def at(self, samples: Ints) -> Sample:
+        """Return some of the samples, numbers of which are given."""
+        values, inverse, slopes, inputs = (
+            field if field is None or field.ndim == 1 else field[:, samples]
+            for field in (self.values, self.inverse, self.slopes, self.inputs)
+        )
+        assert values is not None
+        return Sample(values, inverse, slopes, inputs)
+
     def half(self) -> Sample:
         """Return every other channel."""
         others = (None if field is None else field[..., ::2] for field in (self.inverse, self.slopes, self.inputs))
@@ -78,7 +91,8 @@ def mirrored(half: Sample) -> Sample:
     """Return channels and their negatives; of what an activation has not seen yet."""
     inverse = None if half.inverse is None else np.tile(half.inverse, 2)
     lift = None if half.lift is None else np.concatenate([half.lift, -half.lift])
-    return Sample(np.concatenate([half.values, -half.values], axis=2), inverse, lift=lift)
+    over_map = None if half.over_map is None else np.tile(half.over_map, 2)
+    return Sample(np.concatenate([half.values, -half.values], axis=2), inverse, lift=lift, over_map=over_map)
 
 
 def mapped(matrix: Array, values: Array) -> Array:
@@ -93,21 +107,28 @@ def cropped_piece(values: Array, size: Size, wanted: Size) -> Array:
     return values.reshape(*size, *values.shape[1:])[: wanted[0], : wanted[1]].reshape(-1, *values.shape[1:])
 
 
-def normalised(sample: Sample, eps: float, mean: float, edges: float) -> Sample:
+def normalised(sample: Sample, eps: float, mean: float, edges: float, shared: float = 1.0) -> Sample:
     """Normalise every channel over the batch by its own statistics.
 
-    `mean` is the known mean of the channels' variances; `edges` how much smaller it is than that of the sampled
-    positions, if these are a map's inside.
+    Parameters
+    ----------
+    mean
+        The known mean of the channels' variances.
+    edges, shared
+        How much smaller that is than the sampled positions' own, if these are a map's inside; and the part of it that
+        varies as the inside does.
     """
     lift = channel_means(sample.values)
     z = sample.values - lift
     v = channel_squares(z)
+    if sample.over_map is None:
+        v = (shared * v + (1.0 - shared) * v.mean()) * edges
+    else:
+        v *= sample.over_map
     average = float(v.mean())
-    scale = 1.0
-    if average > 0:
-        # The sample's few points miss part of what varies over the whole batch.
-        v *= mean / average
-        scale = mean / edges / average
+    # The sample's few points miss part of what varies over the whole batch.
+    scale = mean / average if average > 0 else 1.0
+    v *= scale
     inverse = 1.0 / (v + eps)
     root = np.sqrt(scale * inverse)
     z *= root

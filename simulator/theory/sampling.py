@@ -110,8 +110,10 @@ def affordable(layout: Layout, positions: int) -> int:
     return max(_LINEAR // (positions * 2 * counts(layout, positions)[1]), layout.profiles)
 
 
-def linear(features: Array, kernel: PairKernel, key: int) -> Sample:
+def linear(features: Array, kernel: PairKernel, key: int, over_map: Array | None = None) -> Sample:
     """Draw half of the channels that are linear in features of the data, shape (samples, features, positions).
+
+    Of a map's inside, `over_map` is the features' covariance over all of the map.
 
     Weights are unit ones. There may be more samples than the kernel's. A channel's variance over the data takes its
     quantiles, evenly: where few directions of the data rule, what is divided by it depends on a few channels. The
@@ -129,8 +131,13 @@ def linear(features: Array, kernel: PairKernel, key: int) -> Sample:
     weights = weights[:, np.argsort(variance @ weights**2)[(ranks(half) * candidates).astype(int)]]
     if entries <= half:
         weights = np.linalg.solve(np.linalg.cholesky(weights @ weights.T / half), weights)
-    values = (flat.T @ (directions @ weights)).reshape(samples, positions, half).transpose(1, 0, 2)
-    return of_size(values, kernel)
+    own = directions @ weights
+    values = (flat.T @ own).reshape(samples, positions, half).transpose(1, 0, 2)
+    found = of_size(values, kernel)
+    if over_map is None:
+        return found
+    inside, whole = variance @ weights**2, np.einsum("fc,fc->c", over_map @ own, own)
+    return replace(found, over_map=np.divide(whole, inside, out=np.ones_like(whole), where=inside > 0))
 
 
 def ranks(count: int) -> Array:

@@ -18,6 +18,7 @@ from varprop.simulator.theory.duals import Duals
 from varprop.simulator.theory.few_points import Cubature
 from varprop.simulator.theory.maps import Size, Window, one_root
 from varprop.simulator.theory.pairs import PairKernel
+from varprop.simulator.theory.patches import Divided
 from varprop.simulator.theory.patchwork import Far
 from varprop.simulator.theory.relations import Relations, unrelated
 from varprop.simulator.theory.sample import Sample, activated, alike, mirrored, normalised
@@ -40,7 +41,9 @@ class Gaussian:
     edges: float = 1.0  # and how much smaller that was than deep inside the map
     function: ActivationFunction | None = None
     parts: tuple[Gaussian, ...] = ()  # that it is the sum of
+    shared: float = 1.0  # and the part of a variance that goes with that inside
     features: Array | None = None  # of the data, shape (samples, features, positions), that it is linear in
+    over_map: Array | None = None  # and their covariance over all of the map, if those are of its inside
     summands: tuple[Summand, ...] = ()  # of channels that are sums of few
     levels: float = 0.0  # variance of those that its points have in a single draw, and their correlation by offset
     spots: Array | None = None
@@ -61,7 +64,7 @@ class Gaussian:
         if self.parts:
             sample = Sample(np.sum(alike(*[part._half.values for part in self.parts]), axis=0))
         elif self.features is not None:
-            sample = linear(self.features, self.kernel, self.key)
+            sample = linear(self.features, self.kernel, self.key, self.over_map)
         elif self.summands:
             sample = summed(self.summands, self.kernel, self.key)
         elif self.spots is not None and self.levels > 0.0:
@@ -70,7 +73,7 @@ class Gaussian:
             sample = draw(self.kernel, self.key)
         if self.shifted is not None:
             sample = filtered(sample, self.kernel, self.shifted, self.key)
-        return sample if self.eps is None else normalised(sample, self.eps, self.variance, self.edges)
+        return sample if self.eps is None else normalised(sample, self.eps, self.variance, self.edges, self.shared)
 
 
 @dataclass(frozen=True)
@@ -123,7 +126,9 @@ class Signal:
         Of such a map: mean product of every position with all others, over that inside, where it does not fall off as
         the deviations do. Padding takes a tap from one of two positions, and what they have in common goes with it.
     divided
-        Of such a map that a convolution of the data has made: `amplitude` behind a normalisation of a given eps.
+        Of such a map that a convolution of the data has made: what a normalisation of a given eps makes of it.
+    directions
+        Of such a map, the directions in which the whole of it varies: see `patches.directions`.
     far
         Of pieces of images, what positions of one image have in common beyond their reach: see `patchwork`.
     terms
@@ -153,7 +158,8 @@ class Signal:
     data: Array | None = None
     places: Array | None = None
     common: Array | None = None
-    divided: Callable[[float], Array] | None = None
+    divided: Callable[[float], Divided] | None = None
+    directions: tuple[Array, Array] | None = None
     far: Far | None = None
     terms: tuple[Signal, ...] = ()
     slopes: Array | None = None
@@ -207,7 +213,7 @@ class Signal:
             return np.pad(maps, ((top, bottom), (left, right), (0, 0), (0, 0))).reshape(-1, *values.shape[1:])
 
         slopes = None if sample.slopes is None else padded(sample.slopes)
-        return Sample(padded(sample.values), sample.inverse, slopes)
+        return Sample(padded(sample.values), sample.inverse, slopes, over_map=sample.over_map)
 
 
 def summands(signal: Signal) -> tuple[Summand, ...]:

@@ -13,7 +13,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from varprop.simulator.theory.maps import Size, Window, size_of, stepped
+from varprop.simulator.theory.maps import Ints, Size, Window, size_of, stepped
 
 Array = NDArray[np.float64]
 Rows = tuple[int, int]  # first and one after the last
@@ -117,6 +117,12 @@ def moments(field: Array, window: Window, size: Size) -> Moments:
             products[one, other] = products[other, one] = product[where].sum(axis=(0, 1))
     points = out[0] * out[1]
     return Moments(mean.T / points, products.transpose(2, 0, 1) / points, shifted)
+
+
+def moments_inside(field: Array, index: Ints) -> Moments:
+    """Return the same of some windows inside a larger map, of which the `index` says what lies under them."""
+    under = field[index].transpose(3, 0, 1, 2).reshape(field.shape[2], len(index), -1)
+    return Moments(under.mean(axis=2), under @ under.transpose(0, 2, 1) / under.shape[2], {})
 
 
 @lru_cache(maxsize=64)

@@ -37,6 +37,7 @@ from varprop.simulator.theory.pairs import ROUNDING, PairKernel
 Array = NDArray[np.float64]
 Source = float | Array
 
+_VANISHED = 1e-200  # variance that is none
 _MANY = 4  # sources, from which on those of a node that all paths lead through become one
 
 
@@ -217,7 +218,7 @@ class Strays:
             return self
         variance, third = after
         left = variance * (1 - fresh)
-        factor = sqrt(left / before) if before > 0 else 0.0
+        factor = sqrt(left / before) if before > _VANISHED else 0.0
         *others, (name, newest) = self.sources.items()
         sources = {source: factor * c for source, c in others}
         inherited = max(left - sum(map(_square, sources.values())), 0.0)

@@ -175,7 +175,7 @@ def quadratic_form_law(
     expected, remainder, scatter = leading, rest, np.ones(1)
     square, cube = _with_strays(_plain(leading / total, rest / total, alike), strayed)
     free = max(dimensions - len(leading), 1.0)
-    if len(leading) and strayed[0] > 0.0:
+    if len(leading) and strayed[0] ** 2 > 0.0:
         # A leading mode, of a much larger eigenvalue, takes its part of what the layers before mix into it of the rest.
         mixed = min(strayed[0], 0.5 / len(leading)) * rest
         leading, rest = leading + mixed, rest - mixed * len(leading)
