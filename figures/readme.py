@@ -48,10 +48,7 @@ class Bounds:
 
 BOUNDS = Bounds()
 
-_IMAGES = (
-    "a few images stand for the batch: on CIFAR-10 ten of 64 leave 4% to 6% of the accumulated gradient, six left 9% "
-    "to 18%"
-)
+_IMAGES = "a few images stand for the batch: on CIFAR-10 ten of 64 leave 5% to 8% of the accumulated gradient"
 _LEVELS = "sizes of single draws, which nothing brings together here, differ by factors"
 _CHOICE = "pieces of 11 images stand for the batch, and others, chosen as well, moved the gradient at the stem by 10%"
 

@@ -86,7 +86,7 @@ def damped_taps(maps: Array, window: Window, variance: float, law: VarianceLaw) 
     """
     _, covariance = statistics(maps, window.index((maps.shape[2], maps.shape[3])), window)
     # E[v / (v + eps)] = 1 - eps E[1 / (v + eps)]
-    values, vectors = _divided(covariance, variance, (1.0 - law.ratio) / law.inverse)
+    values, vectors = divided_directions(covariance, variance, (1.0 - law.ratio) / law.inverse)
     products = (vectors * values) @ vectors.T
     channels = maps.shape[1]
     return np.asarray(np.einsum("ckcl->kl", products.reshape(channels, window.taps, channels, -1)) / channels)
@@ -130,7 +130,7 @@ def divided(
     """
     index, (mean, covariance) = window.index((maps.shape[2], maps.shape[3])), known
     size = window.out_size((maps.shape[2], maps.shape[3]))
-    values, vectors = _divided(covariance, variance, eps)
+    values, vectors = divided_directions(covariance, variance, eps)
     roots = (vectors * np.sqrt(values)).T
     found, with_mean = np.zeros(size), np.zeros(size)
     products: Array = np.zeros(())
@@ -186,7 +186,7 @@ def directions(patches: Array, covariance: Array) -> tuple[Array, Array]:
     return values / (float(values.sum()) or 1.0), parts / np.sqrt(size if size > 0 else 1.0)
 
 
-def _divided(covariance: Array, variance: float, eps: float) -> tuple[Array, Array]:
+def divided_directions(covariance: Array, variance: float, eps: float) -> tuple[Array, Array]:
     """Return eigenvalues and eigenvectors of E[w w' / (v + eps)] for v = w' C w, up to a factor."""
     values, vectors = np.linalg.eigh(covariance)
     modes = quadratic_form_law(np.maximum(values, 0.0) * variance, 0.0, 0.0, float(len(values)), eps).modes

@@ -1,11 +1,13 @@
 """The few images that stand for a batch.
 
 What the first layers make of images depends on how large they are and how rough, and where: a depthwise layer tells the
-border of a map from its middle, and a channel that looks for edges normalises by how rough the images are. So each
-image is described by the squares of its deviations from the channels' means, by the squared differences of neighbours,
-and by the deviations themselves, averaged over the cells of grids of several sizes, and by its own mean and contrast.
-Those images are chosen whose mean description comes closest to the batch's. Exchanging one image at a time for the one
-that helps most leads there, from several starts.
+border of a map from its middle. A normalisation divides every channel by what it varies, so that one that looks for
+edges counts as much as one that sees little but how bright an image is. So each image is described by what channels of
+a first 3x3 convolution are on it once they are divided: by their squares, the squares of these and the squared
+differences of neighbours, averaged over the cells of grids of several sizes; and by the mean square and the mean in
+each of their directions. Those images are chosen whose mean description comes closest to the batch's. Exchanging one
+image at a time for the one that helps most leads there, from several starts. Described by their pixels alone, ten
+images of 64 left up to 10% of the gradient accumulated over MobileNetV2 of SELU, where these leave 5%.
 
 Of larger images pieces stand for the batch, at most one of each. They may lie anywhere, so that a piece is described by
 averages over it: its mean, also with every pixel weighted by its size, what its quarters have more, how much it varies,
@@ -21,13 +23,16 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from varprop.simulator.theory.maps import Size
+from varprop.simulator.theory.maps import Size, Window
+from varprop.simulator.theory.patches import divided_directions, gathered, statistics
 
 Array = NDArray[np.float64]
 Ints = NDArray[np.intp]
 Number = TypeVar("Number", bound=np.generic)
 
 _GRIDS = 4, 8, 16  # rows and columns: from parts of an image to positions of the maps that are carried
+_PATCHES = Window((3, 3), (1, 1), (1, 1, 1, 1))  # that channels see
+_EPS = 1e-6  # share of all that patches vary by that is added to what channels are divided by
 _STARTS = 64
 _PIECES = 2048  # of all images, that some are chosen of
 _LAGS = 1, 2, 4  # pixels apart
@@ -80,16 +85,27 @@ def piece_of(maps: NDArray[Number], size: Size, place: Array) -> NDArray[Number]
 
 
 def described(data: Array) -> Array:
-    """Return the traits of images, shape (samples, traits), in units of the batch's mean square and mean roughness."""
-    apart = data - data.mean(axis=(0, 2, 3), keepdims=True)
-    square, rough = np.mean(apart**2, axis=1), _roughness(apart)
-    unit = float(square.mean()) or 1.0
-    mean = apart.mean(axis=(1, 2, 3))
-    contrast = (square.mean(axis=(1, 2)) - mean**2) / unit
-    fields = square / unit, rough / (float(rough.mean()) or 1.0), apart.mean(axis=1) / np.sqrt(unit)
+    """Return the traits of images, shape (samples, traits), as channels see them that are divided by what they vary."""
+    size = data.shape[2], data.shape[3]
+    index = _PATCHES.index(size)
+    mean, covariance = statistics(data, index, _PATCHES)
+    values, vectors = divided_directions(covariance, 1.0, _EPS * float(np.trace(covariance)))
+    roots = (vectors * np.sqrt(values)).T
+    squares, rough, each, means = [], [], [], []
+    for sample in data:
+        parts = (roots @ (gathered(sample[None], index, _PATCHES)[0] - mean[:, None])).reshape(-1, *size)
+        squares.append(np.sum(parts**2, axis=0))
+        rough.append(_roughness(parts[None])[0])
+        each.append(np.mean(parts**2, axis=(1, 2)))
+        means.append(parts.mean(axis=(1, 2)))
+    unit = float(np.mean(squares)) or 1.0
+    square, root = np.stack(squares) / unit, math.sqrt(len(roots))
+    fields = square, np.stack(rough) / (float(np.mean(rough)) or 1.0), square**2 / (float(np.mean(square**2)) or 1.0)
     # Grids count alike, however many cells they have.
     grids = [_averaged(field, cells) / cells for field in fields for cells in _GRIDS]
-    return np.concatenate([*grids, (mean**2 / unit)[:, None], contrast[:, None]], axis=1)
+    level = np.stack(means) / math.sqrt(unit)
+    whole = np.stack([np.sum(level**2, axis=1), square.mean(axis=(1, 2)) ** 2], axis=1)
+    return np.concatenate([*grids, np.stack(each) / unit * root, level * root, whole], axis=1)
 
 
 def _described_piece(apart: Array) -> Array:
