@@ -13,7 +13,7 @@ from varprop.simulator.generated.layers import bias_second_moment, linear_second
 from varprop.simulator.initializers import WeightLaw, bias_square, weight_law
 from varprop.simulator.network import Conv2d, Network, Node
 from varprop.simulator.theory.depthwise import Edges, Taps, depthwise, tap_covariance
-from varprop.simulator.theory.maps import Ints, Size, Window, under_taps, window_sum
+from varprop.simulator.theory.maps import Size, Window, under_taps, window_sum
 from varprop.simulator.theory.pairs import PairKernel, merged, plus, windows
 from varprop.simulator.theory.patches import (
     Divided,
@@ -26,7 +26,7 @@ from varprop.simulator.theory.patches import (
     matched,
     statistics,
 )
-from varprop.simulator.theory.patchwork import Far, arranged, continued, laid_out
+from varprop.simulator.theory.patchwork import Far, arranged, enlarged
 from varprop.simulator.theory.representative import piece_of
 from varprop.simulator.theory.sample import Sample
 from varprop.simulator.theory.sampling import affordable
@@ -81,10 +81,7 @@ def convolved(operation: Conv2d, node: Node, network: Network, signal: Signal) -
     if amplitude is not None:
         if shrinks:
             wanted = kernel.layout.carried(node.shape)
-            if far is not None and kernel.layout.profiles > 1:
-                kernel = laid_out(kernel, far, wanted)
-            else:
-                kernel = continued(kernel, far, wanted)
+            kernel = enlarged(kernel, far, wanted)
             if sample is not None and taps is not None:
                 out, maps = window.out_size(signal.kernel.size), None if far is None else kernel.layout.profiles
                 if maps is not None:
@@ -148,7 +145,13 @@ def _first_convolution(operation: Conv2d, node: Node, network: Network, signal: 
     if small != size:
         assert signal.known is not None
         far = Far.of(signal.known).weighed(window) if layout.pieces else None
-        inner = _inner(signal.known, index, window, size, small) if layout.pieces else _everywhere(size)
+        everywhere = slice(size[0]), slice(size[1])
+        # Where nothing is known of what else there is on a map, pieces stand for all of it.
+        inner = interior(index, size, small) if layout.pieces else everywhere
+        known = statistics(signal.known, index, window)
+        there = statistics(signal.known, index.reshape(-1, *size)[:, *inner].reshape(len(index), -1), window)
+        if not np.trace(there[1]) > _EVEN * np.trace(known[1]):
+            inner, there = everywhere, known  # images of one colour each
         field = window_sum(np.mean(signal.known**2, axis=(0, 1)), window).reshape(size)
         amplitude = field / (float(field[inner].mean()) or 1.0)
         maps = index.reshape(-1, *size)[:, *inner]
@@ -162,24 +165,23 @@ def _first_convolution(operation: Conv2d, node: Node, network: Network, signal: 
     whole: Array | None = None
     if small != size or layout.profiles < layout.batch:
         assert signal.known is not None
-        mean, covariance = statistics(signal.known, index, window)
         if small == size:
             patches = levelled(patches, gathered(signal.known, index, window))
-            wanted = mean, covariance, between(signal.known, index, window, size, small)
+            wanted = *statistics(signal.known, index, window), between(signal.known, index, window, size, small)
         else:
-            behind = partial(divided, signal.known, window, inner, (mean, covariance), law.second_moment)
+            behind = partial(divided, signal.known, window, inner, known, law.second_moment)
             # Pieces are of the inside; what there is at edges, channels' variances have, too.
             inside, shape = maps.reshape(len(maps), -1), (maps.shape[1], maps.shape[2])
-            wanted = *statistics(signal.known, inside, window), between(signal.known, inside, window, shape, small)
-            whole = covariance
+            wanted = *there, between(signal.known, inside, window, shape, small)
+            whole = known[1]
         patches = matched(patches, *wanted)
         if len(others):
             others = matched(others, *wanted)
         if whole is not None:
             known_directions = directions(patches, whole)
         if amplitude is not None and wanted[0].any():
-            (everywhere,) = gathered(signal.known.mean(axis=0)[None], index, window)
-            common = (mean @ everywhere).reshape(size) / float(wanted[0] @ wanted[0])
+            (averaged,) = gathered(signal.known.mean(axis=0)[None], index, window)
+            common = (known[0] @ averaged).reshape(size) / float(wanted[0] @ wanted[0])
     gram = patches.transpose(0, 2, 1)[layout.left] @ patches[layout.right]
     per_group = operation.in_channels // operation.groups
     kernel = PairKernel(layout, small, gram / operation.in_channels).scaled(
@@ -203,21 +205,6 @@ def _first_convolution(operation: Conv2d, node: Node, network: Network, signal: 
         directions=known_directions,
         far=far,
     )
-
-
-def _inner(maps: Array, index: Ints, window: Window, size: Size, least: Size) -> tuple[slice, slice]:
-    """Return rows and columns of an output of which pieces are carried: its inside, if anything varies there.
-
-    Where nothing is known of what else there is on a map, or images are of one colour each, pieces stand for all of it.
-    """
-    inner = interior(index, size, least)
-    inside = index.reshape(-1, *size)[:, *inner].reshape(len(index), -1)
-    varied, whole = (float(np.trace(statistics(maps, where, window)[1])) for where in (inside, index))
-    return inner if varied > _EVEN * whole else _everywhere(size)
-
-
-def _everywhere(size: Size) -> tuple[slice, slice]:
-    return slice(size[0]), slice(size[1])
 
 
 def _features(patches: Array, network: Network, node: Node, law: WeightLaw) -> Array:

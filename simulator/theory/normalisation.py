@@ -16,7 +16,7 @@ from varprop.simulator.theory.levels import divided, nodes
 from varprop.simulator.theory.maps import pairs_apart, products_by_offset
 from varprop.simulator.theory.pair_series import mean_square_correlation
 from varprop.simulator.theory.pairs import ROUNDING, PairKernel, windows
-from varprop.simulator.theory.patchwork import beside, continued, laid_out, passed, shared_with_inside, torn_alike
+from varprop.simulator.theory.patchwork import beside, enlarged, passed, shared_with_inside, torn_alike
 from varprop.simulator.theory.sample import Sample, channel_squares, normalised
 from varprop.simulator.theory.signal import Signal, fixed
 from varprop.simulator.theory.strays import NONE, Strays
@@ -52,10 +52,7 @@ def batch_normalised(operation: BatchNorm, signal: Signal) -> Signal:
         if kernel.size != signal.kernel.size:
             before = windows(signal.weighted.input, np.diag(signal.weighted.window.shares), signal.weighted.window)
             left = None if far is None else far.times(passed(before.centred, kernel))
-            if left is not None and kernel.layout.profiles > 1:
-                kernel = laid_out(kernel, left, signal.kernel.size)
-            else:
-                kernel = continued(kernel, left, signal.kernel.size)
+            kernel = enlarged(kernel, left, signal.kernel.size)
         if signal.weighted.window.inside and amplitude is None:
             kernel = with_edges(kernel, signal.kernel.centred.diagonal.mean(axis=0))
         elif amplitude is None:

@@ -11,7 +11,7 @@ how much is left of a mean over positions, and they are given it, too.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -86,7 +86,7 @@ def damped_taps(maps: Array, window: Window, variance: float, law: VarianceLaw) 
     """
     _, covariance = statistics(maps, window.index((maps.shape[2], maps.shape[3])), window)
     # E[v / (v + eps)] = 1 - eps E[1 / (v + eps)]
-    values, vectors = divided_directions(covariance, variance, (1.0 - law.ratio) / law.inverse)
+    values, vectors = _divided(covariance, variance, (1.0 - law.ratio) / law.inverse)
     products = (vectors * values) @ vectors.T
     channels = maps.shape[1]
     return np.asarray(np.einsum("ckcl->kl", products.reshape(channels, window.taps, channels, -1)) / channels)
@@ -128,16 +128,12 @@ def divided(
     eps
         Of the normalisation.
     """
-    index, (mean, covariance) = window.index((maps.shape[2], maps.shape[3])), known
+    index = window.index((maps.shape[2], maps.shape[3]))
     size = window.out_size((maps.shape[2], maps.shape[3]))
-    values, vectors = divided_directions(covariance, variance, eps)
-    roots = (vectors * np.sqrt(values)).T
     found, with_mean = np.zeros(size), np.zeros(size)
     products: Array = np.zeros(())
     total: Array = np.zeros(())
-    for sample in maps:
-        (patches,) = gathered(sample[None], index, window)
-        parts = (roots @ (patches - mean[:, None])).reshape(-1, *size)
+    for parts in divided_parts(maps, window, known, variance, eps):
         found += np.sum(parts**2, axis=0)
         inside = parts[:, *inner]
         products, summed = products + products_by_offset(inside), inside.mean(axis=(1, 2))
@@ -153,6 +149,24 @@ def divided(
     kept = (np.bincount(kind, with_mean.ravel()) / np.bincount(kind))[kind].reshape(size)
     kept /= float(kept[inner].mean()) or 1.0
     return Divided(found / level, Far(np.pad(apart, sides, mode="edge"), kept * kept.mean()))
+
+
+def divided_parts(
+    maps: Array, window: Window, known: tuple[Array, Array], variance: float, eps: float
+) -> Iterator[Array]:
+    """Yield of every sample the parts that a channel has in its directions once it is divided, up to a factor.
+
+    Their shape is (directions, height, width), and the sum of their products that of E[(z - m)(z' - m) / (v + eps)].
+    Parameters are those of `divided`.
+    """
+    mean, covariance = known
+    values, vectors = _divided(covariance, variance, eps)
+    roots = (vectors * np.sqrt(values)).T
+    size = maps.shape[2], maps.shape[3]
+    index = window.index(size)
+    for sample in maps:
+        (patches,) = gathered(sample[None], index, window)
+        yield (roots @ (patches - mean[:, None])).reshape(-1, *window.out_size(size))
 
 
 def interior(index: Ints, size: Size, least: Size = (1, 1)) -> tuple[slice, slice]:
@@ -186,7 +200,7 @@ def directions(patches: Array, covariance: Array) -> tuple[Array, Array]:
     return values / (float(values.sum()) or 1.0), parts / np.sqrt(size if size > 0 else 1.0)
 
 
-def divided_directions(covariance: Array, variance: float, eps: float) -> tuple[Array, Array]:
+def _divided(covariance: Array, variance: float, eps: float) -> tuple[Array, Array]:
     """Return eigenvalues and eigenvectors of E[w w' / (v + eps)] for v = w' C w, up to a factor."""
     values, vectors = np.linalg.eigh(covariance)
     modes = quadratic_form_law(np.maximum(values, 0.0) * variance, 0.0, 0.0, float(len(values)), eps).modes

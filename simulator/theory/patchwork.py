@@ -203,6 +203,13 @@ def continued(kernel: PairKernel, far: Far | None, size: Size) -> PairKernel:
     return replace(kernel, size=size, values=np.take(values, offsets(size), axis=1))
 
 
+def enlarged(kernel: PairKernel, far: Far | None, size: Size) -> PairKernel:
+    """Return the kernel of maps of `size` from that of pieces, of images that are told apart or draws of one law."""
+    if far is not None and kernel.layout.profiles > 1:
+        return laid_out(kernel, far, size)
+    return continued(kernel, far, size)
+
+
 def laid_out(kernel: PairKernel, far: Far, size: Size) -> PairKernel:
     """Return the kernel of maps of `size` from that of pieces of images, at its second moment."""
     layout, before = kernel.layout, kernel.layout.profiles

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from varprop.simulator.theory.maps import Size, Window
-from varprop.simulator.theory.patches import divided_directions, gathered, statistics
+from varprop.simulator.theory.patches import divided_parts, statistics
 
 Array = NDArray[np.float64]
 Ints = NDArray[np.intp]
@@ -86,20 +86,15 @@ def piece_of(maps: NDArray[Number], size: Size, place: Array) -> NDArray[Number]
 
 def described(data: Array) -> Array:
     """Return the traits of images, shape (samples, traits), as channels see them that are divided by what they vary."""
-    size = data.shape[2], data.shape[3]
-    index = _PATCHES.index(size)
-    mean, covariance = statistics(data, index, _PATCHES)
-    values, vectors = divided_directions(covariance, 1.0, _EPS * float(np.trace(covariance)))
-    roots = (vectors * np.sqrt(values)).T
+    known = statistics(data, _PATCHES.index((data.shape[2], data.shape[3])), _PATCHES)
     squares, rough, each, means = [], [], [], []
-    for sample in data:
-        parts = (roots @ (gathered(sample[None], index, _PATCHES)[0] - mean[:, None])).reshape(-1, *size)
+    for parts in divided_parts(data, _PATCHES, known, 1.0, _EPS * float(np.trace(known[1]))):
         squares.append(np.sum(parts**2, axis=0))
         rough.append(_roughness(parts[None])[0])
         each.append(np.mean(parts**2, axis=(1, 2)))
         means.append(parts.mean(axis=(1, 2)))
     unit = float(np.mean(squares)) or 1.0
-    square, root = np.stack(squares) / unit, math.sqrt(len(roots))
+    square, root = np.stack(squares) / unit, math.sqrt(len(known[0]))
     fields = square, np.stack(rough) / (float(np.mean(rough)) or 1.0), square**2 / (float(np.mean(square**2)) or 1.0)
     # Grids count alike, however many cells they have.
     grids = [_averaged(field, cells) / cells for field in fields for cells in _GRIDS]
