@@ -186,3 +186,46 @@ def test_residual_sums_of_ones_branches(size, trials):
             error = values.mean() - getattr(predicted[index], field)
             deviation = values.std(ddof=1) / np.sqrt(trials)
             assert abs(error) < BEYOND * deviation + NEAR * values.mean(), (network.nodes[index].name, field)
+
+
+def sums_of_sums(size, channels):
+    """Build a trunk that two branches are added to, one after the other, behind an activation that has a mean."""
+    net = NetworkBuilder("sums", "torch", (3, size, size))
+    net.conv2d(channels, 3, HE)
+    net.batch_norm()
+    trunk = net.activation("sigmoid")
+    for _ in range(2):
+        net.conv2d(channels, 3, HE, source=trunk)
+        trunk = net.add((trunk, net.batch_norm()))
+    net.activation("sigmoid", name="seen")
+    return net.build()
+
+
+def test_edges_of_sums_of_sums_are_those_of_all_terms():
+    """What edges have more is the branches' and not the trunk's, whose mean has no edges.
+
+    A first sum that is taken for one term, larger at the edges as a whole, leaves 1.6% of the last second moment.
+    """
+    network, trials = sums_of_sums(20, 32), 200
+    batch = load_batch("gaussian", (3, 20, 20), 16, 0)
+    predicted = predict(network, batch).layers[-1].forward
+    measured, _ = simulate_trials(network, batch, trials=trials, seed=1)
+    values = np.ldexp(measured.second_moment[:, -1], 2 * measured.exponent[:, -1])
+    assert network.nodes[-1].name == "seen"
+    assert abs(values.mean() - predicted.second_moment) < NEAR * values.mean()
+
+
+def test_a_chain_of_many_sums_is_told_apart_by_all_its_terms():
+    """Twelve terms of their own sizes at every position are more than an integer can number at once."""
+    rng = np.random.default_rng(2)
+    kernel = PairKernel(Layout.exchangeable(1), (1, 1), np.ones((1, 1, 1)))
+    values, fields = rng.standard_normal((12, 1, 1, 64)), rng.uniform(0.5, 40.0, (12, 3, 3))
+    terms = [
+        Signal(kernel, np.zeros((1, 1)), 64, sample=lambda x=x: Sample(x), amplitude=field)
+        for x, field in zip(values, fields, strict=True)
+    ]
+    found, *_ = edges_after_sum(activation("relu"), terms)
+    inside = np.mean(np.maximum(values.sum(axis=0), 0.0) ** 2)
+    for i, j in np.ndindex(3, 3):
+        here = np.tensordot(np.sqrt(fields[:, i, j]), values, 1)
+        assert found[i, j] == pytest.approx(np.mean(np.maximum(here, 0.0) ** 2) / inside, rel=0.02)

@@ -132,7 +132,8 @@ class Signal:
     far
         Of pieces of images, what positions of one image have in common beyond their reach: see `patchwork`.
     terms
-        Of a sum on a larger map, the terms: their edges may differ, and with them the sum's law at a position.
+        Of a sum on a larger map, the terms, of those that are sums themselves theirs: their edges may differ, and with
+        them the law at a position.
     slopes
         Of an activation on a larger map: E phi'^2 at every position over that inside, shape (height, width).
     behind

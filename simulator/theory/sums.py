@@ -62,7 +62,7 @@ def added(node: Node, network: Network, inputs: list[Signal]) -> Signal:
         common=_common_of_sum(inputs),
         far=_far_of_sum(inputs, shares),
         summands=() if related else _summands(inputs, shares),
-        terms=() if inputs[0].amplitude is None else tuple(inputs),
+        terms=() if inputs[0].amplitude is None else tuple(part for s in inputs for part in s.terms or (s,)),
     )
 
 
@@ -139,9 +139,9 @@ def edges_after_sum(function: ActivationFunction, terms: Sequence[Signal]) -> tu
     known = [np.ones(1) if term.amplitude is None else term.amplitude for term in terms]
     fields = np.sqrt(np.broadcast_arrays(*known))
     rounded = np.rint(fields.reshape(len(terms), -1) * _TOLD_APART).astype(np.intp)
-    # Numbers are sorted faster than columns.
-    numbers = np.ravel_multi_index(tuple(rounded), tuple(rounded.max(axis=1) + 1))
-    _, place, where = np.unique(numbers, return_index=True, return_inverse=True)
+    where = np.zeros(rounded.shape[1], dtype=np.intp)
+    for level in rounded:  # numbers are sorted faster than columns
+        _, place, where = np.unique(where * (level.max() + 1) + level, return_index=True, return_inverse=True)
     levels = rounded[:, place] / _TOLD_APART
     # Draws of one law are alike, images are not.
     first = slice(1) if terms[0].kernel.layout.profiles == 1 else slice(None)
