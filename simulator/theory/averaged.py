@@ -79,7 +79,7 @@ def averaged(
     curved = (q * bent.bent * apart**2).mean(axis=0) / 2
     more[: layout.profiles] += (_unfolded(curved[:-1], kernel.size) * place.spread).ravel()[offsets(kernel.size)]
     more[layout.profiles :] += curved[-1] * place.spread_others
-    most = _products(np.sqrt(kernel.diagonal), kernel)
+    most = _products(np.sqrt(np.maximum(kernel.diagonal, 0.0)), kernel)
     values = np.clip(values + _products(sizes, kernel) * more, -most, most)
     # One point is known best: of Gaussian ones half-lines leave the second moment as it is.
     gain = 1.0

@@ -111,7 +111,11 @@ def paired(kernel: PairKernel, mean: Array, before: Array, after: Array) -> Pair
     together = float(np.sum((one * other).sum(axis=0) ** 2)) - float(np.vdot(own, others)) / channels
     alone = float(np.sum((one * one).sum(axis=0) ** 2)) - float(np.vdot(own, own)) / channels
     share = together / alone if alone > 0 else 0.0
-    return replace(kernel, values=found + share * (known - drawn), log_scale=0.0).scaled(1.0)
+    values, points = found + share * (known - drawn), np.arange(found.shape[1])
+    # A small point's square may be less than what the control variate takes from it.
+    sizes = values[:count, points, points]
+    values[:count, points, points] = np.where(sizes > 0, sizes, found[:count, points, points])
+    return replace(kernel, values=values, log_scale=0.0).scaled(1.0)
 
 
 def crossed(first: PairKernel, second: PairKernel, one: Sample, other: Sample) -> PairKernel:

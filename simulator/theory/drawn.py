@@ -55,13 +55,18 @@ class Drawn:
         return replace(found, values=mapped(matrix, found.values))
 
     def on(self, kernel: PairKernel, size: Size) -> Drawn:
-        """Keep as many rows and columns of a map of `size` as a kernel deep inside it has, at its sizes."""
+        """Keep as many rows and columns of a map of `size` as a kernel deep inside it has, at its sizes.
+
+        Behind a stride a kernel has what positions have on average, and some of these have no gradient.
+        """
         if size == kernel.size:
             return self
         values = cropped_piece(self.values, size, kernel.size)
         level = np.sqrt(position_squares(values))
         wanted = np.sqrt(np.maximum(kernel.diagonal.mean(axis=0), 0.0) * np.exp(kernel.log_scale - self.log_scale))
         factor = np.divide(wanted, level, out=np.zeros_like(level), where=level > 0)
+        seen, whole = float(np.sum(wanted[level > 0] ** 2)), float(np.sum(wanted**2))
+        factor *= np.sqrt(whole / seen) if seen > 0 else 1.0
         return replace(self, values=values * factor[:, None, None])
 
     def centred(self, kernel: PairKernel) -> Drawn:
