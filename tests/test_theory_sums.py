@@ -126,6 +126,27 @@ def test_what_a_drawn_gradient_misses_is_given_back_behind_slopes():
     assert abs(np.mean(given) - exact) < BEYOND * deviation / np.sqrt(len(given))
 
 
+def test_a_gradient_that_some_positions_lack_keeps_its_size_behind_slopes():
+    """A kernel deep inside a map has behind a stride what positions have on average, and a draw has it at a quarter."""
+    size = (8, 8)
+    known, source = (
+        PairKernel(Layout.exchangeable(16), size, np.stack([q * (np.eye(64) + c), np.full((64, 64), q * c)]))
+        for q, c in ((3.0, 0.1), (1.0, 0.3))
+    )
+    phi = activation("tanh")
+    slopes = apply_activation(phi, source).derivative
+    rows, cols = np.divmod(np.arange(64), 8)
+    reached = (rows % 2 == 0) & (cols % 2 == 0)
+    before = drawn(known, 0).times(np.where(reached, 2.0, 0.0)[:, None, None]).like(known)
+    behind = before.times(phi.derivative(draw(source, 1).values))
+    gaps = missed(known, before.part(*behind.values.shape[1:]))
+    gaps = [gap * product for gap, product in zip(gaps, averages(slopes), strict=True)]
+    expected = replace(known, values=known.values * slopes.values, log_scale=slopes.log_scale)
+    kernel = corrected(expected, behind, gaps)
+    found = kernel.second_moment * np.exp(kernel.log_scale)
+    assert found == pytest.approx(np.mean(behind.values**2) * np.exp(behind.log_scale), rel=0.01)
+
+
 @pytest.mark.parametrize("alike", [0.0, 0.9])
 def test_gradients_of_signs_have_the_products_of_normal_ones_and_less_noise(alike):
     same = alike + (1 - alike) * np.eye(4)

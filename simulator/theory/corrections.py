@@ -103,7 +103,7 @@ def paired(kernel: PairKernel, mean: Array, before: Array, after: Array) -> Pair
     known = unit**2 * (kernel.values - mean[left][:, :, None] * mean[right][:, None, :])
     size, wanted = float(np.vdot(fields[0], fields[0])) / fields[0].shape[2], float(np.einsum("bpp->", known[:count]))
     fields[0] *= math.sqrt(max(wanted, 0.0) / size) if size > 0 else 1.0
-    drawn, found = (field[left] @ field[right].transpose(0, 2, 1) / field.shape[2] for field in fields)
+    drawn, found = (_products(field)[left, :, right] for field in fields)
     # Over all pairs of points, the sums of the covariances of two products and of the variances of one.
     one, other = ((field - field.mean(axis=2, keepdims=True)).reshape(-1, field.shape[2]) for field in fields)
     channels = one.shape[1]
@@ -161,14 +161,15 @@ def shifted(kernel: PairKernel, sample: Sample, missed: Sequence[Array | float] 
     The shift is one number for each offset between two positions, and one for all far ones, within a sample and between
     samples: few enough that the noise of the sample stays small, and that a stride, which makes near offsets of far
     ones, finds little of it. It is a correlation's: points differ in size, and products with them. Pairs
-    with a position where the sample is one number, as zero padding is, have a number of their own.
+    with a position where the sample is one number, as behind zero padding, have a number of their own.
     """
     layout = kernel.layout
     same, cross = (values + more for values, more in zip(carried(sample.values, layout), missed, strict=True))
     numbers = near_offsets(kernel.size)
-    varies = sample.varies
-    if not varies.all():
-        both = np.add.outer(varies.astype(int), varies.astype(int))
+    # Where a gradient is zero, behind a stride, products are as well, and the others take the whole shift.
+    shifts = sample.varies | (position_squares(sample.values) == 0.0)
+    if not shifts.all():
+        both = np.add.outer(shifts.astype(int), shifts.astype(int))
         numbers = np.where(both == 2, numbers, numbers.max() + 1 + both)
     values = kernel.values * float(np.exp(kernel.log_scale))
     size = np.sqrt(np.maximum(kernel.diagonal, 0.0))
@@ -281,6 +282,13 @@ def share_of_batch(apart: Array, fixed: Sequence[Array], batch: int) -> float:
         rest -= float(np.vdot(along, np.linalg.lstsq(products, along)[0]))
     noise = rest / (channels * (samples - 1) * samples) * (1 - samples / batch)
     return float(max(1.0 - noise * channels / squares, 0.0))
+
+
+def _products(field: Array) -> Array:
+    """Return the mean product over channels at every two points, of values of shape (profiles, positions, channels)."""
+    profiles, positions, channels = field.shape
+    flat = field.reshape(-1, channels)
+    return np.asarray(flat @ flat.T / channels).reshape(profiles, positions, profiles, positions)
 
 
 def _correlations(kernel: PairKernel) -> list[Array]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, reduce
 
 import numpy as np
 from numpy.typing import NDArray
@@ -158,13 +158,13 @@ def _power(
 ) -> float:  # fmt: skip
     """Sum of a power of the correlation, as in `_pair_sum`; `inverse` is that of every point's deviation."""
     blocks, points = len(values), values.shape[1]
-    scaled, rows = inverse**power * level, np.arange(row_step // 2, points, row_step)
+    scaled, looked = inverse**power * level, slice(row_step // 2, None, row_step)
+    rows = np.arange(points)[looked]
     own, crossing = slice(0, profiles), slice(profiles, blocks, block_step)
     near, others = (
-        np.einsum(
-            "bij,bi,bj->b", values[chosen][:, rows] ** power, scaled[left[chosen]][:, rows], scaled[right[chosen]]
+        _means(
+            reduce(np.multiply, [values[chosen, looked]] * power), scaled[left[chosen], looked], scaled[right[chosen]]
         )
-        / (len(rows) * points)
         for chosen in (own, crossing)
     )
     opposite = np.where(rows < points // 2, points - 1, 0)
@@ -179,23 +179,23 @@ def _pair_sum(
     square: float, row_step: int, block_step: int,
 ) -> float:  # fmt: skip
     """Sum `pair_mean` over every `row_step`-th point, and every `block_step`-th pair of different samples."""
-    points, blocks = values.shape[1], len(values)
-    rows = np.arange(row_step // 2, points, row_step)
+    points, blocks, looked = values.shape[1], len(values), slice(row_step // 2, None, row_step)
+    rows = np.arange(points)[looked]
     total = 0.0
     for chosen, crossing in ((slice(0, profiles), False), (slice(profiles, blocks, block_step), True)):
         a, b = left[chosen], right[chosen]
         if not len(a):
             continue
-        c = values[chosen][:, rows] * inverse[a][:, rows, None] * inverse[b][:, None, :]
+        c = values[chosen, looked] * inverse[a, looked, None] * inverse[b][:, None, :]
         np.clip(c, -1.0, 1.0, out=c)
         term = polynomial(c, series)
         if gated:
-            gamma = gradient[chosen][:, rows] * gradient_inverse[a][:, rows, None] * gradient_inverse[b][:, None, :]
+            gamma = gradient[chosen, looked] * gradient_inverse[a, looked, None] * gradient_inverse[b][:, None, :]
             more = np.minimum(gamma * gamma, 1.0)
             apart = True if crossing else rows[:, None] != np.arange(points)[None, :]
             more = np.where(apart, np.minimum(more + spread, 1.0), more)
             term += 2 * more * (term + square * c * c)
-        near = np.einsum("bij,bi,bj->b", term, level[a][:, rows], level[b]) / (len(rows) * points)
+        near = _means(term, level[a, looked], level[b])
         if crossing:
             total += float(weight[chosen] @ near) * (blocks - profiles) / len(a)
         else:
@@ -203,3 +203,8 @@ def _pair_sum(
             far = term[:, np.arange(len(rows)), opposite].mean(axis=1)
             total += float(weight[chosen] @ (inside * near + (1 - inside) * far))
     return total
+
+
+def _means(values: Array, left: Array, right: Array) -> Array:
+    """Return each block's mean over pairs of points, values of shape (blocks, rows, points), weighted on both sides."""
+    return np.asarray(np.vecdot((values @ right[:, :, None])[:, :, 0], left) / (values.shape[1] * values.shape[2]))

@@ -334,17 +334,21 @@ def windows(kernel: PairKernel, taps: Array, window: Window) -> PairKernel:
         return _windows_by_offset(kernel, taps, window)
     if window.inside:
         kernel, window = grown(kernel, window), Window(window.kernel, window.stride)
-    out = window.out_size(kernel.size)
-    padded = _padded(kernel, window)
-    values = np.zeros((len(padded), *out, *out))
-    under = _slices(out, window)
-    taps, mirrored = _folded(taps, kernel)
-    for k, m in _notable(taps):
-        values += taps[k, m] * padded[:, *under[k], *under[m]]
-    if mirrored:
-        values += values.transpose(0, 3, 4, 1, 2)
-    flat, layout = values.reshape(len(values), out[0] * out[1], -1), kernel.layout.strided(window.stride)
-    return replace(kernel, layout=layout, size=out, values=flat)
+    out, layout = window.out_size(kernel.size), kernel.layout.strided(window.stride)
+    even = _even(taps)
+    if even is not None:
+        rows, cols = (_under(window, kernel.size, axis) for axis in (0, 1))
+        values = even * _added(kernel.mapped(), out, rows, cols)
+    else:
+        padded = _padded(kernel, window)
+        values = np.zeros((len(padded), *out, *out))
+        under = _slices(out, window)
+        taps, mirrored = _folded(taps, kernel)
+        for k, m in _notable(taps):
+            values += taps[k, m] * padded[:, *under[k], *under[m]]
+        if mirrored:
+            values += values.transpose(0, 3, 4, 1, 2)
+    return replace(kernel, layout=layout, size=out, values=values.reshape(len(values), out[0] * out[1], -1))
 
 
 def _windows_by_offset(kernel: PairKernel, taps: Array, window: Window) -> PairKernel:
@@ -369,6 +373,11 @@ def windows_transposed(kernel: PairKernel, taps: Array, window: Window, size: Si
         return replace(kernel, values=kernel.values * taps[0, 0])
     if window.inside:
         return _transposed_inside(kernel, taps, window, size)
+    points, even = size[0] * size[1], _even(taps)
+    if even is not None:
+        rows, cols = ([(to, source) for source, to in _under(window, size, axis)] for axis in (0, 1))
+        values = even * _added(kernel.mapped(), size, rows, cols)
+        return replace(kernel, size=size, values=values.reshape(len(values), points, points))
     top, bottom, left, right = window.padding
     h, w = size[0] + top + bottom, size[1] + left + right
     values = kernel.mapped()
@@ -380,7 +389,6 @@ def windows_transposed(kernel: PairKernel, taps: Array, window: Window, size: Si
     if mirrored:
         padded += padded.transpose(0, 3, 4, 1, 2)
     inner = padded[:, top : h - bottom, left : w - right, top : h - bottom, left : w - right]
-    points = size[0] * size[1]
     return replace(kernel, size=size, values=inner.reshape(len(values), points, points))
 
 
@@ -439,6 +447,40 @@ def grown(kernel: PairKernel, window: Window) -> PairKernel:
     cols = (before[1], window.kernel[1] - 1 - before[1])
     values = np.pad(kernel.mapped(), ((0, 0), rows, cols, rows, cols), mode="edge")
     return replace(kernel, size=size, values=values.reshape(len(values), size[0] * size[1], size[0] * size[1]))
+
+
+def _even(taps: Array) -> float | None:
+    """Return the variance of every weight, if all have one, and have nothing in common."""
+    first = float(taps[0, 0])
+    return first if np.array_equal(taps, np.diag(np.full(len(taps), first))) else None
+
+
+def _under(window: Window, size: Size, axis: int) -> list[tuple[slice, slice]]:
+    """Of rows or columns, those of the output and of the input that are under each of a window's taps on a map."""
+    stride, before = window.stride[axis], window.padding[2 * axis]
+    found = []
+    for tap in range(window.kernel[axis]):
+        first = max(0, -((tap - before) // stride))
+        last = min(window.out_size(size)[axis] - 1, (size[axis] - 1 + before - tap) // stride)
+        if first <= last:
+            start = first * stride + tap - before
+            found.append((slice(first, last + 1), slice(start, start + (last - first) * stride + 1, stride)))
+    return found
+
+
+def _added(values: Array, size: Size, rows: list[tuple[slice, slice]], cols: list[tuple[slice, slice]]) -> Array:
+    """Add up mapped values where both points move together, first along rows: `rows` and `cols` say to and from where.
+
+    Shape (blocks, height, width, height, width); the outcome is on a map of `size`.
+    """
+    count, _, width, *_ = values.shape
+    half = np.zeros((count, size[0], width, size[0], width))
+    for to, source in rows:
+        half[:, to, :, to] += values[:, source, :, source]
+    added = np.zeros((count, *size, *size))
+    for to, source in cols:
+        added[:, :, to, :, to] += half[:, :, source, :, source]
+    return added
 
 
 def _padded(kernel: PairKernel, window: Window) -> Array:
