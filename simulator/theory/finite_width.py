@@ -15,13 +15,18 @@ K, and Q averages their z^2: delta = s delta_in + own, with s the share of q tha
 
     Var(own) = (2 / n) <K^2> / q^2,    <...> the mean over all pairs of points.
 
+Of m rows of a random rotation of N inputs Q is the part of the inputs' covariance C in m directions of N, and Var(own)
+the (1 - m / N) of that with tr C^2 / (tr C)^2 - 1 / N in place of <K^2> / q^2. Of sums and averages of channels that
+have a mean m in common, <K^2> - m^4 counts.
+
 Activation. Write phi(sigma u)^2 = sum_k a_k h_k(u) in orthonormal Hermite polynomials, c the correlation of two points:
 
     delta = s delta_in + own,    s = d log E phi^2 / d log q = a_2 / (sqrt(2) a_0),
     Var(own) = (1 / n) sum_{k != 0, 2} (a_k / a_0)^2 <c^k>.
 
 The term k = 2 is what delta_in knows already: the channels' z^2. One sample and ReLU: 2/n of the layer and 3/n of the
-activation, the 5/n of [1]_ and [2]_.
+activation, the 5/n of [1]_ and [2]_. Behind a normalisation c has no mean, so that <c^3> is what the kernel of one draw
+strays by: a channel's skewness over the points (see `skewness`).
 
 Gate. Of the gradient, with correlation gamma, and phi'(sigma u)^2 = sum_k b_k h_k(u):
 
@@ -64,6 +69,7 @@ from varprop.simulator.network import (
     Network,
     Node,
 )
+from varprop.simulator.theory.corrections import share_of_batch
 from varprop.simulator.theory.fluctuations import Fluctuations, LogLaw
 from varprop.simulator.theory.gradient import Gradient
 from varprop.simulator.theory.maps import Window
@@ -71,6 +77,7 @@ from varprop.simulator.theory.pair_series import log_second_moment, mean_square_
 from varprop.simulator.theory.pairs import PairKernel
 from varprop.simulator.theory.patchwork import beside, shared_with_inside
 from varprop.simulator.theory.signal import Signal
+from varprop.simulator.theory.skewness import Skewness, output_skewness
 from varprop.simulator.theory.strays import together as summed_up
 
 
@@ -110,6 +117,9 @@ class _Spread:
         return _Spread(self.variance / (1 + (taps - 1) * rough) + fresh / taps, self.unmixed + fresh)
 
 
+_EVEN = Skewness()
+
+
 @dataclass(frozen=True)
 class _Step:
     """What a node makes of its inputs' fluctuations.
@@ -126,6 +136,9 @@ class _Step:
         Of the correlations of different points.
     kurtosis
         Excess kurtosis of the channels that the bias brings.
+    skewness, lopsided
+        Of the channels over the points; and the mean square of what weights bring behind a normalisation, of either
+        sign.
     """
 
     weights: tuple[float, ...]
@@ -133,6 +146,8 @@ class _Step:
     channels: float
     spread: _Spread = _Spread()
     kurtosis: float = 0.0
+    skewness: Skewness = _EVEN
+    lopsided: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -215,7 +230,12 @@ def _forward(network: Network, index: int, signals: list[Signal], steps: list[_S
             own = max(channels - slope**2 * before[0].channels, 0.0)
             # Correlations that centring leaves are larger, and stray more.
             contrast = 1.0 - inputs[0].kernel.pair_mean / inputs[0].kernel.second_moment
-            return _Step((slope,), own, channels, before[0].spread.times(contrast**-2 if contrast > 0 else 0.0))
+            spread = before[0].spread.times(contrast**-2 if contrast > 0 else 0.0)
+            lopsided, weighted = 0.0, inputs[0].weighted
+            if signal.sample is None and weighted is not None:
+                (source,) = network.nodes[node.inputs[0]].inputs
+                lopsided = output_skewness(weighted, steps[source].skewness)
+            return _Step((slope,), own, channels, spread, lopsided=lopsided)
         case Activation(function=name):
             return _activated(activation(name), node, signal, inputs[0], before[0])
         case Add():
@@ -226,9 +246,9 @@ def _forward(network: Network, index: int, signals: list[Signal], steps: list[_S
                 # A mean of positions is ruled by its kernel's slow modes, whose spread is not followed.
                 return _Step((1.0,), math.nan, math.nan)
             # Not the channels' squares before, but those after are averaged: the source may take away.
-            channels = 2 / node.shape[0] * (mean_square_correlation(signal.kernel, _inside(signal)) - mean**2)
+            channels = 2 / node.shape[0] * max(_freely(signal), 0.0)
             return _Step((1.0,), channels - before[0].channels, channels, before[0].spread)
-    return _Step((1.0,), 0.0, before[0].channels, before[0].spread)
+    return _Step((1.0,), 0.0, before[0].channels, before[0].spread, skewness=before[0].skewness)
 
 
 def _dense(network: Network, node: Node, signal: Signal, source: Signal, before: _Step) -> _Step:
@@ -243,6 +263,8 @@ def _dense(network: Network, node: Node, signal: Signal, source: Signal, before:
     # Mean over points of x_i^2 x_i'^2 of an input, over its second moment squared.
     inputs = 1.0 + (before.channels * source.width if math.isfinite(source.width) else 0.0)
     lengths = weight**2 * _lengths(law, fan_in) * inputs
+    if law.matrix is not None:
+        square = max(square - 1.0 / fan_in, 0.0)  # of inputs that are alike in all directions projections are, too
     channels = (2 * square * _free(law) + lengths + kurtosis) / node.shape[0]
     return _Step((weight,), channels, channels, spread, kurtosis)
 
@@ -283,19 +305,25 @@ def _activated(function: ActivationFunction, node: Node, signal: Signal, source:
             own /= 1.0 + 2.0 / source.law.own_sphere
         own /= node.shape[0]
         channels = slope**2 * before.channels + own
+    # Of a channel that has the skewness g over the points, the mean of h_3 is g / sqrt(6).
+    own += float(squares.series[3]) / 6 * before.lopsided / node.shape[0]
     assert signal.duals is not None
     gates = signal.duals.derivative
     scale = log_second_moment(source.kernel) + gates.log_scale - log_second_moment(signal.kernel)
     response = _apart_mean(gates) * math.exp(scale)
-    return _Step((slope,), own, channels, before.spread.times(response**2))
+    # What the kernel itself says of channels that go together is in <c^3>. Of what it strays by, one in so many is a
+    # channel with itself.
+    alike = max(source.strays.variance - 1.0 / source.width, 0.0) * _apart(source)
+    skewness = Skewness.activated(squares.third, alike)
+    return _Step((slope,), own, channels, before.spread.times(response**2), skewness=skewness)
 
 
 def _added(node: Node, signal: Signal, inputs: list[Signal], before: list[_Step]) -> _Step:
     logs = [log_second_moment(s.kernel) - log_second_moment(signal.kernel) for s in inputs]
     weights = tuple(math.exp(log) for log in logs)
     # Products of different branches: what the sum's kernel has beyond the squares of its parts.
-    parts = [w * w * mean_square_correlation(s.kernel, _inside(s)) for w, s in zip(weights, inputs, strict=True)]
-    crossed = max(mean_square_correlation(signal.kernel, _inside(signal)) - sum(parts), 0.0)
+    parts = [w * w * _freely(s) for w, s in zip(weights, inputs, strict=True)]
+    crossed = max(_freely(signal) - sum(parts), 0.0)
     spreads = [step.spread.times(w * w) for w, step in zip(weights, before, strict=True)]
     # Branches that start from one map stray alike.
     spread = _Spread(*(sum(math.sqrt(v) for v in kind) ** 2 for kind in zip(*map(astuple, spreads), strict=True)))
@@ -308,21 +336,31 @@ def _added(node: Node, signal: Signal, inputs: list[Signal], before: list[_Step]
     crossed += together * _apart(signal)
     own = crossed * 2 / node.shape[0]
     channels = own + sum(w * w * step.channels for w, step in zip(weights, before, strict=True))
-    return _Step(weights, own, channels, spread)
+    skewness = sum(w**1.5 * step.skewness.alone for w, step in zip(weights, before, strict=True))
+    lopsided = sum(w**3 * step.lopsided for w, step in zip(weights, before, strict=True))
+    return _Step(weights, own, channels, spread, skewness=Skewness(skewness), lopsided=lopsided)
+
+
+def _freely(signal: Signal) -> float:
+    """Return half of what one channel's squares vary by, if Gaussian: what all channels have on the mean is no chance.
+
+    The covariance of two squares is 2 K^2 - 2 m^4 at points of the product K and the mean m.
+    """
+    size = signal.kernel.second_moment
+    mean = float(signal.mean.mean()) ** 2 / size if size > 0 else 0.0
+    return mean_square_correlation(signal.kernel, _inside(signal)) - mean**2
 
 
 def _measured(signal: Signal, node: Node) -> float:
     """Relative variance of a sampled channel's mean square over the batch, over the number of channels."""
-    values = signal.draw().values
+    sample = signal.draw()
     # The second half mirrors the first.
-    values = values[..., : values.shape[2] // 2]
+    half = sample.values.shape[2] // 2
+    values, fixed = sample.values[..., :half], [field[:, :half] for field in sample.normalised]
     single = np.einsum("psc,psc->sc", values, values) / len(values)
     squares = single.mean(axis=0)
-    variance = float(squares.var(ddof=1))
-    samples = len(single)
-    if samples > 1:
-        missing, apart = 1 / samples - 1 / signal.kernel.layout.batch, single - squares
-        variance = max(variance - missing * float(np.vdot(apart, apart)) / (samples - 1) / len(squares), 0.0)
+    share = share_of_batch(single[:, :, None], fixed, signal.kernel.layout.batch)
+    variance = float(squares.var(ddof=1)) * share
     mean = float(squares.mean())
     return variance / mean**2 / node.shape[0] if mean > 0 else 0.0
 

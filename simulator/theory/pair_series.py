@@ -43,6 +43,8 @@ class SquareSeries:
         Squared coefficients but for k = 0 and 2, with the truncated tail at the end.
     gate_square
         That of phi'^2 at k = 2.
+    third
+        E x^3, E[x h_1], E[x h_2], E[x^2 h_1] and E[x^2 h_2] for x = phi(sigma u), centred and of variance one.
     """
 
     slope: float
@@ -50,6 +52,7 @@ class SquareSeries:
     series: Array
     gates: Array
     gate_square: float
+    third: Array
 
 
 def square_series(function: ActivationFunction, kernel: PairKernel) -> SquareSeries:
@@ -78,7 +81,16 @@ def _expanded(function: ActivationFunction, step: int) -> SquareSeries:
     gate = gaussian_mean(lambda z: moments(function.derivative(z[0]) ** 2, z[0] / sigma), q, function.kinks)
     slope, series = relative(value)
     gate_slope, gates = relative(gate)
-    return SquareSeries(slope, gate_slope, series, gates, 2 * gate_slope**2)
+    mean = float(function.mean(q[:1])[0])
+
+    def thirds(x: Array, u: Array) -> Array:
+        second = (u * u - 1) / math.sqrt(2)
+        return np.stack([x * x, x**3, x * u, x * second, x * x * u, x * x * second])
+
+    found = gaussian_mean(lambda z: thirds(function.value(z[0]) - mean, z[0] / sigma), q[:6], function.kinks)
+    size = math.sqrt(float(found[0]))
+    third = found[1:] / size ** np.array([3, 1, 1, 2, 2]) if size > 0 else np.zeros(5)
+    return SquareSeries(slope, gate_slope, series, gates, 2 * gate_slope**2, third)
 
 
 def pair_mean(
