@@ -122,6 +122,4 @@ def opposed_unit(opposition: float, output: Signal) -> float:
     centred = output.kernel.centred
     if not centred.second_moment:
         return 0.0
-    # Of what the kernel of all channels strays by, one in so many is a channel with itself.
-    alike = mean_square_correlation(centred) + max(output.strays.variance - 1.0 / output.width, 0.0)
-    return within(opposition, output.width, alike)
+    return within(opposition, output.width, mean_square_correlation(centred) + output.together)

@@ -77,7 +77,7 @@ from varprop.simulator.theory.pair_series import log_second_moment, mean_square_
 from varprop.simulator.theory.pairs import PairKernel
 from varprop.simulator.theory.patchwork import beside, shared_with_inside
 from varprop.simulator.theory.signal import Signal
-from varprop.simulator.theory.skewness import Skewness, output_skewness
+from varprop.simulator.theory.skewness import EVEN, Skewness, output_skewness
 from varprop.simulator.theory.strays import together as summed_up
 
 
@@ -117,9 +117,6 @@ class _Spread:
         return _Spread(self.variance / (1 + (taps - 1) * rough) + fresh / taps, self.unmixed + fresh)
 
 
-_EVEN = Skewness()
-
-
 @dataclass(frozen=True)
 class _Step:
     """What a node makes of its inputs' fluctuations.
@@ -146,7 +143,7 @@ class _Step:
     channels: float
     spread: _Spread = _Spread()
     kurtosis: float = 0.0
-    skewness: Skewness = _EVEN
+    skewness: Skewness = EVEN
     lopsided: float = 0.0
 
 
@@ -311,10 +308,8 @@ def _activated(function: ActivationFunction, node: Node, signal: Signal, source:
     gates = signal.duals.derivative
     scale = log_second_moment(source.kernel) + gates.log_scale - log_second_moment(signal.kernel)
     response = _apart_mean(gates) * math.exp(scale)
-    # What the kernel itself says of channels that go together is in <c^3>. Of what it strays by, one in so many is a
-    # channel with itself.
-    alike = max(source.strays.variance - 1.0 / source.width, 0.0) * _apart(source)
-    skewness = Skewness.activated(squares.third, alike)
+    # What the kernel itself says of channels that go together is in <c^3>.
+    skewness = Skewness.activated(squares.third, source.together * _apart(source))
     return _Step((slope,), own, channels, before.spread.times(response**2), skewness=skewness)
 
 

@@ -182,6 +182,11 @@ class Signal:
         return max(self.strays.levels - 2.0 / self.width, 0.0)
 
     @property
+    def together(self) -> float:
+        """Mean squared correlation of two channels by what the kernel strays: 1 / width is a channel's with itself."""
+        return max(self.strays.variance - 1.0 / self.width, 0.0)
+
+    @property
     def common_root(self) -> Array:
         """Root of what two positions of a large map have in common: the product of theirs, if that is of rank one."""
         assert self.amplitude is not None

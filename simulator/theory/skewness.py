@@ -67,10 +67,13 @@ class Skewness:
         return Skewness(g, alike * (b1 * s1) ** 2, alike * b2 * s2, (alike * b1**2 * b2) ** 2, alike * b1**4)
 
 
+EVEN = Skewness()
+
+
 def output_skewness(weighted: Weighted, skewness: Skewness) -> float:
     """Return the mean squared skewness of a weighted layer's channels, given that of its input's."""
     source = weighted.input
-    if skewness == Skewness() or source.variance <= 0.0:
+    if skewness == EVEN or source.variance <= 0.0:
         return 0.0
     window, fan_in = weighted.window, float(weighted.fan_in)
     alike, taps = np.ones((1, 1)), 1
