@@ -37,6 +37,7 @@ Array = NDArray[np.float64]
 
 _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(7)
 _WEIGHTS /= _WEIGHTS.sum()
+_NONE = 1e-9  # power of levels that is but rounding: what projections do to one that is, is no multiple of it
 LEAST = 1e-4  # variance that stands for none: slopes are differences between levels
 
 
@@ -161,7 +162,7 @@ def projected(leaning: float, strayed: float, share: float, parts: Array) -> flo
     Of the square G at a point that has the part t of a channel's variance and `share` of all points, G E[(1 - share -
     t)^2] + share (E G + q E[G q]) is left at the level q. `parts` are E t and E t^2 at the nodes.
     """
-    if not leaning or strayed <= 0.0:
+    if abs(leaning) < _NONE or strayed <= 0.0:
         return leaning
     levels, weights = nodes(strayed)
     square, left = levels**leaning, 1.0 - share
