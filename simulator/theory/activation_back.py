@@ -88,8 +88,9 @@ def through_activation(op: Activation, gradient: Gradient, source: Signal, outpu
         if gradient.given is not None:
             kernel = given.kernel(kernel).scaled(met, gradient.kernel.log_scale)
     amplitude = gradient.amplitude
-    if output.slopes is not None:
-        amplitude = output.slopes if amplitude is None else amplitude * output.slopes
+    gates = output.slopes if gradient.gates is None else gradient.gates
+    if gates is not None:
+        amplitude = gates if amplitude is None else amplitude * gates
     return replace(
         gradient,
         kernel=kernel,
@@ -98,6 +99,7 @@ def through_activation(op: Activation, gradient: Gradient, source: Signal, outpu
         selection=1.0,
         relations=related,
         amplitude=amplitude,
+        gates=None,
         drawn=draws,
         given=given,
         tied=1.0,

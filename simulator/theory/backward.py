@@ -109,7 +109,7 @@ def _(
 
 @pull_back.register
 def _(op: MaxPool, gradient: Gradient, inputs: list[Signal], output: Signal, law: VarianceLaw | None) -> list[Gradient]:
-    return [max_unpooled(op, gradient, inputs[0])]
+    return [max_unpooled(op, gradient, inputs[0], output)]
 
 
 @pull_back.register

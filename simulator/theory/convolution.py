@@ -57,9 +57,10 @@ def convolved(operation: Conv2d, node: Node, network: Network, signal: Signal) -
     kernel = kernel.scaled(float(linear_second_moment(per_group, law.variance, 1.0)))
     strays, seen = _strays(operation, node, signal, window, kernel)
     source, sample, taps, amplitude, common = signal.kernel, None, None, None, None
-    far = None if signal.far is None else signal.far.weighed(replace(window, inside=False))
+    full, near = replace(window, inside=False), None
+    far = None if signal.far is None else signal.far.weighed(full)
     if signal.amplitude is not None:
-        full = replace(window, inside=False)
+        near = None if signal.near is None else signal.near.weighed(full)
         amplitude = window_sum(signal.amplitude, full) / window.taps
         under = under_taps(signal.common_root, full)
         common = (under.mean(axis=1) @ under).reshape(amplitude.shape)
@@ -90,7 +91,8 @@ def convolved(operation: Conv2d, node: Node, network: Network, signal: Signal) -
                     taps = replace(taps, source=taps.source.at(pieces[:, 0]))
                 sample = regrown(sample, out, kernel.size, maps)
         if kernel.size == amplitude.shape:
-            kernel, amplitude, common, far = framed(kernel, amplitude, under.T @ under), None, None, None
+            kernel, amplitude, common = framed(kernel, amplitude, under.T @ under), None, None
+            near = far = None
     kernel = with_bias(kernel, node, network)
     weighted = Weighted(law, per_group * window.live, source, seen, strays.variance, window, taps)
     # Windows sum a channel at several positions with weights of their own, and a bias is no sum.
@@ -116,6 +118,7 @@ def convolved(operation: Conv2d, node: Node, network: Network, signal: Signal) -
         behind=None if taps is None else (taps, _unpadded(signal)),
         amplitude=amplitude,
         common=common,
+        near=near,
         far=far,
     )
 
@@ -140,10 +143,11 @@ def _first_convolution(operation: Conv2d, node: Node, network: Network, signal: 
     layout = signal.kernel.layout
     small = layout.carried(node.shape)
     data = data[: affordable(layout, small[0] * small[1])]
-    amplitude = common = far = known_directions = None
+    amplitude = common = near = far = known_directions = None
     behind: Callable[[float], Divided] | None = None
     if small != size:
         assert signal.known is not None
+        near = None if signal.near is None else signal.near.weighed(window)
         far = Far.of(signal.known).weighed(window) if layout.pieces else None
         everywhere = slice(size[0]), slice(size[1])
         # Where nothing is known of what else there is on a map, pieces stand for all of it.
@@ -203,6 +207,7 @@ def _first_convolution(operation: Conv2d, node: Node, network: Network, signal: 
         common=common,
         divided=behind,
         directions=known_directions,
+        near=near,
         far=far,
     )
 

@@ -355,7 +355,7 @@ def _taps_apart(size: Size, window: Window) -> tuple[Ints, Array]:
 
 def tap_nodes(taps: int, law: WeightLaw, count: int) -> Array:
     """Return the first `count` depthwise kernels of a set of low-discrepancy points, shape (count, taps)."""
-    return _unit_nodes(taps, law.distribution)[:count] * _node_scale(law)
+    return unit_nodes(taps, law.distribution)[:count] * _node_scale(law)
 
 
 def _node_scale(law: WeightLaw) -> float:
@@ -365,11 +365,12 @@ def _node_scale(law: WeightLaw) -> float:
 @lru_cache(maxsize=8)
 def _nodes_by_channel(taps: int, distribution: str, count: int) -> Array:
     """Share the unit nodes out to channels, shape (count, taps, nodes / count)."""
-    return np.ascontiguousarray(_unit_nodes(taps, distribution).reshape(-1, count, taps).transpose(1, 2, 0))
+    return np.ascontiguousarray(unit_nodes(taps, distribution).reshape(-1, count, taps).transpose(1, 2, 0))
 
 
 @lru_cache(maxsize=8)
-def _unit_nodes(taps: int, distribution: str) -> Array:
+def unit_nodes(taps: int, distribution: str) -> Array:
+    """Return low-discrepancy points of independent numbers of a unit law, shape (NODES, taps)."""
     # Roberts' sequence: multiples of the powers of the positive root of x^(taps + 1) = x + 1, modulo one. Each axis is
     # replaced by its ranks, so that every tap takes every quantile of its law once.
     root = 2.0

@@ -33,6 +33,7 @@ from varprop.simulator.theory.duals import FAR, Duals, apply_activation, hermite
 from varprop.simulator.theory.few_points import activated_duals
 from varprop.simulator.theory.levels import nodes
 from varprop.simulator.theory.maps import Size
+from varprop.simulator.theory.near import Near
 from varprop.simulator.theory.normalisation import batch_normalised
 from varprop.simulator.theory.pair_series import log_second_moment
 from varprop.simulator.theory.pairs import PairKernel
@@ -190,6 +191,7 @@ def _(operation: Activation, node: Node, network: Network, inputs: list[Signal])
         sample=followed,
         amplitude=amplitude,
         common=None if amplitude is None or shifts is None else _common_after(duals, amplitude, shifts),
+        near=_near_after(function, signal, amplitude),
         far=far,
         slopes=slopes,
         relations=related,
@@ -301,8 +303,7 @@ def _edges_after(function: ActivationFunction, signal: Signal) -> tuple[Array | 
         return edges_after_sum(function, signal.terms or (signal,))
     if function.homogeneous:
         return signal.amplitude, None, None
-    log_inside = float(np.log(signal.kernel.second_moment)) + signal.kernel.log_scale
-    inside = float(np.exp(np.clip(log_inside, -FAR, FAR)))  # beyond, every activation is its germ
+    inside = _inside(signal)
     levels, where = np.unique(np.round(signal.amplitude, 6), return_inverse=True)
     # From the table that the kernel itself comes from: quadrature at every level took most of a deep net's time.
     coefficients, moments = hermite_expansion(function, np.sqrt(np.append(levels, 1.0) * inside))
@@ -310,6 +311,19 @@ def _edges_after(function: ActivationFunction, signal: Signal) -> tuple[Array | 
     values, slopes = (row[:-1] / row[-1] if row[-1] > 0 else np.ones(len(levels)) for row in moments[:2])
     means = (coefficients[0, :-1, 0] - coefficients[0, -1, 0]) / np.sqrt(moments[0, -1] or 1.0)
     return values[where].reshape(size), slopes[where].reshape(size), means[where].reshape(size)
+
+
+def _inside(signal: Signal) -> float:
+    """Return the second moment inside a large map; beyond what is let through every activation is its germ."""
+    log_inside = float(np.log(signal.kernel.second_moment)) + signal.kernel.log_scale
+    return float(np.exp(np.clip(log_inside, -FAR, FAR)))
+
+
+def _near_after(function: ActivationFunction, signal: Signal, amplitude: Array | None) -> Near | None:
+    """Return `Signal.near` after an activation, given the second moments there."""
+    if signal.near is None or signal.amplitude is None or amplitude is None or not signal.kernel.second_moment:
+        return None
+    return signal.near.activated(function, signal.amplitude, amplitude, _inside(signal))
 
 
 def _common_after(duals: Duals, amplitude: Array, shifts: Array) -> Array | None:

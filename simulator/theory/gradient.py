@@ -48,6 +48,9 @@ class Gradient:
         What a depthwise layer on the way is going to do of that kind.
     amplitude
         Of a map larger than the kernel's: second moment at every position over that inside.
+    gates
+        Of such a map, E phi'^2 at the activation that it meets next, as the gradient meets it, over that inside; None
+        where that is what all of the map's values have.
     drawn
         The gradient at the channels that the signal is sampled at, drawn when asked for.
     given
@@ -80,6 +83,7 @@ class Gradient:
     selection: float = 1.0
     relations: Relations = UNRELATED
     amplitude: Array | None = None
+    gates: Array | None = None
     drawn: Callable[[], Drawn] | None = None
     given: Given | None = None
     tied: float = 0.0

@@ -31,8 +31,11 @@ _MODES = 8  # leading modes of the data that a channel's variance is resolved in
 def batch_normalised(operation: BatchNorm, signal: Signal) -> Signal:
     """Return the signal after batch normalisation by the statistics of the batch."""
     sample, own, origin, strays = None, None, signal.origin, signal.strays
-    amplitude = signal.amplitude
+    amplitude, near = signal.amplitude, None
     if amplitude is not None:
+        if signal.near is not None:
+            inside = signal.kernel.second_moment, signal.kernel.pair_mean
+            near = signal.near.centred(amplitude, *inside, signal.common)
         amplitude = centred_edges(signal.kernel, amplitude, signal.common)
     edges = 1.0 if amplitude is None else float(amplitude.mean())
     taps = signal.weighted.taps if signal.weighted is not None else None
@@ -123,6 +126,7 @@ def batch_normalised(operation: BatchNorm, signal: Signal) -> Signal:
         origin=origin if sample is None else None,
         sample=sample,
         amplitude=amplitude,
+        near=near,
         far=far,
         law=law,
         behind=signal.behind,

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from varprop.simulator.network import AveragePool, MaxPool, Node, ZeroPad
 from varprop.simulator.theory.convolution import framed, regrown
-from varprop.simulator.theory.corrections import controlled, levelled, matched, paired
+from varprop.simulator.theory.corrections import controlled, levelled, matched, paired, sized
 from varprop.simulator.theory.maps import Window, size_of, window_sum
 from varprop.simulator.theory.pairs import PairKernel, merged, whole_map_mean
 from varprop.simulator.theory.patchwork import arranged, continued, image_mean, laid_out
@@ -25,7 +25,10 @@ def average_pooled(operation: AveragePool, node: Node, signal: Signal) -> Signal
     window = Window(operation.kernel, operation.stride)
     pooled = _linear_map(signal, window.averaging(signal.kernel.size), window)
     pooled = _levels_pooled(node, pooled, signal, window)
-    return _after_pooling(pooled, signal, window, node)
+    edges = None
+    if signal.near is not None and signal.amplitude is not None:
+        edges = signal.near.averaged(window, signal.amplitude)
+    return _after_pooling(pooled, signal, window, node, edges)
 
 
 def _levels_pooled(node: Node, pooled: Signal, signal: Signal, window: Window) -> Signal:
@@ -37,11 +40,21 @@ def _levels_pooled(node: Node, pooled: Signal, signal: Signal, window: Window) -
     return replace(pooled, strays=strays)
 
 
-def _after_pooling(pooled: Signal, signal: Signal, window: Window, node: Node) -> Signal:
-    """Bring what a pooling made of a cut-out of a large map back to its size."""
+def _after_pooling(pooled: Signal, signal: Signal, window: Window, node: Node, edges: Array | None) -> Signal:
+    """Bring what a pooling made of a cut-out of a large map back to its size.
+
+    `edges` are the second moments that it makes of neighbours, in any unit.
+    """
     if signal.amplitude is None:
         return pooled
     amplitude: Array | None = window_sum(signal.amplitude, window) / window.taps
+    near = None
+    if signal.near is not None and edges is not None:
+        assert amplitude is not None
+        inside, expected = (signal.near.inside(field, window) for field in (edges, amplitude))
+        # Inside, neighbours are as like one another as the kernel says.
+        amplitude = edges * (expected / inside) if inside > 0 else amplitude
+        near = signal.near.pooled(window, signal.amplitude, amplitude)
     maps: int | None = None
     kernel, wanted, far = pooled.kernel, signal.kernel.layout.carried(node.shape), None
     if signal.far is not None:
@@ -60,7 +73,8 @@ def _after_pooling(pooled: Signal, signal: Signal, window: Window, node: Node) -
         kernel, share = continued(merged(kernel), far, wanted), share.mean(keepdims=True)
     assert amplitude is not None
     if kernel.size == amplitude.shape:
-        kernel, amplitude, far = framed(kernel, amplitude), None, None
+        kernel, amplitude = framed(kernel, amplitude), None
+        near = far = None
     return replace(
         pooled,
         kernel=kernel,
@@ -68,6 +82,7 @@ def _after_pooling(pooled: Signal, signal: Signal, window: Window, node: Node) -
         origin=None,
         sample=lambda: regrown(sample, size, kernel.size, maps),
         amplitude=amplitude,
+        near=near,
         far=far,
     )
 
@@ -116,7 +131,8 @@ def max_pooled(operation: MaxPool, node: Node, signal: Signal) -> Signal:
     size = signal.kernel.size
     window = Window(operation.kernel, operation.stride)
     index = window.index(size)
-    drawn = signal.draw()
+    # The largest value grows as all do: what draws miss of their size is none of its spread's.
+    drawn = sized(signal.draw(), signal.kernel)
     average = window.averaging(size)
     averages = Sample(mapped(average, drawn.values))
     layout, values = signal.kernel.layout.strided(window.stride), average @ signal.kernel.values @ average.T
@@ -129,7 +145,12 @@ def max_pooled(operation: MaxPool, node: Node, signal: Signal) -> Signal:
         kernel = levelled(matched(kernel, sample), sample)
         mean = np.full((1, len(average)), float(sample.values.mean()) * kernel.unit(0.0))
     pooled = Signal(kernel, mean, signal.width, signal.strays, sample=fixed(sample))
-    return _after_pooling(_levels_pooled(node, pooled, signal, window), signal, window, node)
+    pooled, edges = _levels_pooled(node, pooled, signal, window), None
+    if signal.near is not None and signal.amplitude is not None:
+        edges, slopes = signal.near.largest(window, signal.amplitude)
+        inside = signal.near.inside(slopes, window)
+        pooled = replace(pooled, slopes=slopes / inside if inside > 0 else None)
+    return _after_pooling(pooled, signal, window, node, edges)
 
 
 def flattened(node: Node, signal: Signal) -> Signal:
@@ -165,6 +186,7 @@ def zero_padded(operation: ZeroPad, signal: Signal) -> Signal:
             signal,
             amplitude=np.pad(signal.amplitude, rows),
             common=common,
+            near=None if signal.near is None else signal.near.padded(rows),
             far=None if signal.far is None else signal.far.padded(rows),
             duals=None,
             law=None,

@@ -17,6 +17,7 @@ from varprop.simulator.theory.depthwise import Taps
 from varprop.simulator.theory.duals import Duals
 from varprop.simulator.theory.few_points import Cubature
 from varprop.simulator.theory.maps import Size, Window, one_root
+from varprop.simulator.theory.near import Near
 from varprop.simulator.theory.pairs import PairKernel
 from varprop.simulator.theory.patches import Divided
 from varprop.simulator.theory.patchwork import Far
@@ -129,13 +130,16 @@ class Signal:
         Of such a map that a convolution of the data has made: what a normalisation of a given eps makes of it.
     directions
         Of such a map, the directions in which the whole of it varies: see `patches.directions`.
+    near
+        Of such a map, what near positions have in common at its edges, and of data.
     far
         Of pieces of images, what positions of one image have in common beyond their reach: see `patchwork`.
     terms
         Of a sum on a larger map, the terms, of those that are sums themselves theirs: their edges may differ, and with
         them the law at a position.
     slopes
-        Of an activation on a larger map: E phi'^2 at every position over that inside, shape (height, width).
+        Of an activation on a larger map: E phi'^2 at every position over that inside, shape (height, width). Of a
+        maximum of such values, that of the one it takes.
     behind
         Behind a depthwise layer its taps and input map, until the next activation has looked at them.
     summands
@@ -161,6 +165,7 @@ class Signal:
     common: Array | None = None
     divided: Callable[[float], Divided] | None = None
     directions: tuple[Array, Array] | None = None
+    near: Near | None = None
     far: Far | None = None
     terms: tuple[Signal, ...] = ()
     slopes: Array | None = None

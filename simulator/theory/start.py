@@ -33,6 +33,7 @@ from varprop.simulator.theory.few_points import Cubature
 from varprop.simulator.theory.gradient import Gradient
 from varprop.simulator.theory.known import channel_variance, draws_weights
 from varprop.simulator.theory.maps import Size, apart_by, clipped_offsets, offsets, pairs_apart, products_by_offset
+from varprop.simulator.theory.near import of_data
 from varprop.simulator.theory.pairs import CUT, Layout, PairKernel
 from varprop.simulator.theory.representative import piece_of, representative, representative_pieces
 from varprop.simulator.theory.sample import Sample
@@ -241,7 +242,8 @@ def known_signal(values: Array, operation: Operation, inputs: list[Signal], how:
     cubature = _cubature(values, operation, inputs, how, kernel) if data is None else None
     return Signal(
         kernel, mean, width, strays, origin=origin, sample=sample, amplitude=amplitude, known=values, data=data,
-        places=None if data is None else how.places[how.order], duals=duals, law=law, cubature=cubature,
+        places=None if data is None else how.places[how.order], near=of_data(values) if values.ndim == 4 else None,
+        duals=duals, law=law, cubature=cubature,
     )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from varprop.simulator.activations import ActivationFunction
 from varprop.simulator.network import Network, Node
 from varprop.simulator.theory.corrections import crossed
+from varprop.simulator.theory.near import Near, of_sum
 from varprop.simulator.theory.pairs import Layout, PairKernel, on_pairs_of, plus
 from varprop.simulator.theory.patchwork import Far
 from varprop.simulator.theory.sample import alike, position_squares
@@ -60,6 +61,7 @@ def added(node: Node, network: Network, inputs: list[Signal]) -> Signal:
         sample=sample,
         amplitude=_edges_of_sum(inputs, kernel),
         common=_common_of_sum(inputs),
+        near=_near_of_sum(inputs, kernel),
         far=_far_of_sum(inputs, shares),
         summands=() if related else _summands(inputs, shares),
         terms=() if inputs[0].amplitude is None else tuple(part for s in inputs for part in s.terms or (s,)),
@@ -110,8 +112,21 @@ def _edges_of_sum(inputs: list[Signal], kernel: PairKernel) -> Array | None:
     if not fields or not kernel.second_moment:
         return inputs[0].amplitude
     # What branches have in common is taken to fall off at the edges as the branches do.
-    sizes = [s.kernel.second_moment * float(np.exp(s.kernel.log_scale - kernel.log_scale)) for s in inputs]
-    return np.average(fields, axis=0, weights=sizes)
+    return np.average(fields, axis=0, weights=_sizes(inputs, kernel))
+
+
+def _sizes(inputs: list[Signal], kernel: PairKernel) -> list[float]:
+    """Return the terms' second moments inside."""
+    return [s.kernel.second_moment * float(np.exp(s.kernel.log_scale - kernel.log_scale)) for s in inputs]
+
+
+def _near_of_sum(inputs: list[Signal], kernel: PairKernel) -> Near | None:
+    """Return `Signal.near` of a sum, whose terms have their share of its second moment."""
+    terms = [(s.near, s.amplitude) for s in inputs if s.near is not None and s.amplitude is not None]
+    if len(terms) < len(inputs) or not kernel.second_moment:
+        return None
+    fields, amplitudes = zip(*terms, strict=True)
+    return of_sum(fields, amplitudes, _sizes(inputs, kernel))
 
 
 def _common_of_sum(inputs: list[Signal]) -> Array | None:

@@ -46,7 +46,7 @@ def _through(gradient: Gradient, arriving: PairKernel, matrix: Array, source: Si
     return Gradient(kernel, drawn=draws, tied=gradient.tied)
 
 
-def max_unpooled(operation: MaxPool, gradient: Gradient, source: Signal) -> Gradient:
+def max_unpooled(operation: MaxPool, gradient: Gradient, source: Signal, output: Signal) -> Gradient:
     """Return the gradient before maximum pooling."""
     window = Window(operation.kernel, operation.stride)
     kernel, field = cut_inside(gradient, window.out_size(source.kernel.size), source)
@@ -68,7 +68,14 @@ def max_unpooled(operation: MaxPool, gradient: Gradient, source: Signal) -> Grad
     if draws is not None:
         back = corrected(back, draws())
     found = _knowing(Gradient(back, drawn=draws, tied=1.0), gradient, window, source, True)
-    return found if source.amplitude is None else _unpooled(found, field, window, source.amplitude)
+    if source.amplitude is None:
+        return found
+    gates = None
+    if output.slopes is not None:
+        size = size_of(source.amplitude)
+        met, all_of_it = (window_scatter(part, window, size) for part in (field * output.slopes, field))
+        gates = np.divide(met, all_of_it, out=np.ones_like(met), where=all_of_it > 0)
+    return replace(_unpooled(found, field, window, source.amplitude), gates=gates)
 
 
 def _knowing(back: Gradient, gradient: Gradient, window: Window, source: Signal, one: bool) -> Gradient:
@@ -134,7 +141,8 @@ def unpadded(operation: ZeroPad, gradient: Gradient, source: Signal) -> Gradient
     field = gradient.amplitude
     if field is not None:  # of a piece, as of a map with zeros around it that is not carried whole
         h, w = field.shape
-        return replace(gradient, amplitude=field[top : h - bottom, left : w - right])
+        gates = None if gradient.gates is None else gradient.gates[top : h - bottom, left : w - right]
+        return replace(gradient, amplitude=field[top : h - bottom, left : w - right], gates=gates)
     if source.data is not None or source.amplitude is not None:
         return gradient  # alike at all positions
     h, w = gradient.kernel.size
