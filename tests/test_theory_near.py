@@ -15,7 +15,7 @@ from varprop.simulator.network import Initializer, NetworkBuilder
 from varprop.simulator.theory import predict
 from varprop.simulator.theory.maps import Window
 from varprop.simulator.theory.near import Near, of_data, of_sum
-from varprop.tests.tolerances import KINK, SAMPLED
+from varprop.tests.tolerances import KINK, ROUNDING, SAMPLED
 
 OFFSETS = [(0, 0), (0, 1), (1, 0), (1, -1), (-1, 2), (2, 2), (0, -3)]
 HE = Initializer("he_normal")
@@ -192,3 +192,18 @@ def test_poolings_of_images_see_that_edges_are_less_alike(pool, norm, most):
     first = [node.name for node in net.nodes].index(f"{pool.replace('_', '').replace('average', 'avg')}1")
     steps = [r.layers[first].forward.second_moment / r.layers[first - 1].forward.second_moment for r in reports]
     assert steps[0] == pytest.approx(steps[1], rel=most)
+
+
+@pytest.mark.parametrize(("pool", "share"), [("max_pool", 1 / 4), ("average_pool", 1 / 16)])
+@pytest.mark.parametrize("source", ["photo", "gaussian"])
+def test_windows_that_do_not_meet_hand_on_all_of_the_gradient(pool, share, source):
+    """To one of four positions, or a quarter to each, in whatever draw."""
+    net = NetworkBuilder("pooled", "torch", (3, 32, 32))
+    net.conv2d(8, 3, HE)
+    net.activation("relu")
+    getattr(net, pool)(2)
+    net.conv2d(8, 3, HE)
+    net = net.build()
+    report = predict(net, load_batch(source, (3, 32, 32), 16, 0))
+    before, behind = (report.layers[index].backward.second_moment for index in (2, 3))
+    assert before == pytest.approx(share * behind, rel=ROUNDING)

@@ -120,8 +120,8 @@ def _unpooled(gradient: Gradient, field: Array, window: Window, amplitude: Array
 def _all_phases(kernel: int, stride: int, size: int) -> slice:
     """Rows of a map that lie under all their windows, as often at every phase of the stride."""
     last = (size - kernel) // stride * stride  # where the last window starts
-    first = min(kernel - 1, last)
-    return slice(first, first + max((last + 1 - first) // stride, 1) * stride)
+    first = min(max(kernel - stride, 0), last)
+    return slice(first, first + max((min(last + stride, size) - first) // stride, 1) * stride)
 
 
 def unflattened(gradient: Gradient, source: Signal) -> Gradient:
