@@ -104,12 +104,12 @@ class Near:
         second_moment
             Inside, before the activation.
         """
-        (coefficients, _, _), _ = hermite_expansion(function, np.sqrt([second_moment]))
-        powers = coefficients[0] ** 2
-        powers = powers / (float(powers.sum()) or 1.0)
         whole = self.sized(before)
 
         def products(offset: Size) -> Array:
+            (coefficients, _, _), _ = hermite_expansion(function, np.sqrt([second_moment]))
+            powers = coefficients[0] ** 2
+            powers = powers / (float(powers.sum()) or 1.0)
             return np.asarray(polynomial(_correlation(self.products, offset), powers) * _sizes(after, offset))
 
         return Near(_told(products), self.step, self.reach, function, lambda offset: second_moment * whole(offset))
@@ -128,7 +128,7 @@ class Near:
 
     def averaged(self, window: Window, amplitude: Array) -> Array:
         """Return the second moments of means under a window, relative to the map's inside."""
-        return np.asarray(_covariances(self.sized(amplitude), window, size_of(amplitude)).mean(axis=(-1, -2)))
+        return _of_means(self.sized(amplitude), window, size_of(amplitude))
 
     def largest(self, window: Window, amplitude: Array) -> tuple[Array, Array]:
         """Return the second moments of the largest values under a window and of their slopes, in any unit.
@@ -136,17 +136,13 @@ class Near:
         Values are those of Gaussian channels, or of what the activation makes of these.
         """
         under = self.sized(amplitude) if self.under is None else self.under
-        half = unit_nodes(window.taps, "normal")[:_NODES].T
-        # With the covariance of their law they are ten times as good.
-        half = np.linalg.solve(np.linalg.cholesky(half @ half.T / _NODES), half)
-        noise = np.concatenate([half, -half], axis=1)
         function = activation("linear") if self.function is None else self.function
         squares, slopes = [], []
         for row in _covariances(under, window, size_of(amplitude)):
             # The symmetric root is a smooth function: errors of the nodes are the same at all windows.
             values, vectors = np.linalg.eigh(row)
             root = (vectors * np.sqrt(np.maximum(values, 0.0))[:, None, :]) @ vectors.swapaxes(1, 2)
-            drawn = root @ noise
+            drawn = root @ _nodes(window.taps)
             first = function.value(drawn).argmax(axis=1)[:, None]
             largest = np.take_along_axis(drawn, first, axis=1)[:, 0]
             squares.append(np.mean(function.value(largest) ** 2, axis=1))
@@ -173,17 +169,10 @@ class Near:
         step = self.step * max(window.stride)
         if step > _STEP:
             return None
-        whole, index = self.sized(before), window.index(size_of(before))
-        rows, cols = np.divmod(np.arange(window.taps), window.kernel[1])
+        whole = self.sized(before)
 
         def together(offset: Size) -> Array:
-            down, across = (stride * shift for stride, shift in zip(window.stride, offset, strict=True))
-            total = np.zeros(index.shape[1])
-            for one in range(window.taps):
-                for other in range(window.taps):
-                    apart = int(down + rows[other] - rows[one]), int(across + cols[other] - cols[one])
-                    total += whole(apart).ravel()[index[one]]
-            return total.reshape(after.shape) * _reached(after, offset)
+            return _of_means(whole, window, size_of(before), offset) * _reached(after, offset)
 
         return Near(Near(_told(together)).sized(after), step, -(-self.reach // min(window.stride)))
 
@@ -192,11 +181,7 @@ def of_data(values: Array) -> Near:
     """Return what near positions of known maps, shape (batch, channels, height, width), have in common."""
 
     def products(offset: Size) -> Array:
-        (rows, near_rows), (cols, near_cols) = map(stepped, offset, values.shape[2:])
-        found = np.zeros(values.shape[2:])
-        here, there = values[:, :, rows, cols], values[:, :, near_rows, near_cols]
-        found[rows, cols] = np.einsum("bcyx,bcyx->yx", here, there) / (values.shape[0] * values.shape[1])
-        return found
+        return np.asarray(np.einsum("bcyx,bcyx->yx", values, moved(values, offset)) / (len(values) * values.shape[1]))
 
     return Near(_told(products))
 
@@ -212,10 +197,10 @@ def of_sum(terms: Sequence[Near], amplitudes: Sequence[Array], sizes: Sequence[f
 
 
 def moved(field: Array, offset: Size) -> Array:
-    """Return a map's values at the positions an offset further; zero beyond the map."""
-    (rows, near_rows), (cols, near_cols) = map(stepped, offset, field.shape)
+    """Return maps' values, shape (..., height, width), at the positions an offset further; zero beyond the map."""
+    (rows, near_rows), (cols, near_cols) = map(stepped, offset, field.shape[-2:])
     found = np.zeros_like(field)
-    found[rows, cols] = field[near_rows, near_cols]
+    found[..., rows, cols] = field[..., near_rows, near_cols]
     return found
 
 
@@ -247,13 +232,28 @@ def _correlation(products: Products, offset: Size) -> Array:
     return np.clip(found, -1.0, 1.0)
 
 
-def _covariances(products: Products, window: Window, size: Size) -> Array:
-    """Return the mean products of all values under each window, shape (*outputs, taps, taps)."""
+def _covariances(products: Products, window: Window, size: Size, offset: Size = (0, 0)) -> Array:
+    """Return the mean products of all values under each window and under that at an offset, (*outputs, taps, taps)."""
     index, out = window.index(size), window.out_size(size)
     rows, cols = np.divmod(np.arange(window.taps), window.kernel[1])
+    down, across = (stride * shift for stride, shift in zip(window.stride, offset, strict=True))
     found = np.empty((index.shape[1], window.taps, window.taps))
     for one in range(window.taps):
         for other in range(window.taps):
-            apart = int(rows[other] - rows[one]), int(cols[other] - cols[one])
+            apart = int(down + rows[other] - rows[one]), int(across + cols[other] - cols[one])
             found[:, one, other] = products(apart).ravel()[index[one]]
     return found.reshape(*out, window.taps, window.taps)
+
+
+def _of_means(products: Products, window: Window, size: Size, offset: Size = (0, 0)) -> Array:
+    """Return the mean products of means under each window and under that at an offset."""
+    return np.asarray(_covariances(products, window, size, offset).mean(axis=(-1, -2)))
+
+
+@cache
+def _nodes(taps: int) -> Array:
+    """Return independent normal values under a window, shape (taps, nodes), and those of the opposite sign."""
+    half = unit_nodes(taps, "normal")[:_NODES].T
+    # With the covariance of their law they are ten times as good.
+    half = np.linalg.solve(np.linalg.cholesky(half @ half.T / _NODES), half)
+    return np.concatenate([half, -half], axis=1)

@@ -47,14 +47,13 @@ def _after_pooling(pooled: Signal, signal: Signal, window: Window, node: Node, e
     """
     if signal.amplitude is None:
         return pooled
-    amplitude: Array | None = window_sum(signal.amplitude, window) / window.taps
-    near = None
+    field, near = window_sum(signal.amplitude, window) / window.taps, None
     if signal.near is not None and edges is not None:
-        assert amplitude is not None
-        inside, expected = (signal.near.inside(field, window) for field in (edges, amplitude))
+        inside, expected = (signal.near.inside(part, window) for part in (edges, field))
         # Inside, neighbours are as like one another as the kernel says.
-        amplitude = edges * (expected / inside) if inside > 0 else amplitude
-        near = signal.near.pooled(window, signal.amplitude, amplitude)
+        field = edges * (expected / inside) if inside > 0 else field
+        near = signal.near.pooled(window, signal.amplitude, field)
+    amplitude: Array | None = field
     maps: int | None = None
     kernel, wanted, far = pooled.kernel, signal.kernel.layout.carried(node.shape), None
     if signal.far is not None:
@@ -71,9 +70,8 @@ def _after_pooling(pooled: Signal, signal: Signal, window: Window, node: Node, e
         share = share[pieces, places]
     else:
         kernel, share = continued(merged(kernel), far, wanted), share.mean(keepdims=True)
-    assert amplitude is not None
-    if kernel.size == amplitude.shape:
-        kernel, amplitude = framed(kernel, amplitude), None
+    if kernel.size == field.shape:
+        kernel, amplitude = framed(kernel, field), None
         near = far = None
     return replace(
         pooled,
