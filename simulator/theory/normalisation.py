@@ -13,7 +13,7 @@ from varprop.simulator.theory.corrections import batch_variances, levelled, miss
 from varprop.simulator.theory.depthwise import depthwise_law, edges_behind, position_gains
 from varprop.simulator.theory.few_points import Cubature, gaussian
 from varprop.simulator.theory.levels import divided, nodes
-from varprop.simulator.theory.maps import pairs_apart, products_by_offset
+from varprop.simulator.theory.maps import at_offsets, one_root, overlaps, pairs_apart, products_by_offset
 from varprop.simulator.theory.pair_series import mean_square_correlation
 from varprop.simulator.theory.pairs import ROUNDING, PairKernel, windows
 from varprop.simulator.theory.patchwork import beside, enlarged, passed, shared_with_inside, torn_alike
@@ -118,6 +118,10 @@ def batch_normalised(operation: BatchNorm, signal: Signal) -> Signal:
         seen = law.weighted_inverse * (inverse / law.inverse)
         ratio = kernel.second_moment * float(np.exp(kernel.log_scale))
         law = replace(law, ratio=ratio, inverse=inverse, weighted_inverse=seen)
+    if near is not None:
+        assert signal.amplitude is not None
+        root = signal.common_root if signal.far is None else one_root(signal.far.kept)
+        near = near.divided(signal.kernel.centred.correlation(), kernel.correlation(), root)
     return Signal(
         kernel,
         np.zeros_like(kernel.diagonal),
@@ -275,8 +279,8 @@ def _edges_behind(signal: Signal, law: VarianceLaw) -> Array:
     """Return the second moments over a large map behind a division, over that inside.
 
     At an edge a channel lacks what its weights make of its inputs' mean under the missing taps. These weights are few
-    of all and have little part in v, so that this is divided as a direction of its own is, by E 1 / (v + eps). All else
-    is divided as the inside is, which makes v.
+    of all and have little part in v, so that this is divided as a direction of its own is, by E 1 / (v + eps). So is
+    what else a position has beside the inside's: see `_undamped`. The rest is divided as the inside is, which makes v.
     """
     assert signal.amplitude is not None
     assert signal.common is not None
@@ -286,7 +290,24 @@ def _edges_behind(signal: Signal, law: VarianceLaw) -> Array:
         return signal.amplitude
     lacking = np.maximum(signal.amplitude + float(signal.common.mean()) - 2.0 * signal.common, 0.0)
     alone = law.inverse * law.mean / law.ratio
-    return signal.amplitude + mean / varied * alone * lacking
+    own = np.maximum(signal.amplitude - one_root(signal.common) ** 2, 0.0)
+    return signal.amplitude + _undamped(law, signal) * own + mean / varied * alone * lacking
+
+
+def _undamped(law: VarianceLaw, signal: Signal) -> float:
+    """Return how much more a division leaves of what a position at an edge has beside the inside's, over that there.
+
+    Of a mode of the inside only `passed` is left, of a direction beside it all. What is beside it comes of taps that
+    are missing, which take from a mode as much as it is one all over a window.
+    """
+    assert law.modes is not None
+    if signal.weighted is None or signal.weighted.window is None:
+        return 0.0
+    modes, window = law.modes, signal.weighted.window
+    pairs = overlaps(np.ones(window.kernel)) / window.taps**2
+    steps = [np.arange(1 - taps, taps) // step for taps, step in zip(window.kernel, window.stride, strict=True)]
+    smooth = np.array([float(np.sum(pairs * at_offsets(field, *steps))) for field in modes.fields])
+    return float(np.sum(modes.counts * modes.damped * (1.0 / modes.passed - 1.0) * np.maximum(smooth, 0.0)))
 
 
 def _cubature(signal: Signal, eps: float) -> Cubature | None:

@@ -101,7 +101,8 @@ class Divided:
     amplitude
         Second moment at every position of the output over that inside, shape (height, width).
     far
-        What positions of one image have in common.
+        What positions of one image have in common. A position keeps as much of that inside as the root of its mean
+        squared product with it: a channel that sees edges sees them with either sign.
     """
 
     amplitude: Array
@@ -130,24 +131,28 @@ def divided(
     """
     index = window.index((maps.shape[2], maps.shape[3]))
     size = window.out_size((maps.shape[2], maps.shape[3]))
-    found, with_mean = np.zeros(size), np.zeros(size)
+    found, squares = np.zeros(size), np.zeros(size)
     products: Array = np.zeros(())
     total: Array = np.zeros(())
+    gram: Array = np.zeros(())
     for parts in divided_parts(maps, window, known, variance, eps):
         found += np.sum(parts**2, axis=0)
         inside = parts[:, *inner]
-        products, summed = products + products_by_offset(inside), inside.mean(axis=(1, 2))
-        with_mean += np.tensordot(summed, parts, 1)
-        total = total + summed
+        flat = inside.reshape(len(inside), -1)
+        gram = gram + flat @ flat.T
+        products, total = products + products_by_offset(inside), total + inside.mean(axis=(1, 2))
     inside = found[inner]
     level, common = float(inside.mean()) or 1.0, float(total @ total) / len(maps)
     varied = level - common
     apart = (products / pairs_apart(inside.shape) - common) / (varied if varied > 0 else 1.0)
     sides = [(whole - part, whole - part) for whole, part in zip(size, inside.shape, strict=True)]
+    # The mean squared product of a position with the inside.
+    for parts in divided_parts(maps, window, known, variance, eps):
+        squares += np.sum(parts * np.tensordot(gram, parts, 1), axis=0)
     # Of positions that lack the same taps all are alike.
     _, kind = np.unique(index >= 0, axis=1, return_inverse=True)
-    kept = (np.bincount(kind, with_mean.ravel()) / np.bincount(kind))[kind].reshape(size)
-    kept /= float(kept[inner].mean()) or 1.0
+    squares = (np.bincount(kind, squares.ravel()) / np.bincount(kind))[kind].reshape(size)
+    kept = np.sqrt(squares / (float(squares[inner].mean()) or 1.0))
     return Divided(found / level, Far(np.pad(apart, sides, mode="edge"), kept * kept.mean()))
 
 
