@@ -253,6 +253,23 @@ def test_gradients_at_the_data_of_small_maps(function, side):
     )
 
 
+def test_taps_that_see_no_data_bring_no_gradient_back():
+    """On maps of one position a 3x3 kernel is a 1x1 kernel: its weights that see padding alone are not damped."""
+    found = []
+    for kernel in (1, 3):
+        net, init = NetworkBuilder("alone", "torch", (3, 1, 1)), parse_initializer("he_normal")
+        for _ in range(2):
+            net.conv2d(64, kernel, init)
+            net.batch_norm(eps=0.0)
+            net.activation("relu")
+        net.flatten()
+        net.linear(10, init)
+        network = net.build()
+        layers = predict(network, load_batch("gaussian", (3, 1, 1), 32, 0)).layers
+        found.append(layers[0].backward.second_moment)
+    assert found[1] == pytest.approx(found[0], rel=0.02)
+
+
 @pytest.mark.parametrize(("samples", "width", "depth"), [(64, 128, 14), (8, 512, 14)])
 def test_deep_linear_nets_with_normalisation(samples, width, depth):
     network = build("mlp", depth=depth, width=width, activation="linear", norm="batch")

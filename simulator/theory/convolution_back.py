@@ -173,7 +173,7 @@ def _at_data(gradient: Gradient, moments: Array, window: Window, size: tuple[int
     field = kernel.diagonal.mean(axis=0).reshape(kernel.size)
     if gradient.amplitude is not None:
         field = gradient.amplitude * float(field.mean())
-    seen = window_scatter(field, window, (size[0], size[1])) * (float(np.trace(moments)) / window.taps)
+    seen = window_scatter(field, window, (size[0], size[1]), np.diag(moments))
     return of_field(replace(kernel, size=(1, 1), values=np.ones((len(kernel.values), 1, 1))), seen)
 
 

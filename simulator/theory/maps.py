@@ -130,12 +130,15 @@ def under_taps(root: Array, window: Window) -> Array:
     return np.asarray(under * np.sqrt(window.shares / window.taps)[:, None])
 
 
-def window_scatter(field: Array, window: Window, size: Size) -> Array:
-    """Adjoint of `window_sum`: every output adds its value to each input under its window."""
-    index = window.index(size)
+def window_scatter(field: Array, window: Window, size: Size, shares: Array | None = None) -> Array:
+    """Adjoint of `window_sum`: every output adds its value to each input under its window.
+
+    Times the tap's share there, by default that of its weight.
+    """
+    index, shares = window.index(size), window.shares if shares is None else shares
     total = np.bincount(
         np.where(index < 0, size[0] * size[1], index).ravel(),
-        np.outer(window.shares, field.ravel()).ravel(),
+        np.outer(shares, field.ravel()).ravel(),
         minlength=size[0] * size[1] + 1,
     )
     return np.asarray(total[:-1].reshape(size), dtype=np.float64)

@@ -84,36 +84,13 @@ class Near:
         second_moment, pair_mean
             Of the kernel inside.
         """
-        whole, varied = self.sized(amplitude), (second_moment - pair_mean) or 1.0
+        whole = self.sized(amplitude)
 
         def products(offset: Size) -> Array:
             if common is None:
-                return (second_moment * whole(offset) - pair_mean * _sizes(amplitude, offset)) / varied
+                return second_moment * whole(offset) - pair_mean * _sizes(amplitude, offset)
             both = (common + moved(common, offset) - float(common.mean())) * _reached(common, offset)
-            return np.asarray((second_moment * whole(offset) - pair_mean * both) / varied)
-
-        return Near(_told(products), self.step, self.reach)
-
-    def divided(self, before: Array, after: Array, root: Array) -> Near:
-        """Return the same behind a division by each channel's own variance.
-
-        That takes most from the directions of the data that rule, which are smooth: inside, of a correlation c the part
-        c' = (c - s) / (1 - s) is left. A position has as much of them as it has in common with the inside.
-
-        Parameters
-        ----------
-        before, after
-            Correlation inside on both sides, by offset.
-        root
-            What positions keep of what they have in common with the inside.
-        """
-        nearest = np.array([[0, 1], [1, 0]])
-        first, second = (float(np.mean([_at(field, (y, x)) for y, x in nearest])) for field in (before, after))
-        share = (first - second) / (1.0 - second) if second < 1.0 else 0.0
-
-        def products(offset: Size) -> Array:
-            taken = share if offset == (0, 0) else _at(before, offset) - (1.0 - share) * _at(after, offset)
-            return np.asarray(self.products(offset) - taken * root * moved(root, offset))
+            return np.asarray(second_moment * whole(offset) - pair_mean * both)
 
         return Near(_told(products), self.step, self.reach)
 
@@ -237,12 +214,6 @@ def _told(products: Products) -> Products:
         return products(offset)
 
     return told
-
-
-def _at(field: Array, offset: Size) -> float:
-    """Return a field by offset at one of them, or at the furthest there is that way."""
-    row, col = (min(max(size // 2 + step, 0), size - 1) for step, size in zip(offset, field.shape, strict=True))
-    return float(field[row, col])
 
 
 def _reached(field: Array, offset: Size) -> Array:

@@ -118,10 +118,6 @@ def batch_normalised(operation: BatchNorm, signal: Signal) -> Signal:
         seen = law.weighted_inverse * (inverse / law.inverse)
         ratio = kernel.second_moment * float(np.exp(kernel.log_scale))
         law = replace(law, ratio=ratio, inverse=inverse, weighted_inverse=seen)
-    if near is not None:
-        assert signal.amplitude is not None
-        root = signal.common_root if signal.far is None else one_root(signal.far.kept)
-        near = near.divided(signal.kernel.centred.correlation(), kernel.correlation(), root)
     return Signal(
         kernel,
         np.zeros_like(kernel.diagonal),

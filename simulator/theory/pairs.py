@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from varprop.simulator.network import Shape
-from varprop.simulator.theory.borders import beyond
 from varprop.simulator.theory.maps import Ints, Size, Window, by_offset, clipped_offsets, offsets
 
 Array = NDArray[np.float64]
@@ -438,15 +437,16 @@ def whole_map_mean(kernel: PairKernel, size: Size) -> Array:
 def grown(kernel: PairKernel, window: Window) -> PairKernel:
     """Continue the inside of a large map as far as a window reaches beyond it.
 
-    Of an exchangeable batch by the offset; of images by what lies next to their border: see `borders`.
+    Of an exchangeable batch by the offset, so that what lies beyond is no copy of the border; of images by the border.
     """
     size = kernel.size[0] + window.kernel[0] - 1, kernel.size[1] + window.kernel[1] - 1
     if kernel.layout.profiles == 1:
         return regridded(kernel, size)
     before = (window.kernel[0] - 1) // 2, (window.kernel[1] - 1) // 2
-    around = (before[0], window.kernel[0] - 1 - before[0]), (before[1], window.kernel[1] - 1 - before[1])
-    values = beyond(kernel.mapped(), kernel.layout.left, kernel.layout.right, around)
-    return replace(kernel, size=size, values=values.reshape(len(values), size[0] * size[1], -1))
+    rows = (before[0], window.kernel[0] - 1 - before[0])
+    cols = (before[1], window.kernel[1] - 1 - before[1])
+    values = np.pad(kernel.mapped(), ((0, 0), rows, cols, rows, cols), mode="edge")
+    return replace(kernel, size=size, values=values.reshape(len(values), size[0] * size[1], size[0] * size[1]))
 
 
 def _even(taps: Array) -> float | None:
